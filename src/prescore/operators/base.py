@@ -1,0 +1,188 @@
+"""Linear operators on events, matrix-free.
+
+An operator maps a batch x of shape (B, *event) to another of the same shape, sample by sample. Operators are
+immutable, compose with `@`, and know their adjoint and, where they exist, their inverse and square root.
+
+Most of them are diagonal in an orthonormal basis. To do arithmetic in that basis without leaving it, each operator
+A offers the pair
+
+    c = A.analyse(x)           coefficients of A x in the basis of A (for Frequency: half a spectrum)
+    A x = A.synthesise(c)      linear in c, and an isometry: A.norm(c) is the L2 norm of A x, sample by sample
+
+so that a (A g) + b (B z) = A.synthesise(a A.analyse(g) + b B.analyse(z)) costs one inverse transform if A and B share
+a basis. `coefficients` is the inverse of `synthesise`. By default the basis is that of the event itself.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from math import prod
+from typing import NoReturn, Self
+
+import torch
+from torch import Tensor
+
+from prescore.errors import PrescoreError
+
+
+@dataclass(frozen=True, eq=False)
+class LinearOperator(ABC):
+    """What every operator offers. Subclasses define `mv` and `T`, and the rest where they can do better.
+
+    Tensors of an operator are kept as they are given (float64 from `prescore.calibrate`) and used in the precision
+    and on the device of x; the conversion is made once and remembered.
+    """
+
+    _casts: dict[tuple[str, torch.dtype, torch.device], Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @abstractmethod
+    def mv(self, x: Tensor) -> Tensor:
+        """A x for each sample of x, shape (B, *event)."""
+
+    @property
+    @abstractmethod
+    def T(self) -> "LinearOperator":
+        """The adjoint: <A x, y> = <x, A.T y>."""
+
+    @property
+    def inv(self) -> "LinearOperator":
+        """The inverse. Raises PrescoreError if there is none, or none is known in closed form."""
+        return self.map(self._reciprocal)
+
+    @property
+    def sqrt(self) -> "LinearOperator":
+        """The symmetric B with B @ B = A. Raises PrescoreError unless A is symmetric with no negative eigenvalue."""
+        return self.map(self._square_root)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> "LinearOperator":
+        """The operator in the same basis with eigenvalues f(eigenvalues); f acts elementwise on a real tensor.
+
+        Raises:
+            PrescoreError: the operator is not symmetric, or not known in its eigenbasis.
+        """
+        self._refuse("has no known eigenbasis, so no square root or other function of it can be formed")
+
+    def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
+        """The product A B, simplified: identities dropped, neighbours in the same basis multiplied."""
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        # composed.py defines a subclass of this class, so it cannot be imported before this class exists.
+        from prescore.operators.composed import compose
+
+        return compose(self, other)
+
+    def merge(self, right: "LinearOperator") -> "LinearOperator | None":
+        """The product A right as one operator of this kind, or None if it is not one."""
+        return None
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """x itself in the basis of this operator: the inverse of `synthesise`."""
+        return x
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Coefficients of A x in the basis of this operator."""
+        return self.coefficients(self.mv(x))
+
+    def synthesise(self, c: Tensor) -> Tensor:
+        """The batch, shape (B, *event), that has the coefficients c."""
+        return c
+
+    def norm(self, c: Tensor) -> Tensor:
+        """L2 norm of each sample of `synthesise(c)`, shape (B,)."""
+        return sample_norm(c)
+
+    def largest_gain(self, event_shape: Sequence[int]) -> float:
+        """Largest singular value: by how much A lengthens the vector that it lengthens most.
+
+        Exact where the operator is diagonal in its basis; else from 50 power iterations on A.T A, which approach it
+        from below (cost: 50 products with A and with A.T).
+        """
+        x = torch.cos(torch.arange(1.0, prod(event_shape) + 1, dtype=torch.float64)).reshape(1, *event_shape)
+        for _ in range(50):
+            y = self.mv(x / x.norm())
+            x = self.T.mv(y)
+        return y.norm().item()
+
+    def check(self, event_shape: Sequence[int]) -> None:  # noqa: B027 - most operators fit every shape
+        """Raise PrescoreError, naming both shapes, unless the operator acts on events of this shape."""
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same operator with its tensors on another device or in another precision."""
+        tensors = {
+            f.name: getattr(self, f.name).to(device=device, dtype=dtype)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+    def as_matrix(self, event_shape: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
+        """The n x n matrix on flattened events, n = prod(event_shape). For tests: n products and n^2 numbers."""
+        n = prod(event_shape)
+        columns = self.mv(torch.eye(n, dtype=dtype).reshape(n, *event_shape))
+        return columns.reshape(n, n).mT
+
+    def _like(self, name: str, x: Tensor) -> Tensor:
+        """The tensor field `name` in the precision and on the device of the real tensor x."""
+        key = (name, x.dtype, x.device)
+        if key not in self._casts:
+            self._casts[key] = getattr(self, name).to(x.device, x.dtype)
+        return self._casts[key]
+
+    def _reciprocal(self, spectrum: Tensor) -> Tensor:
+        if (spectrum == 0).any():
+            self._refuse(f"is not invertible: {int((spectrum == 0).sum())} of its eigenvalues are 0")
+        return spectrum.reciprocal()
+
+    def _square_root(self, spectrum: Tensor) -> Tensor:
+        if (spectrum < 0).any():
+            self._refuse(
+                f"has no square root: its smallest eigenvalue is {spectrum.min():.3g}, it must not be negative"
+            )
+        return spectrum.sqrt()
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise PrescoreError(f"the {type(self).__name__} operator {why}")
+
+
+@dataclass(frozen=True, eq=False)
+class Identity(LinearOperator):
+    """A x = x, exactly and at no cost. The basis is that of the event."""
+
+    def mv(self, x: Tensor) -> Tensor:
+        return x
+
+    @property
+    def T(self) -> "Identity":
+        return self
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Identity":
+        """Only functions with f(1) = 1 keep the identity; inverse and square root are such functions."""
+        if f(torch.ones(1, dtype=torch.float64)).item() != 1:
+            self._refuse("stays itself only under functions with f(1) = 1; use Pixel(weights) for a multiple of it")
+        return self
+
+    def largest_gain(self, event_shape: Sequence[int]) -> float:
+        return 1.0
+
+
+def sample_norm(x: Tensor) -> Tensor:
+    """L2 norm of each sample of x, real or complex, of shape (B, ...); returns (B,)."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
+def check_weights(name: str, weights: Tensor) -> Tensor:
+    """A private copy of real, finite weights. Raises PrescoreError if they are not."""
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        found = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise PrescoreError(f"{name}: {found} given; a real floating-point tensor is needed")
+    if not torch.isfinite(weights).all():
+        raise PrescoreError(f"{name}: {int((~torch.isfinite(weights)).sum())} of the values are not finite")
+    return weights.detach().clone()
+
+
+def broadcasts(shape: Sequence[int], event_shape: Sequence[int]) -> bool:
+    """Whether weights of `shape` multiply events of `event_shape` without changing their shape."""
+    aligned = zip(reversed(shape), reversed(event_shape), strict=False)
+    return len(shape) <= len(event_shape) and all(a in (1, b) for a, b in aligned)

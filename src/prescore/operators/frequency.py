@@ -1,0 +1,152 @@
+"""Filters: operators that are diagonal in the discrete Fourier basis of the last axes.
+
+With F the orthonormal discrete Fourier transform, A = F^-1 diag(w) F. On a real signal only a filter with
+w(k) = w(-k) gives a real result and a symmetric operator. Half of the spectrum then says everything, and the real
+transforms of that half cost half of the complex ones.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from prescore.errors import PrescoreError
+from prescore.operators.base import LinearOperator, broadcasts, check_weights, sample_norm
+
+
+@dataclass(frozen=True, eq=False)
+class Frequency(LinearOperator):
+    """A x = F^-1[weights * F[x]], F the orthonormal real Fourier transform over the last `axes` axes. Symmetric.
+
+    Args:
+        weights: real half spectrum in the layout of `torch.fft.rfftn`, zero frequency first: its last axis has
+            length // 2 + 1 entries, the axes before it are the other transformed ones, and those before them
+            (channels) broadcast to the event.
+        axes: number d of trailing axes that are transformed: 1, 2 or 3.
+        length: length of the last axis of an event (the half spectrum does not tell 2n from 2n + 1).
+
+    Raises:
+        PrescoreError: weights are not real and finite, do not fit `axes` and `length`, or are not symmetric.
+
+    Cost of `mv`: one rfftn and one irfftn; of `analyse` and `synthesise`: one of them each.
+    """
+
+    weights: Tensor
+    axes: int
+    length: int
+
+    def __post_init__(self) -> None:
+        weights = check_weights("weights of Frequency", self.weights)
+        if self.axes not in (1, 2, 3) or weights.ndim < self.axes:
+            raise PrescoreError(f"axes: {self.axes} given for weights of {weights.ndim} axes; use 1, 2 or 3 of them")
+        if weights.shape[-1] != self.length // 2 + 1:
+            raise PrescoreError(
+                f"weights of Frequency: last axis has {weights.shape[-1]} entries, half a spectrum of length "
+                f"{self.length} has {self.length // 2 + 1}; for a full spectrum use Frequency.from_full"
+            )
+        object.__setattr__(self, "weights", check_symmetric(weights, self.axes, self.length))
+
+    @classmethod
+    def from_full(cls, mask: Tensor, axes: int) -> "Frequency":
+        """The filter whose full spectrum is given in the layout of `torch.fft.fftn`, zero frequency first (unshifted).
+
+        Raises:
+            PrescoreError: mask(k) differs from mask(-k): the filter of a real signal must be symmetric.
+        """
+        mirrored = mirror(mask, tuple(range(-axes, 0)))
+        _require_equal(mask, mirrored)
+        length = mask.shape[-1]
+        return cls((mask + mirrored)[..., : length // 2 + 1] / 2, axes, length)
+
+    @cached_property
+    def dims(self) -> tuple[int, ...]:
+        """The transformed axes, counted from the end."""
+        return tuple(range(-self.axes, 0))
+
+    @property
+    def multiplicity(self) -> Tensor:
+        """How many entries of the full spectrum each column of the half spectrum stands for, (length // 2 + 1,)."""
+        return multiplicity(self.length)
+
+    def mv(self, x: Tensor) -> Tensor:
+        return self.synthesise(self.analyse(x))
+
+    @property
+    def T(self) -> "Frequency":
+        return self
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Frequency":
+        return Frequency(f(self.weights), self.axes, self.length)
+
+    def merge(self, right: LinearOperator) -> "Frequency | None":
+        if not isinstance(right, Frequency) or (right.axes, right.length) != (self.axes, self.length):
+            return None
+        return Frequency(self.weights * right.weights.to(self.weights), self.axes, self.length)
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        return torch.fft.rfftn(x, dim=self.dims, norm="ortho")
+
+    def analyse(self, x: Tensor) -> Tensor:
+        return self.coefficients(x).mul_(self._like("weights", x))
+
+    def synthesise(self, c: Tensor) -> Tensor:
+        sizes = (*c.shape[-self.axes : -1], self.length)
+        return torch.fft.irfftn(c, s=sizes, dim=self.dims, norm="ortho")
+
+    def norm(self, c: Tensor) -> Tensor:
+        """Parseval: every entry of the half spectrum counts twice, except in the columns that are their own mirror."""
+        own = c[..., :: self.length // 2] if self.length % 2 == 0 else c[..., :1]
+        return (2 * sample_norm(c) ** 2 - sample_norm(own) ** 2).sqrt()
+
+    def largest_gain(self, event_shape: Sequence[int]) -> float:
+        return self.weights.abs().max().item()
+
+    def check(self, event_shape: Sequence[int]) -> None:
+        half = (*event_shape[:-1], self.length // 2 + 1)
+        if tuple(event_shape)[-1:] != (self.length,) or not broadcasts(self.weights.shape, half):
+            own = (*self.weights.shape[:-1], self.length)
+            raise PrescoreError(
+                f"the frequency weights are for events of shape {own}, the model's are {tuple(event_shape)}"
+            )
+
+
+def multiplicity(length: int) -> Tensor:
+    """Entries of the full spectrum of `length` that each entry of its half stands for: 2 inside, 1 at both ends.
+
+    The end at the Nyquist frequency exists for even lengths only. Shape (length // 2 + 1,), float64.
+    """
+    count = torch.full((length // 2 + 1,), 2.0, dtype=torch.float64)
+    count[:: max(length // 2, 1) if length % 2 == 0 else length] = 1
+    return count
+
+
+def mirror(full: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The spectrum at -k: index j of every axis in `dims` goes to -j modulo its length."""
+    return full.flip(dims).roll((1,) * len(dims), dims) if dims else full
+
+
+def check_symmetric(half: Tensor, axes: int, length: int) -> Tensor:
+    """A half spectrum made exactly symmetric, or PrescoreError if it is not so up to rounding.
+
+    Inside the half spectrum nothing is redundant. In the columns of zero and (for even lengths) Nyquist frequency
+    of the last axis both k and -k are present and must agree.
+    """
+    half = half.clone()
+    ends = [0, length // 2] if length % 2 == 0 else [0]
+    columns = half[..., ends]
+    mirrored = mirror(columns, tuple(range(-axes, -1)))
+    _require_equal(columns, mirrored)
+    half[..., ends] = (columns + mirrored) / 2
+    return half
+
+
+def _require_equal(weights: Tensor, mirrored: Tensor) -> None:
+    # A spectrum measured in float32 is symmetric to about 1e-6; entries far below the largest are rounding.
+    if not torch.allclose(weights, mirrored, rtol=1e-5, atol=1e-10 * weights.abs().max().item()):
+        worst = (weights - mirrored).abs().max().item()
+        raise PrescoreError(
+            f"weights of Frequency: w(k) and w(-k) differ by up to {worst:.3g}; the filter of a real signal must be "
+            "symmetric, in the unshifted order of torch.fft.fftn (zero frequency first)"
+        )
