@@ -24,7 +24,7 @@ of diffusion models", ICLR 2022, https://arxiv.org/abs/2202.00512, section 4 (ve
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ class Denoiser:
     data_range: tuple[float, float] = (0.0, 1.0)
     data_mean_removed: bool = False
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     name: str = ""
 
     def __post_init__(self) -> None:
