@@ -16,20 +16,27 @@ affine in x0 at fixed x and sigma, so that each is one line away from every othe
     velocity  v = alpha eps - sigma_vp x0, with alpha = 1 / sqrt(1 + sigma^2), sigma_vp = sigma alpha
     EDM       F = (D - c_skip x) / c_out
 
+Velocity is defined in the variance-preserving coordinates alpha x = alpha x0 + sigma_vp n, in which it is the
+derivative of the data's rotation into noise. In unscaled coordinates v = (eps - sigma x0) / sqrt(1 + sigma^2) and
+x0 = (x / sqrt(1 + sigma^2) - sigma v) / sqrt(1 + sigma^2).
+
 Sources: Efron, "Tweedie's formula and selection bias", JASA 2011, https://doi.org/10.1198/jasa.2011.tm11181;
 Karras et al., "Elucidating the design space of diffusion-based generative models" (EDM), NeurIPS 2022,
 https://arxiv.org/abs/2206.00364, eq. 3, 7 and Table 1; Salimans and Ho, "Progressive distillation for fast sampling
-of diffusion models", ICLR 2022, https://arxiv.org/abs/2202.00512, section 4 (velocity).
+of diffusion models", ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D (velocity); Ho and Salimans,
+"Classifier-free diffusion guidance", 2022, https://arxiv.org/abs/2207.12598, eq. 6.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
+from prescore.schedule import Schedule, VariancePreserving
 
 Denoise = Callable[..., Tensor]
 
@@ -87,7 +94,177 @@ def expand(sigma: Tensor, x: Tensor) -> Tensor:
     >>> expand(torch.tensor([1.0, 2.0]), torch.zeros(2, 3, 8, 8)).shape
     torch.Size([2, 1, 1, 1])
     """
-    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    sigma = _level(sigma, x, x.dtype)
+    return sigma.reshape(-1, *(1,) * (x.ndim - 1)) if sigma.ndim else sigma
+
+
+def denoised_from_score(score: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """D = x + sigma^2 score. Here and below x is (B, *event), sigma () or (B,), the result like x."""
+    return x + expand(sigma, x) ** 2 * score
+
+
+def score_from_denoised(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """grad log p(x; sigma) = (D - x) / sigma^2, sigma > 0."""
+    return (denoised - x) / expand(sigma, x) ** 2
+
+
+def denoised_from_noise(noise: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """D = x - sigma eps."""
+    return x - expand(sigma, x) * noise
+
+
+def noise_from_denoised(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """eps = (x - D) / sigma, sigma > 0."""
+    return (x - denoised) / expand(sigma, x)
+
+
+def denoised_from_velocity(velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """D = (alpha x - sigma v) alpha, alpha = 1 / sqrt(1 + sigma^2); x is unscaled."""
+    alpha = (1 + expand(sigma, x) ** 2).rsqrt()
+    return (alpha * x - expand(sigma, x) * velocity) * alpha
+
+
+def velocity_from_denoised(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """v = alpha (eps - sigma D), eps = (x - D) / sigma, sigma > 0; x is unscaled."""
+    alpha = (1 + expand(sigma, x) ** 2).rsqrt()
+    return alpha * (noise_from_denoised(denoised, x, sigma) - expand(sigma, x) * denoised)
+
+
+class EDMCoefficients(NamedTuple):
+    """D = c_skip x + c_out F(c_in x, c_noise)."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+def edm_coefficients(sigma: Tensor, sigma_data: float = 0.5) -> EDMCoefficients:
+    """EDM's preconditioning of the network (Table 1), in the shape of sigma > 0; sigma_data is the std of the data.
+
+    c_skip = sd^2 / (sigma^2 + sd^2), c_out = sigma sd / sqrt(sigma^2 + sd^2), c_in = 1 / sqrt(sigma^2 + sd^2),
+    c_noise = log(sigma) / 4.
+    """
+    total = sigma**2 + sigma_data**2
+    return EDMCoefficients(
+        sigma_data**2 / total, sigma * sigma_data * total.rsqrt(), total.rsqrt(), torch.log(sigma) / 4
+    )
+
+
+def denoised_from_edm(raw: Tensor, x: Tensor, sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
+    """D = c_skip x + c_out F, F the raw output of an EDM network."""
+    c = edm_coefficients(expand(sigma, x), sigma_data)
+    return c.c_skip * x + c.c_out * raw
+
+
+def edm_from_denoised(denoised: Tensor, x: Tensor, sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
+    """F = (D - c_skip x) / c_out, sigma > 0."""
+    c = edm_coefficients(expand(sigma, x), sigma_data)
+    return (denoised - c.c_skip * x) / c.c_out
+
+
+def from_score(score: Denoise) -> Denoise:
+    """Denoiser of a model `score(x, sigma, **condition)` that returns grad log p(x; sigma) of unscaled x."""
+
+    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        return denoised_from_score(score(x, sigma, **condition), x, sigma)
+
+    return denoise
+
+
+def from_noise_prediction(
+    model: Denoise, schedule: Schedule, *, time_scale: float = 1.0, integer_time: bool = False
+) -> Denoise:
+    """Denoiser of a model `model(s(t) x, time, **condition)` that predicts the noise eps (DDPM, VP, Stable Diffusion).
+
+    Args:
+        model: it is called with x_t = s(t) x, (B, *event), and a time for each sample, (B,).
+        schedule: hides the time: t = schedule.t(sigma).
+        time_scale: time = time_scale t; 999 for the VP models of score_sde and EDM, 1 for a `Tabulated` index.
+        integer_time: round the time to the nearest integer (dtype int64), for models with a table of embeddings.
+    """
+    return _from_native(model, schedule, denoised_from_noise, time_scale, integer_time)
+
+
+def from_velocity(
+    model: Denoise, schedule: VariancePreserving, *, time_scale: float = 1.0, integer_time: bool = False
+) -> Denoise:
+    """Denoiser of a model `model(s(t) x, time, **condition)` that predicts v; see `from_noise_prediction`."""
+    return _from_native(model, schedule, denoised_from_velocity, time_scale, integer_time)
+
+
+def from_edm(model: Denoise, sigma_data: float = 0.5) -> Denoise:
+    """Denoiser of a raw EDM network `model(c_in x, c_noise, **condition)`; c_noise is (B,)."""
+
+    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        c = edm_coefficients(_per_sample(sigma, x), sigma_data)
+        raw = model(expand(c.c_in, x) * x, c.c_noise.to(x.dtype), **condition)
+        return denoised_from_edm(raw, x, sigma, sigma_data)
+
+    return denoise
+
+
+def from_ve(model: Denoise) -> Denoise:
+    """Denoiser of a raw VE network in EDM's form: D = x + sigma F(x, log(sigma / 2)); the label is (B,)."""
+
+    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        label = torch.log(_per_sample(sigma, x) / 2).to(x.dtype)
+        return x + expand(sigma, x) * model(x, label, **condition)
+
+    return denoise
+
+
+def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] | None = None) -> Denoise:
+    """Classifier-free guidance: D_u + w (D_c - D_u), D_c with the condition of the call, D_u without.
+
+    Args:
+        denoise: a denoiser that takes a condition.
+        weight: w; 0 is the unconditional model, 1 the conditional one (both exactly), above 1 exaggerates.
+            The usual "guidance scale" is this w; the paper's is w - 1.
+        unconditional: the condition that stands for none, tensors of one row, repeated over the batch;
+            by default the model is called without a condition.
+
+    Returns:
+        A denoiser that calls `denoise` twice; a `Denoiser` with the same attributes if `denoise` is one.
+        For two Gaussians of one covariance it is the denoiser of the Gaussian with the mean m_u + w (m_c - m_u).
+        In general it is the denoiser of no distribution.
+
+    Raises:
+        PrescoreError: weight is not finite.
+    """
+    if not math.isfinite(weight):
+        raise PrescoreError(f"weight: {weight} is not a finite number; 1 is the model without guidance")
+
+    def denoise_guided(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        none = {name: row.expand(len(x), *row.shape[1:]) for name, row in (unconditional or {}).items()}
+        return torch.lerp(denoise(x, sigma, **none), denoise(x, sigma, **condition), weight)
+
+    return replace(denoise, function=denoise_guided) if isinstance(denoise, Denoiser) else denoise_guided
+
+
+def _from_native(
+    model: Denoise,
+    schedule: Schedule,
+    convert: Callable[[Tensor, Tensor, Tensor], Tensor],
+    time_scale: float,
+    integer_time: bool,
+) -> Denoise:
+    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        level = _per_sample(sigma, x)
+        time = time_scale * schedule.t(level)
+        time = time.round().long() if integer_time else time.to(x.dtype)
+        return convert(model(expand(schedule.scale(level), x) * x, time, **condition), x, sigma)
+
+    return denoise
+
+
+def _per_sample(sigma: Tensor, x: Tensor) -> Tensor:
+    """sigma in float64, one for each sample of x, (B,): network times deserve more digits than float16 has."""
+    return _level(sigma, x, torch.float64).expand(len(x))
+
+
+def _level(sigma: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    sigma = torch.as_tensor(sigma, dtype=dtype, device=x.device)
     if sigma.shape not in ((), x.shape[:1]):
         raise PrescoreError(f"sigma of shape {tuple(sigma.shape)}: () or ({len(x)},), one for each sample, is needed")
-    return sigma.reshape(-1, *(1,) * (x.ndim - 1)) if sigma.ndim else sigma
+    return sigma

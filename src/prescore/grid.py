@@ -85,16 +85,17 @@ def iddpm(
     n: int,
     sigma_min: float = 0.002,
     sigma_max: float = 81.0,
-    schedule: IDDPM = IDDPM(),  # noqa: B008 - frozen
+    schedule: IDDPM | None = None,
     final_zero: bool = False,
 ) -> Tensor:
-    """n of the levels u_j inside [sigma_min, sigma_max], spread evenly over their indices (EDM, appendix C.3.3).
+    """n of the levels u_j inside [sigma_min, sigma_max], spread evenly over their indices (EDM, appendix C.3).
 
     Raises:
         PrescoreError: fewer than n levels lie in the range.
     """
     ramp = _ramp(n, sigma_min, sigma_max, final_zero)
-    u = schedule.u[(schedule.u >= sigma_min) & (schedule.u <= sigma_max)]
+    u = (schedule or IDDPM()).u
+    u = u[(u >= sigma_min) & (u <= sigma_max)]
     if n > len(u):
         raise PrescoreError(f"n: {n} levels asked for, but only {len(u)} lie in [{sigma_min:g}, {sigma_max:g}]")
     return _finish(u[((len(u) - 1) * ramp).round().long()], final_zero)
