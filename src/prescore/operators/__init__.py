@@ -2,7 +2,24 @@
 
 from prescore.operators.base import Identity, LinearOperator
 from prescore.operators.composed import Composed, compose
+from prescore.operators.dense import PCA, Dense
 from prescore.operators.frequency import Frequency
 from prescore.operators.pixel import Pixel
+from prescore.operators.skew import FrequencyShift, OddFrequency, RealFourier, Shift, ShiftSkew, paper_skews
 
-__all__ = ["Composed", "Frequency", "Identity", "LinearOperator", "Pixel", "compose"]
+__all__ = [
+    "PCA",
+    "Composed",
+    "Dense",
+    "Frequency",
+    "FrequencyShift",
+    "Identity",
+    "LinearOperator",
+    "OddFrequency",
+    "Pixel",
+    "RealFourier",
+    "Shift",
+    "ShiftSkew",
+    "compose",
+    "paper_skews",
+]

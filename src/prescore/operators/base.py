@@ -62,7 +62,7 @@ class LinearOperator(ABC):
         Raises:
             PrescoreError: the operator is not symmetric, or not known in its eigenbasis.
         """
-        self._refuse("has no known eigenbasis, so no square root or other function of it can be formed")
+        self._refuse("has no eigenbasis known here, so its inverse, square root or other functions are not available")
 
     def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
         """The product A B, simplified: identities dropped, neighbours in the same basis multiplied."""
@@ -167,9 +167,21 @@ class Identity(LinearOperator):
         return 1.0
 
 
+CHUNK = 4096
+
+
 def sample_norm(x: Tensor) -> Tensor:
-    """L2 norm of each sample of x, real or complex, of shape (B, ...); returns (B,)."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    """L2 norm of each sample of x, real or complex, of shape (B, ...); returns (B,).
+
+    A sum over one long row is split among threads, one over several rows is not, and the two round differently: a
+    sample would depend on the size of its batch. Rows of at most CHUNK numbers are never split.
+    """
+    squares = (torch.view_as_real(x) if x.is_complex() else x).square().flatten(1)
+    while squares.shape[1] > CHUNK:
+        whole = squares.shape[1] // CHUNK * CHUNK
+        chunks = squares[:, :whole].unflatten(1, (-1, CHUNK)).sum(2)
+        squares = torch.cat([chunks, squares[:, whole:].sum(1, keepdim=True)], 1)
+    return squares.sum(1).sqrt()
 
 
 def check_weights(name: str, weights: Tensor) -> Tensor:

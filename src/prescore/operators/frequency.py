@@ -46,7 +46,8 @@ class Frequency(LinearOperator):
                 f"weights of Frequency: last axis has {weights.shape[-1]} entries, half a spectrum of length "
                 f"{self.length} has {self.length // 2 + 1}; for a full spectrum use Frequency.from_full"
             )
-        object.__setattr__(self, "weights", check_symmetric(weights, self.axes, self.length))
+        _require_equal(*ambiguous_columns(weights, self.axes, self.length)[1:])
+        object.__setattr__(self, "weights", symmetric_part(weights, self.axes, self.length))
 
     @classmethod
     def from_full(cls, mask: Tensor, axes: int) -> "Frequency":
@@ -86,14 +87,14 @@ class Frequency(LinearOperator):
         return Frequency(self.weights * right.weights.to(self.weights), self.axes, self.length)
 
     def coefficients(self, x: Tensor) -> Tensor:
-        return torch.fft.rfftn(x, dim=self.dims, norm="ortho")
+        return _batched(lambda y: torch.fft.rfftn(y, dim=self.dims, norm="ortho"), x, self.axes)
 
     def analyse(self, x: Tensor) -> Tensor:
         return self.coefficients(x).mul_(self._like("weights", x))
 
     def synthesise(self, c: Tensor) -> Tensor:
         sizes = (*c.shape[-self.axes : -1], self.length)
-        return torch.fft.irfftn(c, s=sizes, dim=self.dims, norm="ortho")
+        return _batched(lambda y: torch.fft.irfftn(y, s=sizes, dim=self.dims, norm="ortho"), c, self.axes)
 
     def norm(self, c: Tensor) -> Tensor:
         """Parseval: every entry of the half spectrum counts twice, except in the columns that are their own mirror."""
@@ -112,6 +113,12 @@ class Frequency(LinearOperator):
             )
 
 
+def _batched(transform: Callable[[Tensor], Tensor], x: Tensor, axes: int) -> Tensor:
+    # The FFT library takes another route, with another rounding, when it has only one signal to transform. Giving
+    # it two then makes a sample independent of the size of its batch.
+    return transform(x) if x.shape[:-axes].numel() > 1 else transform(torch.cat([x, x]))[:1]
+
+
 def multiplicity(length: int) -> Tensor:
     """Entries of the full spectrum of `length` that each entry of its half stands for: 2 inside, 1 at both ends.
 
@@ -127,17 +134,20 @@ def mirror(full: Tensor, dims: tuple[int, ...]) -> Tensor:
     return full.flip(dims).roll((1,) * len(dims), dims) if dims else full
 
 
-def check_symmetric(half: Tensor, axes: int, length: int) -> Tensor:
-    """A half spectrum made exactly symmetric, or PrescoreError if it is not so up to rounding.
+def ambiguous_columns(half: Tensor, axes: int, length: int) -> tuple[list[int], Tensor, Tensor]:
+    """The columns of a half spectrum that hold both k and -k: their indices, their values, and the values at -k.
 
-    Inside the half spectrum nothing is redundant. In the columns of zero and (for even lengths) Nyquist frequency
-    of the last axis both k and -k are present and must agree.
+    They are those of zero and (for even lengths) Nyquist frequency of the last axis; inside nothing is redundant.
     """
-    half = half.clone()
     ends = [0, length // 2] if length % 2 == 0 else [0]
     columns = half[..., ends]
-    mirrored = mirror(columns, tuple(range(-axes, -1)))
-    _require_equal(columns, mirrored)
+    return ends, columns, mirror(columns, tuple(range(-axes, -1)))
+
+
+def symmetric_part(half: Tensor, axes: int, length: int) -> Tensor:
+    """The half spectrum with w(k) and w(-k) replaced by their mean: what is left of it on real signals."""
+    ends, columns, mirrored = ambiguous_columns(half, axes, length)
+    half = half.clone()
     half[..., ends] = (columns + mirrored) / 2
     return half
 

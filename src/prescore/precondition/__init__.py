@@ -1,5 +1,29 @@
 """Preconditioners, and the statistics of data that they are built from."""
 
+from prescore.precondition.io import load_statistics, save_statistics
+from prescore.precondition.masks import (
+    frequency_preconditioner,
+    log_power,
+    normalise,
+    pixel_preconditioner,
+    radial_mask,
+    radial_preconditioner,
+)
 from prescore.precondition.preconditioner import Preconditioner
+from prescore.precondition.statistics import Statistics, calibrate, in_range, merge
 
-__all__ = ["Preconditioner"]
+__all__ = [
+    "Preconditioner",
+    "Statistics",
+    "calibrate",
+    "frequency_preconditioner",
+    "in_range",
+    "load_statistics",
+    "log_power",
+    "merge",
+    "normalise",
+    "pixel_preconditioner",
+    "radial_mask",
+    "radial_preconditioner",
+    "save_statistics",
+]

@@ -1,0 +1,235 @@
+"""Skew-symmetric operators, S.T = -S, for the solenoidal term omega S grad log p of preconditioned Langevin dynamics.
+
+Such a term turns the state along the level sets of p and leaves p stationary. Ma et al. ("Preconditioned score-based
+generative models", IJCV 2025, https://arxiv.org/abs/2302.06504, Section 8.4, Eq. 39-45; the conference supplement,
+Section 6, Eq. 24) try seven of them and report that omega up to 1000 has no visible effect:
+
+    S      = Re[F - F^T]                              F the discrete Fourier transform over height and width
+    S1..S3 = P_{s,s} - P_{s,s}^T                      s = 1, 10, 100; P_{m,n} rolls by m and n places
+    S4..S6 = Re[F (P_{s,s} - P_{s,s}^T) F^-1]         s = 1, 10, 100
+
+Four of the seven are the zero operator on real signals, which by itself explains what they saw of those:
+
+- The DFT matrix exp(-2 pi i j k / n) is symmetric, so F - F^T = 0. Read as F - F^H the result is i times a real
+  matrix, whose real part is 0 again.
+- F P_{m,n} F^-1 is diagonal, with entries exp(-2 pi i (m h / H + n w / W)), so F (P - P^T) F^-1 multiplies by
+  -2 i sin(2 pi (m h / H + n w / W)): imaginary, and the real part of its product with a real x is 0.
+
+S1..S3 are not zero (except where 2 s is a multiple of both H and W). Explicit steps bound their weight: on Gaussian
+data of precision lam a step of size a multiplies a mode by 1 - a lam (m^2 + i omega q), m^2 its eigenvalue of M M^T
+and i q that of S, |q| <= 2, and is stable only while a lam (m^4 + omega^2 q^2) < 2 m^2. At the corrector's usual
+a lam = 2 * 0.16^2 and m = 1 that is omega |q| < 6.2, so omega = 1000 diverges unless the step size shrinks with it.
+
+`RealFourier` and `FrequencyShift` state the zero ones as the formulas do; `OddFrequency` is the skew operator of
+frequency type that does act.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from prescore.errors import PrescoreError
+from prescore.operators.base import LinearOperator, broadcasts, check_weights
+from prescore.operators.frequency import ambiguous_columns
+
+
+@dataclass(frozen=True, eq=False)
+class Shift(LinearOperator):
+    """P: rolls the last len(places) axes by that many places, x[..., h, w] -> x[..., h - m, w - n]. Orthogonal.
+
+    Args:
+        places: (m, n) for P_{m,n}; one integer for each of the last axes.
+
+    Cost: one copy.
+    """
+
+    places: tuple[int, ...]
+
+    def mv(self, x: Tensor) -> Tensor:
+        return x.roll(self.places, tuple(range(-len(self.places), 0)))
+
+    @property
+    def T(self) -> "Shift":
+        return Shift(tuple(-place for place in self.places))
+
+    @property
+    def inv(self) -> "Shift":
+        return self.T
+
+    def merge(self, right: LinearOperator) -> "Shift | None":
+        if not isinstance(right, Shift) or len(right.places) != len(self.places):
+            return None
+        return Shift(tuple(a + b for a, b in zip(self.places, right.places, strict=True)))
+
+    def largest_gain(self, event_shape: Sequence[int]) -> float:
+        return 1.0
+
+    def check(self, event_shape: Sequence[int]) -> None:
+        _check_axes(self, len(self.places), event_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftSkew(LinearOperator):
+    """S1..S3: S = P - P^T with P the `Shift` by `places`, the paper's Eq. 40-42 for (1, 1), (10, 10), (100, 100).
+
+    Cost: two copies and a subtraction.
+    """
+
+    places: tuple[int, ...]
+
+    def mv(self, x: Tensor) -> Tensor:
+        P = Shift(self.places)
+        return P.mv(x) - P.T.mv(x)
+
+    @property
+    def T(self) -> "ShiftSkew":
+        return ShiftSkew(tuple(-place for place in self.places))
+
+    def check(self, event_shape: Sequence[int]) -> None:
+        _check_axes(self, len(self.places), event_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class FrequencyShift(LinearOperator):
+    """S4..S6: S = Re[F (P - P^T) F^-1], F the DFT over the shifted axes, the paper's Eq. 43-45. It is 0 on real x.
+
+    Computed as the formula says, so the result is 0 up to rounding.
+
+    Cost: two complex transforms of the event.
+    """
+
+    places: tuple[int, ...]
+
+    def mv(self, x: Tensor) -> Tensor:
+        dims = tuple(range(-len(self.places), 0))
+        inner = ShiftSkew(self.places).mv(torch.fft.ifftn(x, dim=dims))
+        return torch.fft.fftn(inner, dim=dims).real
+
+    @property
+    def T(self) -> "FrequencyShift":
+        return FrequencyShift(tuple(-place for place in self.places))
+
+    def check(self, event_shape: Sequence[int]) -> None:
+        _check_axes(self, len(self.places), event_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class RealFourier(LinearOperator):
+    """S = sign Re[F - F^T], F the orthonormal DFT over the last `axes` axes, the paper's Section 8.4. It is 0.
+
+    Computed as the formula says: F^T is the product of the transposed DFT matrices, one for each axis, and these
+    matrices are symmetric.
+
+    Cost: one complex transform, and one matrix product of the axis length for each entry and axis.
+    """
+
+    axes: int = 2
+    sign: int = 1
+
+    def mv(self, x: Tensor) -> Tensor:
+        dims = tuple(range(-self.axes, 0))
+        transposed = x.to(torch.promote_types(x.dtype, torch.complex64))
+        for dim in dims:
+            F = torch.fft.fft(torch.eye(x.shape[dim], dtype=x.dtype, device=x.device), norm="ortho")
+            transposed = (transposed.movedim(dim, -1) @ F).movedim(-1, dim)
+        return self.sign * (torch.fft.fftn(x, dim=dims, norm="ortho") - transposed).real
+
+    @property
+    def T(self) -> "RealFourier":
+        return replace(self, sign=-self.sign)
+
+    def check(self, event_shape: Sequence[int]) -> None:
+        _check_axes(self, self.axes, event_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class OddFrequency(LinearOperator):
+    """S x = F^-1[i q F[x]] with q real and odd, q(-k) = -q(k): every real skew operator that commutes with shifts.
+
+    `OddFrequency.shift` gives P - P^T in this form (q = -2 sin), `OddFrequency.derivative` the spectral derivative.
+
+    Args:
+        q: real half spectrum in the layout of `torch.fft.rfftn`; axes before the transformed ones broadcast.
+        axes, length: as of `Frequency`.
+
+    Raises:
+        PrescoreError: q is not real and finite, does not fit `axes` and `length`, or is not odd.
+
+    Cost: one rfftn and one irfftn.
+    """
+
+    q: Tensor
+    axes: int
+    length: int
+
+    def __post_init__(self) -> None:
+        q = check_weights("q of OddFrequency", self.q)
+        if self.axes not in (1, 2, 3) or q.ndim < self.axes or q.shape[-1] != self.length // 2 + 1:
+            raise PrescoreError(
+                f"q of OddFrequency: shape {tuple(q.shape)} given; half a spectrum over {self.axes} axes, the last of "
+                f"length {self.length}, is needed"
+            )
+        ends, columns, mirrored = ambiguous_columns(q, self.axes, self.length)
+        if not torch.allclose(columns, -mirrored, rtol=1e-5, atol=1e-10 * q.abs().max().item()):
+            worst = (columns + mirrored).abs().max().item()
+            raise PrescoreError(f"q of OddFrequency: q(k) and -q(-k) differ by up to {worst:.3g}; q must be odd")
+        q[..., ends] = (columns - mirrored) / 2
+        object.__setattr__(self, "q", q)
+
+    @classmethod
+    def shift(cls, places: Sequence[int], shape: Sequence[int]) -> "OddFrequency":
+        """P - P^T for the shift by `places` of the last axes, whose lengths are `shape`."""
+        # Whole turns are taken out first, so that only rounding is below 1e-12.
+        phase = sum((m % n) * k for m, n, k in zip(places, shape, _frequencies(shape), strict=True))
+        q = -2 * torch.sin(torch.as_tensor(phase))
+        q = torch.where(q.abs() < 1e-12, 0.0, q)
+        return cls(q, len(shape), shape[-1])
+
+    @classmethod
+    def derivative(cls, axis: int, shape: Sequence[int]) -> "OddFrequency":
+        """d/dx along one of the last axes, whose lengths are `shape`; axis is negative, the unit is one pixel.
+
+        The Nyquist frequency of an even axis, which is its own negative, gets 0.
+        """
+        k = _frequencies(shape)[axis]
+        q = torch.where(k.abs() > math.pi - 1e-9, 0.0, k)
+        return cls(q.expand(*shape[:-1], shape[-1] // 2 + 1), len(shape), shape[-1])
+
+    def mv(self, x: Tensor) -> Tensor:
+        dims = tuple(range(-self.axes, 0))
+        spectrum = torch.fft.rfftn(x, dim=dims, norm="ortho") * (1j * self._like("q", x))
+        return torch.fft.irfftn(spectrum, s=x.shape[-self.axes :], dim=dims, norm="ortho")
+
+    @property
+    def T(self) -> "OddFrequency":
+        return replace(self, q=-self.q)
+
+    def check(self, event_shape: Sequence[int]) -> None:
+        half = (*event_shape[:-1], self.length // 2 + 1)
+        if tuple(event_shape)[-1:] != (self.length,) or not broadcasts(self.q.shape, half):
+            own = (*self.q.shape[:-1], self.length)
+            raise PrescoreError(f"the odd filter is for events of shape {own}, the model's are {tuple(event_shape)}")
+
+
+def paper_skews(axes: int = 2) -> dict[str, LinearOperator]:
+    """The seven operators of Ma et al. by the paper's names, S and S1 to S6, over the last `axes` axes."""
+    shifts = [(1,) * axes, (10,) * axes, (100,) * axes]
+    real = {f"S{i}": ShiftSkew(places) for i, places in enumerate(shifts, start=1)}
+    zero = {f"S{i}": FrequencyShift(places) for i, places in enumerate(shifts, start=4)}
+    return {"S": RealFourier(axes), **real, **zero}
+
+
+def _frequencies(shape: Sequence[int]) -> list[Tensor]:
+    """Angular frequency in radians a pixel along each axis, each shaped to broadcast over the half spectrum."""
+    last = 2 * math.pi * torch.fft.rfftfreq(shape[-1], dtype=torch.float64)
+    others = [2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in shape[:-1]]
+    return [k.reshape(-1, *(1,) * (len(shape) - 1 - i)) for i, k in enumerate([*others, last])]
+
+
+def _check_axes(operator: LinearOperator, axes: int, event_shape: Sequence[int]) -> None:
+    if len(event_shape) < axes:
+        name = type(operator).__name__
+        raise PrescoreError(f"the {name} operator acts on {axes} axes, the model's events are {tuple(event_shape)}")

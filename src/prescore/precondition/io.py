@@ -1,0 +1,115 @@
+"""Statistics as files: safetensors, with what is not a tensor as JSON in the metadata.
+
+Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64 (`power` follows from the others and is there for
+other readers). Metadata, each value JSON except the first: format = prescore-statistics, format_version,
+library_version, count, event_shape, axes, data_range, minimum, maximum.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from prescore.errors import PrescoreError
+from prescore.precondition.statistics import Statistics
+
+FORMAT, FORMAT_VERSION = "prescore-statistics", 1
+TENSORS = ("mean", "mean_square", "power", "power_centred")
+
+
+def save_statistics(statistics: Statistics, path: str | os.PathLike[str]) -> None:
+    """Write statistics to a file, whole or not at all.
+
+    Raises:
+        PrescoreError: the path cannot be written.
+    """
+    path = Path(path)
+    tensors = {name: getattr(statistics, name).cpu().contiguous() for name in TENSORS}
+    metadata = {"format": FORMAT, "format_version": json.dumps(FORMAT_VERSION)}
+    metadata["library_version"] = json.dumps(statistics.version)
+    for name in ("count", "event_shape", "axes", "data_range", "minimum", "maximum"):
+        metadata[name] = json.dumps(getattr(statistics, name))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(save(tensors, metadata))
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise PrescoreError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def load_statistics(path: str | os.PathLike[str]) -> Statistics:
+    """Read what `save_statistics` wrote.
+
+    Raises:
+        PrescoreError: the file is not there, not whole, of another format or a newer version, or inconsistent.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PrescoreError(f"{path}: {'is a folder, not a statistics file' if path.is_dir() else 'not there'}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise PrescoreError(f"{path}: not a whole safetensors file ({error}); write it again") from None
+    fields = _fields(path, metadata)
+    _check_tensors(path, tensors, fields["event_shape"])
+    statistics = Statistics(**fields, **{name: tensors[name] for name in TENSORS if name != "power"})
+    if not torch.allclose(statistics.power, tensors["power"], rtol=1e-6):
+        _refuse(path, "its power is not that of its mean and power_centred")
+    return statistics
+
+
+def _fields(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The entries of Statistics that are not tensors."""
+    if metadata.get("format") != FORMAT:
+        raise PrescoreError(f"{path}: not a statistics file; `prescore calibrate` writes one")
+    try:
+        values = {name: json.loads(text) for name, text in metadata.items() if name != "format"}
+        newer = values["format_version"] > FORMAT_VERSION
+    except (KeyError, TypeError, ValueError) as error:
+        _refuse(path, f"its metadata cannot be read ({error!r})")
+    if newer:
+        raise PrescoreError(
+            f"{path}: format version {values['format_version']}, this library reads up to {FORMAT_VERSION}; upgrade it"
+        )
+    try:
+        low, high = (float(end) for end in values["data_range"])
+        event_shape = tuple(int(n) for n in values["event_shape"])
+        count, axes = int(values["count"]), int(values["axes"])
+        minimum, maximum = float(values["minimum"]), float(values["maximum"])
+        version = str(values["library_version"])
+    except (KeyError, TypeError, ValueError) as error:
+        _refuse(path, f"its metadata cannot be read ({error!r})")
+    if count < 1 or not 1 <= axes <= min(3, len(event_shape)) or min(event_shape) < 1 or not low < high:
+        _refuse(path, "its metadata contradict each other")
+    return {
+        "count": count,
+        "event_shape": event_shape,
+        "axes": axes,
+        "data_range": (low, high),
+        "minimum": minimum,
+        "maximum": maximum,
+        "version": version,
+    }
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[int, ...]) -> None:
+    half = (*event_shape[:-1], event_shape[-1] // 2 + 1)
+    for name, shape in zip(TENSORS, (event_shape, event_shape, half, half), strict=True):
+        if name not in tensors:
+            _refuse(path, f"tensor {name} is missing")
+        if tuple(tensors[name].shape) != shape or tensors[name].dtype != torch.float64:
+            _refuse(path, f"tensor {name} is {tensors[name].dtype} {tuple(tensors[name].shape)}, not float64 {shape}")
+        if not torch.isfinite(tensors[name]).all():
+            _refuse(path, f"tensor {name} has values that are not finite")
+
+
+def _refuse(path: Path, why: str) -> NoReturn:
+    raise PrescoreError(f"{path}: damaged statistics file, {why}; write it again with `prescore calibrate`")
