@@ -8,8 +8,7 @@ so 1 / R lies between 1, where the data are strongest, and at most alpha / (alph
 steps. alpha = 1 is the strongest preconditioner, alpha = infinity none.
 
 Source: Ma et al., "Preconditioned score-based generative models", IJCV 2025, https://arxiv.org/abs/2302.06504,
-Section 5; for the disc, Ma et al., "Accelerating score-based generative models with preconditioned diffusion
-sampling", ECCV 2022, https://arxiv.org/abs/2207.02196.
+Section 5.3 (Eq. 27-29) and, for the disc, Section 7.3 (Eq. 38).
 """
 
 from collections.abc import Sequence
@@ -65,7 +64,8 @@ def radial_mask(shape: Sequence[int], r: float, lam: float) -> Tensor:
     H, W = shape[-2:]
     h = torch.arange(1, H + 1, dtype=torch.float64).reshape(-1, 1)
     w = torch.arange(1, W + 1, dtype=torch.float64)
-    return torch.where((h - H / 2) ** 2 + (w - W / 2) ** 2 <= 2 * r**2, 1.0, float(lam))
+    outside = (h - H / 2) ** 2 + (w - W / 2) ** 2 > 2 * r**2
+    return torch.ones(H, W, dtype=torch.float64).masked_fill(outside, lam)
 
 
 def frequency_preconditioner(statistics: Statistics, alpha: float, *, centred: bool = False) -> Preconditioner:

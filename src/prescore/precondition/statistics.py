@@ -59,7 +59,7 @@ class Statistics:
     @cached_property
     def power(self) -> Tensor:
         """E|F x|^2, the mean not removed: layout and units of `power_centred`."""
-        return self.power_centred + _power(self.mean, self.transformed_dims)
+        return self.power_centred + power_spectrum(self.mean, self.transformed_dims)
 
     @property
     def transformed_dims(self) -> tuple[int, ...]:
@@ -125,7 +125,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
             raise PrescoreError(f"data: {name} {getattr(b, name)} after {getattr(a, name)}; it must not change")
     count = a.count + b.count
     p, q = a.count / count, b.count / count
-    between = _power(a.mean - b.mean, a.transformed_dims)
+    between = power_spectrum(a.mean - b.mean, a.transformed_dims)
     return replace(
         a,
         count=count,
@@ -153,6 +153,12 @@ def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statist
     )
 
 
+def power_spectrum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """|F x|^2 of real x, F the unnormalised transform over `dims` (the last is halved), exactly symmetric."""
+    spectrum = torch.view_as_real(torch.fft.rfftn(x, dim=dims))
+    return symmetric_part(spectrum.square().sum(-1), len(dims), x.shape[-1])
+
+
 def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> Statistics:
     """Statistics of one piece (n, *event) by themselves."""
     event_shape = tuple(x.shape[1:])
@@ -168,16 +174,10 @@ def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> St
         data_range=data_range,
         mean=mean,
         mean_square=x.square().mean(0),
-        power_centred=_power(x - mean, dims).mean(0),
+        power_centred=power_spectrum(x - mean, dims).mean(0),
         minimum=x.min().item(),
         maximum=x.max().item(),
     )
-
-
-def _power(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """|F x|^2 as an exactly symmetric half spectrum."""
-    spectrum = torch.view_as_real(torch.fft.rfftn(x, dim=dims))
-    return symmetric_part(spectrum.square().sum(-1), len(dims), x.shape[-1])
 
 
 def _batches(data: Tensor | Iterable[Batch]) -> Iterator[Tensor]:
