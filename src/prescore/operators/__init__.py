@@ -5,21 +5,21 @@ from prescore.operators.composed import Composed, compose
 from prescore.operators.dense import PCA, Dense
 from prescore.operators.frequency import Frequency
 from prescore.operators.pixel import Pixel
-from prescore.operators.skew import FrequencyShift, OddFrequency, RealFourier, Shift, ShiftSkew, paper_skews
+from prescore.operators.skew import FourierRollSkew, FourierSkew, OddFrequency, Roll, RollSkew, paper_skews
 
 __all__ = [
     "PCA",
     "Composed",
     "Dense",
+    "FourierRollSkew",
+    "FourierSkew",
     "Frequency",
-    "FrequencyShift",
     "Identity",
     "LinearOperator",
     "OddFrequency",
     "Pixel",
-    "RealFourier",
-    "Shift",
-    "ShiftSkew",
+    "Roll",
+    "RollSkew",
     "compose",
     "paper_skews",
 ]

@@ -20,7 +20,7 @@ data of precision lam a step of size a multiplies a mode by 1 - a lam (m^2 + i o
 and i q that of S, |q| <= 2, and is stable only while a lam (m^4 + omega^2 q^2) < 2 m^2. At the corrector's usual
 a lam = 2 * 0.16^2 and m = 1 that is omega |q| < 6.2, so omega = 1000 diverges unless the step size shrinks with it.
 
-`RealFourier` and `FrequencyShift` state the zero ones as the formulas do; `OddFrequency` is the skew operator of
+`FourierSkew` and `FourierRollSkew` state the zero ones as the formulas do; `OddFrequency` is the skew operator of
 frequency type that does act.
 """
 
@@ -37,7 +37,7 @@ from prescore.operators.frequency import ambiguous_columns
 
 
 @dataclass(frozen=True, eq=False)
-class Shift(LinearOperator):
+class Roll(LinearOperator):
     """P: rolls the last len(places) axes by that many places, x[..., h, w] -> x[..., h - m, w - n]. Orthogonal.
 
     Args:
@@ -52,17 +52,17 @@ class Shift(LinearOperator):
         return x.roll(self.places, tuple(range(-len(self.places), 0)))
 
     @property
-    def T(self) -> "Shift":
-        return Shift(tuple(-place for place in self.places))
+    def T(self) -> "Roll":
+        return Roll(tuple(-place for place in self.places))
 
     @property
-    def inv(self) -> "Shift":
+    def inv(self) -> "Roll":
         return self.T
 
-    def merge(self, right: LinearOperator) -> "Shift | None":
-        if not isinstance(right, Shift) or len(right.places) != len(self.places):
+    def merge(self, right: LinearOperator) -> "Roll | None":
+        if not isinstance(right, Roll) or len(right.places) != len(self.places):
             return None
-        return Shift(tuple(a + b for a, b in zip(self.places, right.places, strict=True)))
+        return Roll(tuple(a + b for a, b in zip(self.places, right.places, strict=True)))
 
     def largest_gain(self, event_shape: Sequence[int]) -> float:
         return 1.0
@@ -72,8 +72,8 @@ class Shift(LinearOperator):
 
 
 @dataclass(frozen=True, eq=False)
-class ShiftSkew(LinearOperator):
-    """S1..S3: S = P - P^T with P the `Shift` by `places`, the paper's Eq. 40-42 for (1, 1), (10, 10), (100, 100).
+class RollSkew(LinearOperator):
+    """S1..S3: S = P - P^T with P the `Roll` by `places`, the paper's Eq. 40-42 for (1, 1), (10, 10), (100, 100).
 
     Cost: two copies and a subtraction.
     """
@@ -81,19 +81,19 @@ class ShiftSkew(LinearOperator):
     places: tuple[int, ...]
 
     def mv(self, x: Tensor) -> Tensor:
-        P = Shift(self.places)
+        P = Roll(self.places)
         return P.mv(x) - P.T.mv(x)
 
     @property
-    def T(self) -> "ShiftSkew":
-        return ShiftSkew(tuple(-place for place in self.places))
+    def T(self) -> "RollSkew":
+        return RollSkew(tuple(-place for place in self.places))
 
     def check(self, event_shape: Sequence[int]) -> None:
         _check_axes(self, len(self.places), event_shape)
 
 
 @dataclass(frozen=True, eq=False)
-class FrequencyShift(LinearOperator):
+class FourierRollSkew(LinearOperator):
     """S4..S6: S = Re[F (P - P^T) F^-1], F the DFT over the shifted axes, the paper's Eq. 43-45. It is 0 on real x.
 
     Computed as the formula says, so the result is 0 up to rounding.
@@ -105,19 +105,19 @@ class FrequencyShift(LinearOperator):
 
     def mv(self, x: Tensor) -> Tensor:
         dims = tuple(range(-len(self.places), 0))
-        inner = ShiftSkew(self.places).mv(torch.fft.ifftn(x, dim=dims))
+        inner = RollSkew(self.places).mv(torch.fft.ifftn(x, dim=dims))
         return torch.fft.fftn(inner, dim=dims).real
 
     @property
-    def T(self) -> "FrequencyShift":
-        return FrequencyShift(tuple(-place for place in self.places))
+    def T(self) -> "FourierRollSkew":
+        return FourierRollSkew(tuple(-place for place in self.places))
 
     def check(self, event_shape: Sequence[int]) -> None:
         _check_axes(self, len(self.places), event_shape)
 
 
 @dataclass(frozen=True, eq=False)
-class RealFourier(LinearOperator):
+class FourierSkew(LinearOperator):
     """S = sign Re[F - F^T], F the orthonormal DFT over the last `axes` axes, the paper's Section 8.4. It is 0.
 
     Computed as the formula says: F^T is the product of the transposed DFT matrices, one for each axis, and these
@@ -138,7 +138,7 @@ class RealFourier(LinearOperator):
         return self.sign * (torch.fft.fftn(x, dim=dims, norm="ortho") - transposed).real
 
     @property
-    def T(self) -> "RealFourier":
+    def T(self) -> "FourierSkew":
         return replace(self, sign=-self.sign)
 
     def check(self, event_shape: Sequence[int]) -> None:
@@ -217,9 +217,9 @@ class OddFrequency(LinearOperator):
 def paper_skews(axes: int = 2) -> dict[str, LinearOperator]:
     """The seven operators of Ma et al. by the paper's names, S and S1 to S6, over the last `axes` axes."""
     shifts = [(1,) * axes, (10,) * axes, (100,) * axes]
-    real = {f"S{i}": ShiftSkew(places) for i, places in enumerate(shifts, start=1)}
-    zero = {f"S{i}": FrequencyShift(places) for i, places in enumerate(shifts, start=4)}
-    return {"S": RealFourier(axes), **real, **zero}
+    real = {f"S{i}": RollSkew(places) for i, places in enumerate(shifts, start=1)}
+    zero = {f"S{i}": FourierRollSkew(places) for i, places in enumerate(shifts, start=4)}
+    return {"S": FourierSkew(axes), **real, **zero}
 
 
 def _frequencies(shape: Sequence[int]) -> list[Tensor]:

@@ -8,7 +8,7 @@ so 1 / R lies between 1, where the data are strongest, and at most alpha / (alph
 steps. alpha = 1 is the strongest preconditioner, alpha = infinity none.
 
 Source: Ma et al., "Preconditioned score-based generative models", IJCV 2025, https://arxiv.org/abs/2302.06504,
-Section 5.3 (Eq. 27-29) and, for the disc, Section 7.3 (Eq. 38).
+Section 5.3 (Eq. 27-31) and, for the disc, Section 7.3 (Eq. 37).
 """
 
 from collections.abc import Sequence
