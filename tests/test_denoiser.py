@@ -1,0 +1,280 @@
+import math
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from support import reference
+from torch import Tensor
+
+from prescore.denoiser import (
+    Denoiser,
+    denoised_from_edm,
+    denoised_from_noise,
+    denoised_from_score,
+    denoised_from_velocity,
+    edm_coefficients,
+    edm_from_denoised,
+    expand,
+    from_edm,
+    from_noise_prediction,
+    from_score,
+    from_ve,
+    from_velocity,
+    guided,
+    noise_from_denoised,
+    score_from_denoised,
+    velocity_from_denoised,
+)
+from prescore.errors import PrescoreError
+from prescore.schedule import EDM, VP, Cosine, Tabulated
+
+SHAPE, B = (2, 3, 5), 4
+CONVERSIONS = {
+    "score": (denoised_from_score, score_from_denoised),
+    "noise": (denoised_from_noise, noise_from_denoised),
+    "velocity": (denoised_from_velocity, velocity_from_denoised),
+    "edm": (denoised_from_edm, edm_from_denoised),
+}
+LEVELS = [torch.tensor(0.7).double(), torch.tensor([0.01, 0.5, 3.0, 90.0]).double()]
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(B, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Gaussian:
+    """Data N(mu, c), elementwise, and everything that a network could predict of it, from first principles."""
+
+    mu, c = 0.4, 0.3
+
+    def denoised(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.mu + self.c / (self.c + expand(sigma, x) ** 2) * (x - self.mu)
+
+    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return -(x - self.mu) / (self.c + expand(sigma, x) ** 2)
+
+    def noise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[n | x] of the joint Gaussian (n, x): cov(n, x) / var(x) (x - mu)."""
+        sigma = expand(sigma, x)
+        return sigma / (self.c + sigma**2) * (x - self.mu)
+
+    def velocity(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[cos(phi) n - sin(phi) x0 | x], tan(phi) = sigma."""
+        phi = torch.atan(expand(sigma, x))
+        return torch.cos(phi) * self.noise(x, sigma) - torch.sin(phi) * self.denoised(x, sigma)
+
+    def edm(self, x: Tensor, sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
+        c_skip, c_out, _, _ = edm_coefficients(expand(sigma, x), sigma_data)
+        return (self.denoised(x, sigma) - c_skip * x) / c_out
+
+
+gaussian = Gaussian()
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-12) -> None:
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("sigma", LEVELS, ids=["scalar", "batch"])
+@pytest.mark.parametrize(("to", "back"), CONVERSIONS.values(), ids=CONVERSIONS.keys())
+def test_conversions_undo_each_other(x, sigma, to, back):
+    prediction = torch.cos(3 * x)
+    close(back(to(prediction, x, sigma), x, sigma), prediction, 1e-10)  # (x - D) / sigma^2 loses digits at 0.01
+
+
+@pytest.mark.parametrize("sigma", LEVELS, ids=["scalar", "batch"])
+@pytest.mark.parametrize("kind", CONVERSIONS)
+def test_every_parameterisation_of_one_gaussian_has_the_same_denoised(x, sigma, kind):
+    to, back = CONVERSIONS[kind]
+    x = x * (1 + expand(sigma, x) ** 2).sqrt()
+    prediction, denoised = getattr(gaussian, kind)(x, sigma), gaussian.denoised(x, sigma)
+    close(to(prediction, x, sigma), denoised)
+    close(back(denoised, x, sigma), prediction, 1e-10)
+
+
+def test_velocity_is_the_derivative_of_the_rotation_from_data_to_noise(x):
+    x0, n, phi = x, x.flip(0).sin(), torch.full_like(x, 0.6).requires_grad_()
+    rotated = torch.cos(phi) * x0 + torch.sin(phi) * n
+    (velocity,) = torch.autograd.grad(rotated.sum(), phi)
+    sigma = torch.tan(torch.tensor(0.6, dtype=torch.float64))
+    unscaled = rotated.detach() / math.cos(0.6)
+    close(unscaled, x0 + sigma * n)
+    close(velocity_from_denoised(x0, unscaled, sigma), velocity)
+    close((n - sigma * x0) / (1 + sigma**2).sqrt(), velocity)  # the unscaled form of the docstring
+
+
+def test_edm_coefficients_keep_unit_variance(x):
+    """c_in normalises the input, c_out the target, for data of standard deviation sigma_data (EDM, appendix B.6)."""
+    sigma, sd = torch.tensor([0.002, 0.5, 80.0]).double(), 0.5
+    c = edm_coefficients(sigma, sd)
+    close(c.c_in**2 * (sd**2 + sigma**2), torch.ones(3).double())
+    close(((1 - c.c_skip) ** 2 * sd**2 + c.c_skip**2 * sigma**2) / c.c_out**2, torch.ones(3).double())
+    close(c.c_noise, sigma.log() / 4)
+
+
+def test_expand_takes_the_dtype_of_x_and_checks_the_shape(x):
+    assert expand(torch.tensor(1.0), x).shape == ()
+    assert expand(torch.ones(B), x.float()).shape == (B, 1, 1, 1)
+    assert expand(torch.ones(B, dtype=torch.float64), x.float()).dtype == torch.float32
+    for shape in [(B - 1,), (B, 1), (1,)]:
+        with pytest.raises(PrescoreError, match=r"\(4,\), one for each sample"):
+            expand(torch.ones(shape), x)
+
+
+class Spy:
+    """A network that records what it is called with and knows what it should predict."""
+
+    def __init__(self, predict) -> None:
+        self.predict = predict
+
+    def __call__(self, x: Tensor, time: Tensor, **condition: Tensor) -> Tensor:
+        self.x, self.time, self.condition = x, time, condition
+        return self.predict(x)
+
+
+def wrapped(kind: str, x: Tensor, sigma: Tensor, wrap) -> tuple[Tensor, Spy]:
+    spy = Spy(lambda _: getattr(gaussian, kind)(x, sigma))
+    return wrap(spy)(x, sigma, label=torch.arange(B)), spy
+
+
+@pytest.mark.parametrize("sigma", LEVELS, ids=["scalar", "batch"])
+@pytest.mark.parametrize(
+    ("kind", "wrap", "label", "scale"),
+    [
+        ("score", from_score, lambda s: s, lambda s: 1 + 0 * s),
+        (
+            "noise",
+            lambda model: from_noise_prediction(model, VP(), time_scale=999),
+            lambda s: 999 * VP().t(s),
+            lambda s: (1 + s**2).rsqrt(),
+        ),
+        ("noise", lambda model: from_noise_prediction(model, EDM()), lambda s: s, lambda s: 1 + 0 * s),
+        (
+            "velocity",
+            lambda model: from_velocity(model, Cosine(), time_scale=1000),
+            lambda s: 1000 * Cosine().t(s),
+            lambda s: (1 + s**2).rsqrt(),
+        ),
+        ("edm", from_edm, lambda s: s.log() / 4, lambda s: (0.25 + s**2).rsqrt()),
+    ],
+    ids=["score", "vp-noise", "ve-noise", "velocity", "edm"],
+)
+def test_wrapped_models_are_denoisers_and_see_their_native_input(x, sigma, kind, wrap, label, scale):
+    denoised, spy = wrapped(kind, x, sigma, wrap)
+    close(denoised, gaussian.denoised(x, sigma))
+    close(spy.x, x * expand(scale(sigma), x))
+    close(spy.time.expand(B), label(sigma).expand(B))
+    if kind != "score":
+        assert spy.time.shape == (B,)
+    assert torch.equal(spy.condition["label"], torch.arange(B))
+
+
+def test_raw_ve_network(x):
+    sigma = torch.tensor(3.0, dtype=torch.float64)
+    denoised, spy = wrapped("noise", x, sigma, lambda model: from_ve(lambda y, t, **c: -model(y, t, **c)))
+    close(denoised, gaussian.denoised(x, sigma))
+    close(spy.time, torch.full((B,), math.log(1.5)).double(), 1e-7)
+    assert torch.equal(spy.x, x)
+
+
+def test_discrete_models_receive_whole_indices(x):
+    schedule = Tabulated.linear()
+    sigma = schedule.sigma(torch.tensor([0.0, 3.4, 500.6, 999.0]))
+    wrap = lambda model: from_noise_prediction(model, schedule, integer_time=True)  # noqa: E731
+    denoised, spy = wrapped("noise", x, sigma, wrap)
+    assert spy.time.dtype == torch.int64
+    assert spy.time.tolist() == [0, 3, 501, 999]
+    close(denoised, gaussian.denoised(x, sigma))
+    wrapped("noise", x, 3 * sigma, wrap)
+    assert spy.time.max() <= 999
+    close(spy.x, x * (1 + expand(sigma, x) ** 2).rsqrt())  # the scale follows sigma itself, not the rounded index
+
+
+def test_float32_models_receive_float32(x):
+    sigma = torch.tensor(0.5)
+    denoised, spy = wrapped("noise", x.float(), sigma, lambda m: from_noise_prediction(m, VP(), time_scale=999))
+    assert (spy.x.dtype, spy.time.dtype, denoised.dtype) == (torch.float32,) * 3
+
+
+def conditional(x: Tensor, sigma: Tensor, mean: Tensor | None = None) -> Tensor:
+    """Exact denoiser of N(mean, 0.3); without a condition N(0.1, 0.3)."""
+    mu = 0.1 if mean is None else mean.reshape(-1, 1, 1, 1)
+    return mu + 0.3 / (0.3 + expand(sigma, x) ** 2) * (x - mu)
+
+
+def test_guidance_of_two_gaussians_is_the_gaussian_with_the_extrapolated_mean(x):
+    sigma, mean = torch.tensor(0.8).double(), torch.tensor([1.0, -2.0, 0.5, 0.0]).double()
+    for weight in (-1.0, 0.3, 1.5, 7.5):
+        expected = conditional(x, sigma, 0.1 + weight * (mean - 0.1))
+        close(guided(conditional, weight)(x, sigma, mean=mean), expected)
+        none = {"mean": torch.tensor([0.1], dtype=torch.float64)}
+        close(guided(conditional, weight, none)(x, sigma, mean=mean), expected)
+
+
+def test_guidance_of_weight_0_and_1_is_exact(x):
+    sigma, mean = torch.tensor(0.8).double(), torch.arange(4).double()
+    assert torch.equal(guided(conditional, 1.0)(x, sigma, mean=mean), conditional(x, sigma, mean))
+    assert torch.equal(guided(conditional, 0.0)(x, sigma, mean=mean), conditional(x, sigma))
+
+
+def test_guided_denoiser_keeps_what_is_known_of_the_model(x):
+    model = Denoiser(conditional, SHAPE, 0.02, 80.0, data_range=(-1.0, 1.0), name="two")
+    strong = guided(model, 3.0)
+    assert isinstance(strong, Denoiser)
+    assert (strong.name, strong.sigma_max, strong.data_range) == ("two", 80.0, (-1.0, 1.0))
+    sigma, mean = torch.tensor(0.8).double(), torch.arange(4).double()
+    close(strong(x, sigma, mean=mean), conditional(x, sigma, 0.1 + 3 * (mean - 0.1)))
+    with pytest.raises(PrescoreError, match="weight"):
+        guided(model, float("nan"))
+
+
+def test_denoiser_calls_its_function_with_the_condition(x):
+    model = Denoiser(conditional, SHAPE, 0.02, 80.0)
+    sigma = torch.tensor(0.8).double()
+    assert torch.equal(model(x, sigma, mean=torch.ones(4)), conditional(x, sigma, torch.ones(4)))
+    assert (model.dtype, model.device, model.data_range) == (torch.float32, torch.device("cpu"), (0.0, 1.0))
+    with pytest.raises(FrozenInstanceError):
+        model.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"function": 3}, "function: int"),
+        ({"event_shape": ()}, "event_shape"),
+        ({"event_shape": (3, 0, 32)}, "event_shape"),
+        ({"sigma_min": -0.1}, "sigma_min"),
+        ({"sigma_min": 80.0}, "sigma_min"),
+        ({"sigma_max": float("inf")}, "sigma_max"),
+        ({"sigma_max": float("nan")}, "sigma_max"),
+        ({"data_range": (1.0, 0.0)}, "data_range"),
+        ({"data_range": (0.0, 1.0, 2.0)}, "data_range"),
+    ],
+)
+def test_denoisers_that_are_none(changes, message):
+    right = {"function": conditional, "event_shape": SHAPE, "sigma_min": 0.02, "sigma_max": 80.0}
+    with pytest.raises(PrescoreError, match=message):
+        Denoiser(**right | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        ("vp", lambda model: from_noise_prediction(model, VP(), time_scale=999)),
+        ("ve", from_ve),
+        ("edm", from_edm),
+    ],
+)
+def test_recorded_preconditioned_networks(name, wrap):
+    """With the recorded raw output in place of the network, the wrappers give the recorded denoised images."""
+    recorded = reference(f"edm/precond-{name}.safetensors")
+    x, sigma = recorded["in/x"], recorded["in/sigma"]
+    spy = Spy(lambda _: recorded["mid/F_x"])
+    denoised = wrap(spy)(x, sigma)
+    # Rounding of a float32 difference of numbers as large as x.
+    torch.testing.assert_close(denoised, recorded["out"], rtol=1e-6, atol=1e-7 * x.abs().max().item())
+    torch.testing.assert_close(spy.x, recorded["mid/model_in"], rtol=1e-6, atol=1e-7)
+    # The original takes log(1 + sigma^2) in float32: half a unit in the last place of 1 is 5 % of t at sigma = 0.001.
+    rounding = 999 * 2**-24 / (19.9 * VP().t(sigma) + 0.1) if name == "vp" else 0
+    assert ((spy.time - recorded["mid/noise_labels"]).abs() <= rounding + 1e-6 * (1 + spy.time.abs())).all()
