@@ -1,12 +1,10 @@
 """Statistics as files: safetensors, with what is not a tensor as JSON in the metadata.
 
-Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64 (`power` follows from the others and is there for
-other readers). Metadata, each value JSON except the first: format = prescore-statistics, format_version,
-library_version, count, event_shape, axes, data_range, minimum, maximum.
+Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64. Metadata, each value JSON except the first:
+format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range, minimum, maximum.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,34 +14,28 @@ from safetensors.torch import save
 from torch import Tensor
 
 from prescore.errors import PrescoreError
+from prescore.files import write_atomically
 from prescore.precondition.statistics import Statistics
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
 TENSORS = ("mean", "mean_square", "power", "power_centred")
 
 
-def save_statistics(statistics: Statistics, path: str | os.PathLike[str]) -> None:
+def save_statistics(statistics: Statistics, path: str | Path) -> None:
     """Write statistics to a file, whole or not at all.
 
     Raises:
         PrescoreError: the path cannot be written.
     """
-    path = Path(path)
     tensors = {name: getattr(statistics, name).cpu().contiguous() for name in TENSORS}
     metadata = {"format": FORMAT, "format_version": json.dumps(FORMAT_VERSION)}
     metadata["library_version"] = json.dumps(statistics.version)
     for name in ("count", "event_shape", "axes", "data_range", "minimum", "maximum"):
         metadata[name] = json.dumps(getattr(statistics, name))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(save(tensors, metadata))
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise PrescoreError(f"{path}: cannot be written: {error.strerror}") from None
+    write_atomically(path, save(tensors, metadata))
 
 
-def load_statistics(path: str | os.PathLike[str]) -> Statistics:
+def load_statistics(path: str | Path) -> Statistics:
     """Read what `save_statistics` wrote.
 
     Raises:
@@ -60,10 +52,7 @@ def load_statistics(path: str | os.PathLike[str]) -> Statistics:
         raise PrescoreError(f"{path}: not a whole safetensors file ({error}); write it again") from None
     fields = _fields(path, metadata)
     _check_tensors(path, tensors, fields["event_shape"])
-    statistics = Statistics(**fields, **{name: tensors[name] for name in TENSORS if name != "power"})
-    if not torch.allclose(statistics.power, tensors["power"], rtol=1e-6):
-        _refuse(path, "its power is not that of its mean and power_centred")
-    return statistics
+    return Statistics(**fields, **{name: tensors[name] for name in TENSORS})
 
 
 def _fields(path: Path, metadata: dict[str, str]) -> dict[str, Any]:

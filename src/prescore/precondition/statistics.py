@@ -8,7 +8,6 @@ as a difference of two large numbers.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from math import prod
 
 import torch
@@ -38,9 +37,10 @@ class Statistics:
         axes: number of trailing axes over which spectra are taken.
         data_range: (lowest, highest) value the data may have.
         mean, mean_square: of each entry, shape `event_shape`.
-        power_centred: E|F x|^2 - |F E x|^2, F the unnormalised discrete Fourier transform over the last `axes` axes;
-            half spectrum in the layout of `torch.fft.rfftn`, exactly symmetric in k and -k. Divided by
-            `size_transformed` it is the variance of each coefficient of the orthonormal transform.
+        power: E|F x|^2, F the unnormalised discrete Fourier transform over the last `axes` axes; half spectrum in
+            the layout of `torch.fft.rfftn`, exactly symmetric in k and -k.
+        power_centred: E|F x|^2 - |F E x|^2, in the same layout. Divided by `size_transformed` it is the variance of
+            each coefficient of the orthonormal transform.
         minimum, maximum: found in the data.
         version: of the library that measured it.
     """
@@ -51,15 +51,11 @@ class Statistics:
     data_range: tuple[float, float]
     mean: Tensor
     mean_square: Tensor
+    power: Tensor
     power_centred: Tensor
     minimum: float
     maximum: float
     version: str = field(default_factory=library_version)
-
-    @cached_property
-    def power(self) -> Tensor:
-        """E|F x|^2, the mean not removed: layout and units of `power_centred`."""
-        return self.power_centred + power_spectrum(self.mean, self.transformed_dims)
 
     @property
     def transformed_dims(self) -> tuple[int, ...]:
@@ -131,6 +127,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
         count=count,
         mean=p * a.mean + q * b.mean,
         mean_square=p * a.mean_square + q * b.mean_square,
+        power=p * a.power + q * b.power,
         power_centred=p * a.power_centred + q * b.power_centred + p * q * between,
         minimum=min(a.minimum, b.minimum),
         maximum=max(a.maximum, b.maximum),
@@ -142,12 +139,14 @@ def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statist
     (low, high), (new_low, new_high) = statistics.data_range, data_range
     a = (new_high - new_low) / (high - low)
     b = new_low - a * low
+    mean, power_centred = a * statistics.mean + b, a**2 * statistics.power_centred
     return replace(
         statistics,
         data_range=(float(new_low), float(new_high)),
-        mean=a * statistics.mean + b,
+        mean=mean,
         mean_square=a**2 * statistics.mean_square + 2 * a * b * statistics.mean + b**2,
-        power_centred=a**2 * statistics.power_centred,
+        power=power_centred + power_spectrum(mean, statistics.transformed_dims),
+        power_centred=power_centred,
         minimum=a * statistics.minimum + b,
         maximum=a * statistics.maximum + b,
     )
@@ -167,6 +166,7 @@ def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> St
         raise PrescoreError(f"axes: spectra over {axes} axes asked of samples of shape {event_shape}")
     x = _checked(x, data_range)
     mean, dims = x.mean(0), tuple(range(-axes, 0))
+    power_centred = power_spectrum(x - mean, dims).mean(0)
     return Statistics(
         count=len(x),
         event_shape=event_shape,
@@ -174,7 +174,8 @@ def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> St
         data_range=data_range,
         mean=mean,
         mean_square=x.square().mean(0),
-        power_centred=power_spectrum(x - mean, dims).mean(0),
+        power=power_centred + power_spectrum(mean, dims),
+        power_centred=power_centred,
         minimum=x.min().item(),
         maximum=x.max().item(),
     )
