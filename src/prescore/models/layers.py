@@ -1,0 +1,155 @@
+"""Building blocks shared by the U-Nets of the EDM paper: initialised layers, FIR resampling, embeddings.
+
+Every parameter keeps the name, shape and order that published checkpoints use. Layers are born uninitialised;
+`initialise` fills all of them from one generator, so that building a network touches no global random state.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prescore.errors import PrescoreError
+
+
+class Linear(nn.Module):
+    """y = x W^T + b. `gain` scales the initial weights."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = gain
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class Conv2d(nn.Module):
+    """Zero-padded convolution, optionally joined to a factor-2 resampling by a separable FIR filter.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W') with H' = 2 H (`up`), H / 2 (`down`) or H.
+    `kernel` 0 means resampling alone. The filter comes before the kernel; with `fused` and `down` it comes after
+    it, both without intermediate padding. The bias is added last.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        up: bool = False,
+        down: bool = False,
+        resample_filter: Sequence[float] = (1, 1),
+        fused: bool = False,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.kernel, self.up, self.down, self.fused, self.gain = kernel, up, down, fused, gain
+        has_kernel = kernel > 0
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel)) if has_kernel else None
+        self.bias = nn.Parameter(torch.empty(out_channels)) if has_kernel else None
+        if up or down:
+            taps = torch.tensor(resample_filter, dtype=torch.float32, device="cpu")
+            self.register_buffer("resample_filter", torch.outer(taps, taps)[None, None] / taps.sum() ** 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        k = self.kernel // 2
+        p = (self.resample_filter.shape[-1] - 1) // 2 if self.up or self.down else 0
+        if self.fused and self.weight is not None:
+            if self.up:
+                x = nn.functional.conv2d(self._upsample(x, max(p - k, 0)), self.weight, padding=max(k - p, 0))
+            else:
+                x = self._downsample(nn.functional.conv2d(x, self.weight, padding=k + p), 0)
+            return x + self.bias.reshape(1, -1, 1, 1) if self.bias is not None else x
+        if self.up:
+            x = self._upsample(x, p)
+        if self.down:
+            x = self._downsample(x, p)
+        return x if self.weight is None else nn.functional.conv2d(x, self.weight, self.bias, padding=k)
+
+    def _upsample(self, x: Tensor, padding: int) -> Tensor:
+        # 4 times the filter: three of four pixels are zero after the stride, and the mean must be kept.
+        taps = (4 * self.resample_filter).to(x.dtype).expand(x.shape[1], -1, -1, -1)
+        return nn.functional.conv_transpose2d(x, taps, groups=x.shape[1], stride=2, padding=padding)
+
+    def _downsample(self, x: Tensor, padding: int) -> Tensor:
+        taps = self.resample_filter.to(x.dtype).expand(x.shape[1], -1, -1, -1)
+        return nn.functional.conv2d(x, taps, groups=x.shape[1], stride=2, padding=padding)
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """Group normalisation over at most 32 groups of at least 4 channels.
+
+    Raises:
+        PrescoreError: the channels cannot be split into that many equal groups.
+    """
+    groups = min(32, channels // 4)
+    if groups < 1 or channels % groups:
+        raise PrescoreError(
+            f"model_channels: a layer of {channels} channels cannot be split into {max(groups, 1)} groups of at "
+            f"least 4; take a multiple of 4, and of 32 for layers above 128 channels"
+        )
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+def attention(qkv: Tensor, heads: int) -> Tensor:
+    """Self-attention over the pixels of (B, 3 C, H, W), returns (B, C, H, W).
+
+    Channel (head (C / heads) + c) 3 + {0, 1, 2} is coordinate c of that head's query, key and value.
+    Softmax of q.k / sqrt(C / heads) over the keys, in float32 or better whatever the dtype of the input.
+    """
+    b, channels, h, w = qkv.shape
+    width = channels // 3 // heads
+    exact = qkv if qkv.dtype == torch.float64 else qkv.float()
+    q, k, v = exact.reshape(b, heads, width, 3, h * w).transpose(2, 4).unbind(3)
+    out = nn.functional.scaled_dot_product_attention(q, k, v)
+    return out.transpose(2, 3).reshape(b, heads * width, h, w).to(qkv.dtype)
+
+
+class PositionalEmbedding(nn.Module):
+    """[cos, sin] of x 10000^(-j / (n/2 - endpoint)), j = 0 .. n/2 - 1: (B,) -> (B, n)."""
+
+    def __init__(self, channels: int, endpoint: bool = False) -> None:
+        super().__init__()
+        self.channels, self.endpoint = channels, endpoint
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.channels // 2
+        # float32 exponents even for float64 inputs, as in the networks whose weights are loaded here
+        j = torch.arange(half, dtype=torch.float32, device=x.device) / (half - self.endpoint)
+        angles = torch.outer(x, ((1 / 10000) ** j).to(x.dtype))
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """[cos, sin] of 2 pi x freqs with the fixed random frequencies `freqs` ~ N(0, scale^2): (B,) -> (B, n)."""
+
+    freqs: Tensor
+
+    def __init__(self, channels: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.register_buffer("freqs", torch.empty(channels // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = torch.outer(x, (2 * math.pi * self.freqs).to(x.dtype))
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Xavier-uniform weights times each layer's gain, zero biases; Fourier frequencies ~ N(0, scale^2)."""
+    for module in network.modules():
+        if isinstance(module, (Linear, Conv2d)) and module.weight is not None:
+            receptive = module.weight[0, 0].numel()
+            fan = (module.weight.shape[0] + module.weight.shape[1]) * receptive
+            module.weight.uniform_(-1, 1, generator=generator).mul_(math.sqrt(6 / fan) * module.gain)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, FourierEmbedding):
+            module.freqs.normal_(0, module.scale, generator=generator)
