@@ -1,0 +1,1 @@
+"""Training of denoisers: losses, weight averaging, the loop."""
