@@ -98,6 +98,15 @@ def expand(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.reshape(-1, *(1,) * (x.ndim - 1)) if sigma.ndim else sigma
 
 
+def per_sample(sigma: Tensor, x: Tensor) -> Tensor:
+    """sigma, 0-d or (B,), in float64 and one for each sample of x, (B,): for network times and other functions of it.
+
+    Raises:
+        PrescoreError: sigma has another shape.
+    """
+    return _level(sigma, x, torch.float64).expand(len(x))
+
+
 def denoised_from_score(score: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """D = x + sigma^2 score. Here and below x is (B, *event), sigma () or (B,), the result like x."""
     return x + expand(sigma, x) ** 2 * score
@@ -197,7 +206,7 @@ def from_edm(model: Denoise, sigma_data: float = 0.5) -> Denoise:
     """Denoiser of a raw EDM network `model(c_in x, c_noise, **condition)`; c_noise is (B,)."""
 
     def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        c = edm_coefficients(_per_sample(sigma, x), sigma_data)
+        c = edm_coefficients(per_sample(sigma, x), sigma_data)
         raw = model(expand(c.c_in, x) * x, c.c_noise.to(x.dtype), **condition)
         return denoised_from_edm(raw, x, sigma, sigma_data)
 
@@ -208,7 +217,7 @@ def from_ve(model: Denoise) -> Denoise:
     """Denoiser of a raw VE network in EDM's form: D = x + sigma F(x, log(sigma / 2)); the label is (B,)."""
 
     def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        label = torch.log(_per_sample(sigma, x) / 2).to(x.dtype)
+        label = torch.log(per_sample(sigma, x) / 2).to(x.dtype)
         return x + expand(sigma, x) * model(x, label, **condition)
 
     return denoise
@@ -250,17 +259,12 @@ def _from_native(
     integer_time: bool,
 ) -> Denoise:
     def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        level = _per_sample(sigma, x)
+        level = per_sample(sigma, x)
         time = time_scale * schedule.t(level)
         time = time.round().long() if integer_time else time.to(x.dtype)
         return convert(model(expand(schedule.scale(level), x) * x, time, **condition), x, sigma)
 
     return denoise
-
-
-def _per_sample(sigma: Tensor, x: Tensor) -> Tensor:
-    """sigma in float64, one for each sample of x, (B,): network times deserve more digits than float16 has."""
-    return _level(sigma, x, torch.float64).expand(len(x))
 
 
 def _level(sigma: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:

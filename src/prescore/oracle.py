@@ -26,7 +26,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from prescore.denoiser import expand
+from prescore.denoiser import expand, per_sample
 from prescore.errors import PrescoreError
 from prescore.operators import Frequency, Identity, LinearOperator, Pixel
 
@@ -114,7 +114,7 @@ class GaussianOracle:
     def _filter(self, f: Callable[[float, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Tensor:
         """f(sigma^2, C) (x - mu): one product for each different sigma."""
         r = x - self.mean.to(x)
-        u = (expand(sigma, x.double()) ** 2).flatten().expand(len(x))
+        u = per_sample(sigma, x) ** 2
         out = torch.empty_like(r)
         for level in u.unique():
             rows = u == level
