@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from prescore.assets import STATISTICS_SUFFIX, find
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 from prescore.precondition.statistics import Statistics
@@ -36,14 +37,12 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
 
 
 def load_statistics(path: str | Path) -> Statistics:
-    """Read what `save_statistics` wrote.
+    """Read what `save_statistics` wrote: the statistics of a shipped model by its name, others by path.
 
     Raises:
         PrescoreError: the file is not there, not whole, of another format or a newer version, or inconsistent.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise PrescoreError(f"{path}: {'is a folder, not a statistics file' if path.is_dir() else 'not there'}")
+    path = find(path, STATISTICS_SUFFIX)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

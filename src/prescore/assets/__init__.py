@@ -1,0 +1,27 @@
+"""What ships with the package: for each model NAME the files NAME.safetensors (weights), NAME.statistics.safetensors
+(of the data it was trained on) and NAME.md (its card)."""
+
+from importlib import resources
+from pathlib import Path
+
+from prescore.errors import PrescoreError, suggest
+
+FOLDER = Path(str(resources.files(__name__)))
+SUFFIX, STATISTICS_SUFFIX = ".safetensors", ".statistics.safetensors"
+
+
+def shipped_models() -> list[str]:
+    """Names of the shipped models."""
+    return sorted(p.name.removesuffix(SUFFIX) for p in FOLDER.glob("*" + SUFFIX) if p.name.count(".") == 1)
+
+
+def find(name_or_path: str | Path, suffix: str = SUFFIX) -> Path:
+    """The file of a shipped model, or the path itself. Raises PrescoreError if there is neither."""
+    if (name := str(name_or_path)) in shipped_models():
+        return FOLDER / (name + suffix)
+    path = Path(name_or_path)
+    if path.is_dir():
+        raise PrescoreError(f"{path}: is a folder; name a file in it, or a shipped model")
+    if not path.is_file():
+        raise PrescoreError(f"{path}: no such file, and no shipped model; {suggest(name, shipped_models())}")
+    return path

@@ -1,0 +1,108 @@
+"""Samplers, the loop that drives them, and the table of their names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+
+from torch import Tensor
+
+from prescore.errors import PrescoreError, suggest
+from prescore.precondition import Preconditioner
+from prescore.samplers.base import Progress, Sampler, sample, score
+from prescore.samplers.langevin import AnnealedLangevin
+from prescore.samplers.predictor_corrector import PredictorCorrector
+from prescore.samplers.recursion import GaussianTrajectory, gaussian_recursion, statistics_recursion
+
+__all__ = [
+    "SAMPLERS",
+    "AnnealedLangevin",
+    "Entry",
+    "GaussianTrajectory",
+    "PredictorCorrector",
+    "Progress",
+    "Sampler",
+    "gaussian_recursion",
+    "make_sampler",
+    "sample",
+    "score",
+    "statistics_recursion",
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name in the table: a sampler class, the arguments that the name fixes, and what it cannot run without."""
+
+    cls: type[Sampler]
+    about: str
+    source: str
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options of `make_sampler` beside steps, grid and preconditioner."""
+        common = {"steps", "grid", "preconditioner", *self.fixed}
+        return tuple(f.name for f in fields(self.cls) if f.name not in common)
+
+    @property
+    def preconditionable(self) -> bool:
+        return any(f.name == "preconditioner" for f in fields(self.cls))
+
+
+_SONG, _MA = "https://arxiv.org/abs/2011.13456", "https://arxiv.org/abs/2302.06504"
+
+
+def _alone(predictor: str, about: str) -> Entry:
+    return Entry(PredictorCorrector, about, _SONG, {"predictor": predictor, "corrector": "none"})
+
+
+SAMPLERS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "pc": Entry(PredictorCorrector, "predictor-corrector", _SONG),
+        "pds": Entry(PredictorCorrector, "predictor-corrector, preconditioned", _MA, needs=("preconditioner",)),
+        "reverse-diffusion": _alone("reverse-diffusion", "predictor alone, reverse diffusion"),
+        "ancestral": _alone("ancestral", "predictor alone, ancestral"),
+        "euler-maruyama": _alone("euler-maruyama", "predictor alone, Euler-Maruyama"),
+        "probability-flow": _alone("probability-flow", "probability-flow ODE, Euler in sigma^2"),
+        "ald": Entry(AnnealedLangevin, "annealed Langevin dynamics", "https://arxiv.org/abs/2006.09011"),
+    }
+)
+
+
+def make_sampler(
+    name: str,
+    *,
+    steps: int | None = None,
+    grid: Tensor | None = None,
+    preconditioner: Preconditioner | None = None,
+    **options: object,
+) -> Sampler:
+    """The sampler called `name` (see `SAMPLERS`).
+
+    Args:
+        steps: number T of steps, on the sampler's usual grid over the model's noise range.
+        grid: or a decreasing tensor of noise levels, (T + 1,), that may end in 0.
+        preconditioner: from `prescore.frequency_preconditioner` and its like.
+        options: hyper-parameters of that sampler, as its class lists them.
+
+    Raises:
+        PrescoreError: an unknown name, an option that this sampler does not have, or a value out of range.
+
+    >>> make_sampler("pc", steps=20, snr=0.2).total_calls(20)
+    40
+    """
+    if name not in SAMPLERS:
+        raise PrescoreError(f"sampler: unknown name {name!r}; {suggest(name, SAMPLERS)}")
+    entry = SAMPLERS[name]
+    for option in options:
+        if option not in entry.options:
+            raise PrescoreError(f"{option}: sampler {name!r} has no such option; it has {', '.join(entry.options)}")
+    given = {"steps": steps, "grid": grid, "preconditioner": preconditioner}
+    given = {key: value for key, value in given.items() if value is not None}
+    for need in entry.needs:
+        if need not in given:
+            raise PrescoreError(f"{need}: sampler {name!r} cannot run without one")
+    if "preconditioner" in given and not entry.preconditionable:
+        raise PrescoreError(f"preconditioner: sampler {name!r} cannot use one")
+    return entry.cls(**given, **entry.fixed, **options)  # type: ignore[arg-type]

@@ -1,0 +1,240 @@
+"""What a sampler is, and the loop that drives one.
+
+A sampler is a frozen set of hyper-parameters with one pure function,
+
+    step(denoise, x, sigma, sigma_next, state, noise) -> (x, state)
+
+from noise level sigma to the lower sigma_next, in unscaled coordinates x = x0 + sigma n. What a step has to
+remember travels in `state`, never in the sampler, so two trajectories may interleave. `sample` owns everything
+else: the noise levels, the random numbers, the float64 state, the count of network calls, the progress bar, and
+the checks that turn a misbehaving model into one clear sentence.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from prescore.errors import PrescoreError, SamplingError
+from prescore.grid import check_grid, geometric
+from prescore.noise import NoiseSource, check_seeds
+
+Denoise = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sampler:
+    """Hyper-parameters common to all samplers.
+
+    Args:
+        steps: number T of steps. The noise levels are then the sampler's usual ones over the model's range.
+        grid: or the noise levels themselves, a decreasing 1-D tensor that may end in 0; T + 1 levels make T steps.
+            With neither, `steps` is the class's `usual_steps`.
+
+    Raises:
+        PrescoreError: both are given, `steps` is not a positive integer, or `grid` is not a valid grid.
+    """
+
+    steps: int | None = None
+    grid: Tensor | None = None
+
+    family: ClassVar[str]
+    order: ClassVar[int]
+    stochastic: ClassVar[bool]
+    source: ClassVar[str]
+    usual_steps: ClassVar[int] = 50
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.grid is not None:
+            raise PrescoreError("steps and grid: give one of them, the grid already fixes the number of steps")
+        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
+            raise PrescoreError(f"steps: {self.steps!r} is not a positive whole number")
+        if self.grid is not None:
+            object.__setattr__(self, "grid", check_grid(self.grid))
+
+    def levels(self, sigma_min: float | None, sigma_max: float | None) -> Tensor:
+        """Decreasing noise levels, float64, shape (T + 1,): the given grid, or the usual one on the range."""
+        if self.grid is not None:
+            return self.grid
+        if sigma_min is None or sigma_max is None:
+            raise PrescoreError(
+                "the model does not say its noise range: give the sampler a grid of noise levels, "
+                "or wrap the model as prescore.Denoiser(function, event_shape, sigma_min, sigma_max)"
+            )
+        return self.usual_levels(sigma_min, sigma_max, self.steps or self.usual_steps)
+
+    def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
+        """T levels in geometric progression from sigma_max to sigma_min, then 0."""
+        return geometric(steps, sigma_min, sigma_max, final_zero=True)
+
+    def initial(self, noise: NoiseSource, sigma: Tensor) -> Tensor:
+        """The state at the highest level: sigma_max n."""
+        return sigma * noise()
+
+    def start(self, levels: Tensor) -> Any:
+        """The state that the first step receives; `levels` are all the noise levels to come."""
+        return None
+
+    def step(
+        self, denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: Any, noise: NoiseSource
+    ) -> tuple[Tensor, Any]:
+        """One step from sigma to sigma_next < sigma (0-d float64 tensors); x has shape (B, *event)."""
+        raise TypeError(f"{type(self).__name__} does not define a step")
+
+    def total_calls(self, steps: int, final_zero: bool = True) -> int:
+        """Network calls that `steps` steps take on a grid that does (or does not) end in 0."""
+        return steps
+
+    def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
+        """Raise PrescoreError if this sampler cannot run on these events and levels."""
+
+    def diagnosis(self, event_shape: tuple[int, ...], levels: Tensor) -> str:
+        """What the sampler knows about why its state may have diverged; empty if nothing."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback receives after each step.
+
+    Attributes:
+        step: index of the step just taken, from 0.  steps: their number T.
+        sigma, sigma_next: noise levels before and after it.
+        x: state after it, (B, *event).  denoised: the last prediction of x0 in it, (B, *event).
+        calls: network calls of this batch so far.  seeds: the seeds of this batch.
+    """
+
+    step: int
+    steps: int
+    sigma: float
+    sigma_next: float
+    x: Tensor
+    denoised: Tensor
+    calls: int
+    seeds: Sequence[int]
+
+
+def score(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:
+    """grad log p(x; sigma) = (D(x, sigma) - x) / sigma**2 (Tweedie)."""
+    return (denoise(x, sigma) - x) / sigma**2
+
+
+def sample(
+    denoiser: Denoise,
+    sampler: Sampler,
+    *,
+    seeds: Iterable[int],
+    event_shape: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    callback: Callable[[Progress], None] | None = None,
+    progress: bool = True,
+    condition: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Draw one sample for each seed.
+
+    Args:
+        denoiser: any function `(x, sigma) -> x0`, such as what `prescore.load` returns. It is called with x of
+            shape (B, *event) and a 0-d sigma, in its own `dtype` and on its own `device` if it has these
+            attributes or parameters, else in float32 on the CPU.
+        sampler: from `prescore.make_sampler`.
+        seeds: one integer for each sample. Sample k is a function of seed k alone, whatever the others are.
+        event_shape: shape of one sample; needed if the denoiser has no attribute `event_shape`.
+        batch_size: samples in one network call; all at once by default.
+        callback: receives a `Progress` after each step of each batch.
+        progress: show a bar that counts network calls.
+        condition: named tensors of N rows, one for each sample, passed to the denoiser as keyword arguments.
+        dtype: of the state between the calls.
+
+    Returns:
+        Samples in the model's own coordinates, shape (N, *event), in `dtype` on the model's device.
+
+    Raises:
+        PrescoreError: an argument does not fit the others.
+        SamplingError: the model returned a wrong shape, or the state is no longer finite.
+    """
+    numbers = check_seeds(seeds)
+    shape = _event_shape(denoiser, event_shape)
+    levels = sampler.levels(getattr(denoiser, "sigma_min", None), getattr(denoiser, "sigma_max", None))
+    sampler.check(shape, levels)
+    size = len(numbers) if batch_size is None else batch_size
+    if size < 1:
+        raise PrescoreError(f"batch_size: {batch_size} is not a positive whole number")
+    conditions = dict(condition or {})
+    for name, values in conditions.items():
+        if len(values) != len(numbers):
+            raise PrescoreError(f"condition {name!r} has {len(values)} rows for {len(numbers)} seeds")
+    batches = [slice(first, first + size) for first in range(0, len(numbers), size)]
+    total = len(batches) * sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
+    with tqdm(total=total, unit="call", disable=not progress, leave=False) as bar, torch.no_grad():
+        parts = []
+        for batch in batches:
+            rows = {name: values[batch] for name, values in conditions.items()}
+            model = _Model(denoiser, rows, dtype, bar)
+            noise = NoiseSource(numbers[batch], shape, dtype=dtype, device=model.device)
+            parts.append(_trajectory(model, sampler, levels.to(model.device), noise, callback))
+    return torch.cat(parts)
+
+
+def _trajectory(
+    model: "_Model",
+    sampler: Sampler,
+    levels: Tensor,
+    noise: NoiseSource,
+    callback: Callable[[Progress], None] | None,
+) -> Tensor:
+    x, state, steps = sampler.initial(noise, levels[0]), sampler.start(levels), len(levels) - 1
+    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        model.where = f"at step {i + 1} of {steps} (sigma = {sigma.item():.4g})"
+        model.diagnosis = lambda: sampler.diagnosis(noise.event_shape, levels)
+        x, state = sampler.step(model, x, sigma, sigma_next, state, noise)
+        model.check_finite(x, "the state of the sampler")
+        if callback is not None:
+            callback(Progress(i, steps, sigma.item(), sigma_next.item(), x, model.last, model.calls, noise.seeds))
+    return x
+
+
+class _Model:
+    """The denoiser as a sampler sees it: in the state's precision, counted, and checked."""
+
+    def __init__(self, denoiser: Denoise, condition: Mapping[str, Tensor], dtype: torch.dtype, bar: tqdm) -> None:
+        parameter = next(denoiser.parameters(), None) if isinstance(denoiser, torch.nn.Module) else None
+        self.device = torch.device(getattr(parameter, "device", getattr(denoiser, "device", "cpu")))
+        self.model_dtype = getattr(parameter, "dtype", getattr(denoiser, "dtype", torch.float32))
+        self.denoiser, self.dtype, self.bar = denoiser, dtype, bar
+        self.condition = {name: rows.to(self.device) for name, rows in condition.items()}
+        self.calls, self.where = 0, ""
+        self.diagnosis: Callable[[], str] = str
+        self.last = torch.empty(0)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        x0 = self.denoiser(x.to(self.model_dtype), sigma.to(self.device, self.model_dtype), **self.condition)
+        self.calls += 1
+        self.bar.update()
+        if not isinstance(x0, Tensor) or x0.shape != x.shape:
+            found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
+            raise SamplingError(f"the model returned {found} instead of shape {tuple(x.shape)} {self.where}")
+        self.check_finite(x0, "the output of the model")
+        self.last = x0.to(self.dtype)
+        return self.last
+
+    def check_finite(self, values: Tensor, what: str) -> None:
+        # The sum is one pass without a temporary; it is finite in float64 exactly when every term is.
+        if not torch.isfinite(values.sum(dtype=torch.float64)):
+            hint = self.diagnosis()
+            raise SamplingError(f"{what} is not finite {self.where}{': ' + hint if hint else ''}")
+
+
+def _event_shape(denoiser: Denoise, event_shape: Sequence[int] | None) -> tuple[int, ...]:
+    own = getattr(denoiser, "event_shape", None)
+    if event_shape is None and own is None:
+        raise PrescoreError("event_shape: the model does not say the shape of a sample; give it, such as (3, 32, 32)")
+    if event_shape is not None and own is not None and tuple(event_shape) != tuple(own):
+        raise PrescoreError(f"event_shape: {tuple(event_shape)} differs from the model's own {tuple(own)}")
+    shape = own if event_shape is None else event_shape
+    assert shape is not None
+    return tuple(shape)

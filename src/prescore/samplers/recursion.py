@@ -1,0 +1,129 @@
+"""Predictor-corrector sampling of Gaussian data, in closed form.
+
+For data N(mu, C) and a preconditioner M diagonal in the same orthonormal basis (the real FFT, or the pixels), every
+step of the sampler is linear: a coordinate of variance c that M multiplies by m moves by
+
+    x - mu <- f (x - mu) + b m z,    f = 1 - (a + b' m^2) / (c + sigma^2)
+
+with the weights of the predictor, or of the corrector at its expected step size (its norms are sums over many
+coordinates, so they hardly fluctuate). Mean and variance of each coordinate then follow a scalar recursion: what a
+sampler with T steps and a preconditioner of strength alpha does to each frequency is known in milliseconds, before
+the network is called at all. Where it diverges the variances grow without bound.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from prescore.errors import PrescoreError
+from prescore.operators import Frequency, Identity
+from prescore.precondition import Statistics
+from prescore.samplers.predictor_corrector import PredictorCorrector
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianTrajectory:
+    """Moments of every coordinate along a trajectory of T steps.
+
+    Attributes:
+        sigma: noise levels, (T + 1,).
+        variance: of the state in each coordinate after each step, (T + 1, *coordinates); row 0 is the prior.
+        bias: squared distance of its mean from mu, same shape.
+        target: c + sigma^2, what the network was trained on, same shape.
+        multiplicity: how many real coordinates each entry stands for.
+    """
+
+    sigma: Tensor
+    variance: Tensor
+    bias: Tensor
+    target: Tensor
+    multiplicity: Tensor
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """Root mean square over the coordinates of log(second moment about mu / target), after each step, (T + 1,)."""
+        ratio = ((self.variance + self.bias) / self.target).log() ** 2 * self.multiplicity
+        axes = tuple(range(1, ratio.ndim))
+        return (ratio.sum(axes) / self.multiplicity.sum()).sqrt()
+
+
+def gaussian_recursion(
+    sampler: PredictorCorrector,
+    levels: Tensor,
+    variance: Tensor,
+    *,
+    mean_square: Tensor | float = 0.0,
+    gain: Tensor | float = 1.0,
+    multiplicity: Tensor | float = 1.0,
+) -> GaussianTrajectory:
+    """Moments of `sampler` on Gaussian data, coordinate by coordinate.
+
+    Args:
+        levels: decreasing noise levels, (T + 1,), such as `sampler.levels(sigma_min, sigma_max)`.
+        variance: c > 0 of the data in each coordinate of an orthonormal basis, any shape.
+        mean_square: |mu|^2 in each coordinate.
+        gain: m of the preconditioner in each coordinate; the one that `sampler` carries is not looked at.
+        multiplicity: real coordinates per entry (2 for the interior of a half spectrum).
+
+    Returns:
+        The moments after each step. `norm="batch"` and "sample" have the same expectation.
+    """
+    c, m = torch.as_tensor(variance, dtype=torch.float64), torch.as_tensor(gain, dtype=torch.float64)
+    count = torch.as_tensor(multiplicity, dtype=torch.float64).expand(c.shape)
+    m = m.expand(c.shape)
+    from_paper = sampler.form == "paper" if sampler.precondition_prior is None else sampler.precondition_prior
+    v = (levels[0] * (m if from_paper else 1.0)).square().expand(c.shape)
+    e = torch.as_tensor(mean_square, dtype=torch.float64).expand(c.shape)
+    moments = [(v, e)]
+
+    def correct(v: Tensor, e: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        for _ in range(0 if sampler.corrector == "none" else sampler.corrector_steps):
+            drift = (count * m**4 * (v + e) / (c + sigma**2) ** 2).sum()
+            eps = 2 * sampler.snr**2 * (count * m**2).sum() / drift
+            f = 1 - eps * m**2 / (c + sigma**2)
+            v, e = f**2 * v + 2 * eps * m**2, f**2 * e
+        return v, e
+
+    for s, t in pairwise(levels.tolist()):
+        if sampler.first == "corrector":
+            v, e = correct(v, e, s)
+        plain, langevin, std = sampler.predictor_weights(s, t)
+        f = 1 - (plain + langevin * m**2) / (c + s**2)
+        v, e = f**2 * v + (std * m) ** 2, f**2 * e
+        if sampler.first == "predictor" and t > 0:
+            v, e = correct(v, e, t)
+        moments.append((v, e))
+    variances, biases = (torch.stack(rows) for rows in zip(*moments, strict=True))
+    target = c + (levels**2).reshape(-1, *(1,) * c.ndim)
+    return GaussianTrajectory(levels, variances, biases, target, count)
+
+
+def statistics_recursion(
+    sampler: PredictorCorrector, statistics: Statistics, sigma_min: float, sigma_max: float
+) -> GaussianTrajectory:
+    """The recursion on the Gaussian that the statistics describe: one variance for each frequency.
+
+    Args:
+        sampler: with a frequency preconditioner, or none.
+        statistics: from `prescore.calibrate`, in the model's data range.
+        sigma_min, sigma_max: noise range of the model.
+
+    Raises:
+        PrescoreError: the preconditioner is not diagonal in frequency.
+    """
+    operator = sampler.M.M
+    if not isinstance(operator, Identity | Frequency):
+        raise PrescoreError("the recursion needs a preconditioner that is diagonal in frequency (no pixel part)")
+    count = statistics.size_transformed
+    mean = torch.fft.rfftn(statistics.mean, dim=statistics.transformed_dims, norm="ortho")
+    return gaussian_recursion(
+        sampler,
+        sampler.levels(sigma_min, sigma_max),
+        # A frequency that never varied (a constant border) has no scale of its own: rounding decides its variance.
+        statistics.power_centred / count,
+        mean_square=mean.abs() ** 2,
+        gain=operator.weights if isinstance(operator, Frequency) else 1.0,
+        multiplicity=statistics.multiplicity,
+    )

@@ -1,0 +1,202 @@
+import pytest
+import torch
+from support import filter_weights
+
+from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError, SamplingError
+from prescore.operators import Frequency
+from prescore.precondition import Preconditioner
+from prescore.samplers import SAMPLERS, make_sampler, sample
+
+SHAPE = (1, 8, 8)
+WEIGHTS = filter_weights(*SHAPE)
+NAMES = sorted(SAMPLERS)
+
+
+def shrink(x, sigma):
+    """Elementwise, so its arithmetic cannot depend on the batch."""
+    return 0.5 + (x - 0.5) / (1 + sigma**2)
+
+
+def preconditioner():
+    return Preconditioner(Frequency(WEIGHTS, axes=2, length=8))
+
+
+def sampler(name, **options):
+    M = preconditioner() if "preconditioner" in SAMPLERS[name].needs else None
+    options = {"steps": 6} | options
+    return make_sampler(name, preconditioner=M, **options)
+
+
+def model(function=shrink):
+    return Denoiser(function, SHAPE, 0.01, 50.0)
+
+
+def draw(name, seeds, **arguments):
+    return sample(model(), sampler(name), seeds=seeds, progress=False, **arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_sample_depends_on_its_seed_alone(name, size):
+    """Bit for bit, for any batch size and order of the seeds."""
+    seeds = [4, 1, 2**40, 0, 9, 3, 12]
+    together = draw(name, seeds)
+    order = [3, 6, 0, 2, 5, 1, 4]
+    shuffled = draw(name, [seeds[k] for k in order], batch_size=size)
+    assert torch.equal(shuffled, together[order])
+    assert torch.equal(draw(name, seeds), together)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_a_network_the_batch_matters_only_by_its_rounding(name):
+    """A float32 convolution may sum in another order for another batch; the state around it is float64."""
+    torch_generator = torch.Generator().manual_seed(0)
+    kernel = torch.randn(1, 1, 3, 3, generator=torch_generator) / 9
+
+    def network(x, sigma):
+        return torch.tanh(torch.nn.functional.conv2d(x / (1 + sigma), kernel, padding=1))
+
+    runs = [sample(model(network), sampler(name), seeds=range(5), batch_size=b, progress=False) for b in (1, 3, 5)]
+    for run in runs[1:]:
+        torch.testing.assert_close(run, runs[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_number_of_calls_is_what_the_sampler_says(name):
+    for options in ({}, {"grid": torch.tensor([3.0, 1.0, 0.2]), "steps": None}):
+        calls = []
+
+        def counted(x, sigma, calls=calls):
+            calls.append(sigma.item())
+            return shrink(x, sigma)
+
+        s = sampler(name, **options)
+        sample(model(counted), s, seeds=[0], progress=False)
+        steps = 2 if options else 6
+        assert len(calls) == s.total_calls(steps, final_zero=not options)
+
+
+def test_the_global_generator_is_neither_read_nor_moved():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        before = torch.get_rng_state()
+        first = draw("pc", range(2))
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(1)
+        assert torch.equal(draw("pc", range(2)), first)
+
+
+def test_two_trajectories_interleave():
+    """State lives in `state`: one sampler object, two runs alternating step by step."""
+    s = sampler("ald")
+    inner = []
+
+    def nested(progress):
+        if progress.step == 2:
+            inner.append(sample(model(), s, seeds=[5], progress=False))
+
+    outer = sample(model(), s, seeds=[4], progress=False, callback=nested)
+    assert torch.equal(inner[0], sample(model(), s, seeds=[5], progress=False))
+    assert torch.equal(outer, sample(model(), s, seeds=[4], progress=False))
+
+
+def test_callback_sees_every_step():
+    seen = []
+    sample(model(), sampler("pc"), seeds=range(4), batch_size=2, progress=False, callback=seen.append)
+    assert [p.step for p in seen] == list(range(6)) * 2
+    assert [p.calls for p in seen[:6]] == [2, 4, 6, 8, 10, 12]
+    assert seen[0].sigma == pytest.approx(50)
+    assert seen[5].sigma_next == 0
+    assert seen[0].x.shape == seen[0].denoised.shape == (2, *SHAPE)
+    assert list(seen[6].seeds) == [2, 3]
+
+
+def test_state_precision():
+    assert draw("pc", [0]).dtype == torch.float64
+    narrow = draw("pc", [0], dtype=torch.float32)
+    assert narrow.dtype == torch.float32
+    torch.testing.assert_close(narrow.double(), draw("pc", [0]), rtol=1e-3, atol=1e-3)
+
+
+def test_the_model_is_called_in_its_own_precision():
+    seen = set()
+
+    def spy(x, sigma):
+        seen.add((x.dtype, sigma.dtype, sigma.ndim))
+        return x / (1 + sigma)
+
+    sample(spy, make_sampler("pc", grid=torch.tensor([1.0, 0.0])), seeds=[0], event_shape=(3,), progress=False)
+    assert seen == {(torch.float32, torch.float32, 0)}
+    wide = torch.nn.Linear(3, 3).double()
+    wide.forward = spy
+    sample(wide, make_sampler("pc", grid=torch.tensor([1.0, 0.0])), seeds=[0], event_shape=(3,), progress=False)
+    assert (torch.float64, torch.float64, 0) in seen
+
+
+def test_conditions_follow_their_sample():
+    def labelled(x, sigma, *, label):
+        return label.reshape(-1, 1).to(x) + 0 * x
+
+    s = make_sampler("reverse-diffusion", grid=torch.tensor([1.0, 0.0]))
+    out = sample(
+        labelled,
+        s,
+        seeds=range(3),
+        event_shape=(1,),
+        batch_size=2,
+        condition={"label": torch.tensor([5, 6, 7])},
+        progress=False,
+    )
+    torch.testing.assert_close(out.flatten(), torch.tensor([5.0, 6.0, 7.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_returns_nan_is_caught_where_it_happens(name):
+    def fails(x, sigma):
+        return shrink(x, sigma) if sigma > 1 else x * float("nan")
+
+    with pytest.raises(SamplingError, match=r"output of the model is not finite at step \d of 6 \(sigma = 0\.3"):
+        sample(model(fails), sampler(name), seeds=[0], progress=False)
+
+
+def test_a_model_that_returns_the_wrong_shape():
+    with pytest.raises(SamplingError, match=r"returned \(1, 1, 8, 7\) instead of shape \(1, 1, 8, 8\) at step 1 of 6"):
+        sample(model(lambda x, sigma: x[..., :7]), sampler("pc"), seeds=[0], progress=False)
+    with pytest.raises(SamplingError, match="returned tuple instead of shape"):
+        sample(model(lambda x, sigma: (x,)), sampler("pc"), seeds=[0], progress=False)
+
+
+def test_divergence_names_the_preconditioner():
+    """A gain of 100 over 60 steps overflows: the message says why and what to do."""
+    wild = Preconditioner(Frequency(100 * WEIGHTS, axes=2, length=8))
+    s = make_sampler("pds", steps=60, preconditioner=wild, corrector="none")
+    with pytest.raises(SamplingError, match=r"not finite at step .* the predictor is unstable.* raise alpha"):
+        sample(Denoiser(lambda x, sigma: 0 * x, SHAPE, 0.01, 50.0), s, seeds=[0], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": []}, "seeds: none given"),
+        ({"batch_size": 0}, "batch_size: 0 is not a positive"),
+        ({"event_shape": (3, 8, 8)}, r"event_shape: \(3, 8, 8\) differs from the model's own \(1, 8, 8\)"),
+        ({"condition": {"label": torch.zeros(3)}}, "condition 'label' has 3 rows for 2 seeds"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(PrescoreError, match=message):
+        sample(model(), sampler("pc"), progress=False, **({"seeds": [0, 1]} | arguments))
+
+
+def test_a_bare_function_must_be_given_a_shape_and_a_grid():
+    with pytest.raises(PrescoreError, match="event_shape: the model does not say"):
+        sample(shrink, make_sampler("pc", grid=torch.tensor([1.0, 0.0])), seeds=[0], progress=False)
+    with pytest.raises(PrescoreError, match="noise range: give the sampler a grid"):
+        sample(shrink, make_sampler("pc", steps=3), seeds=[0], event_shape=(2,), progress=False)
+
+
+def test_a_preconditioner_of_another_shape():
+    s = make_sampler("pds", steps=3, preconditioner=preconditioner())
+    with pytest.raises(PrescoreError, match=r"8, 8.*16, 16|16, 16.*8, 8"):
+        sample(Denoiser(shrink, (1, 16, 16), 0.01, 50.0), s, seeds=[0], progress=False)
