@@ -180,10 +180,13 @@ def train(
         checkpoint_every: steps between checkpoints.
 
     Raises:
-        PrescoreError: the images are not of that kind, `out_dir` cannot be written or holds a run with other
-            settings or data, or the loss is not finite.
+        PrescoreError: the images are not of that kind, the device cannot be used, `out_dir` cannot be written or holds
+            a run with other settings or data, or the loss is not finite.
     """
     _check_images(images)
+    _check_device(device)
+    if checkpoint_every < 1:
+        raise PrescoreError(f"checkpoint_every: {checkpoint_every} is less than 1")
     out, event_shape = _make_folder(out_dir), tuple(images.shape[1:])
     state = new_state(config, event_shape, config.sigma_data or root_mean_square(images), device)
     if (out / CHECKPOINT).exists():
@@ -324,6 +327,14 @@ def _check_images(images: Tensor) -> None:
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
         raise PrescoreError(f"images: values from {low:g} to {high:g}; they must lie in [0, 1]")
+
+
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # unknown names, and devices that torch was not built for
+        reason = str(error).splitlines()[0]
+        raise PrescoreError(f"device: {str(device)!r} cannot be used ({reason})") from error
 
 
 def _make_folder(out_dir: str | Path) -> Path:
