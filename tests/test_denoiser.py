@@ -199,6 +199,7 @@ def test_float32_models_receive_float32(x):
 
 def conditional(x: Tensor, sigma: Tensor, mean: Tensor | None = None) -> Tensor:
     """Exact denoiser of N(mean, 0.3); without a condition N(0.1, 0.3)."""
+    assert mean is None or mean.shape == x.shape[:1]
     mu = 0.1 if mean is None else mean.reshape(-1, 1, 1, 1)
     return mu + 0.3 / (0.3 + expand(sigma, x) ** 2) * (x - mu)
 

@@ -193,6 +193,28 @@ def test_tables_that_are_none(levels, message):
         Tabulated(levels)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VP(t_min=1.0),
+        lambda: VP(t_min=0.0),
+        lambda: VP(beta_d=-30.0),
+        lambda: VP.between(3.0, 1.0),
+        lambda: VP.between(0.01, 50.0, t_min=0.0),
+        lambda: VP.between(0.01, 50.0, t_min=1.0),
+        lambda: Cosine(t_max=1.0081),
+        lambda: EDM(80.0, 0.002),
+        lambda: VE(0.0, 1.0),
+        lambda: GeometricVE(0.0, 50.0),
+        lambda: GeometricVE(0.01, float("inf")),
+        lambda: IDDPM(C1=0.0),
+    ],
+)
+def test_schedules_that_are_none(make):
+    with pytest.raises(PrescoreError, match=r"its noise must rise|t_min: "):
+        make()
+
+
 def test_recorded_vp_schedule():
     recorded = reference("edm/precond-vp.safetensors")
     t, sigma = recorded["sched/t"], recorded["sched/sigma"]

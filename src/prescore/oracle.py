@@ -109,7 +109,8 @@ class GaussianOracle:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n events, (n, *event), in the dtype of the mean."""
-        return self.transform(torch.randn(n, *self.mean.shape, dtype=self.mean.dtype, generator=generator))
+        size = (n, *self.mean.shape)
+        return self.transform(torch.randn(size, dtype=self.mean.dtype, device=generator.device, generator=generator))
 
     def _filter(self, f: Callable[[float, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Tensor:
         """f(sigma^2, C) (x - mu): one product for each different sigma."""
@@ -360,7 +361,7 @@ class EmpiricalOracle:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n samples of the data set, with replacement, (n, *event)."""
-        return self.data[torch.randint(len(self.data), (n,), generator=generator)]
+        return self.data[torch.randint(len(self.data), (n,), device=generator.device, generator=generator)]
 
     def _parts(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """For each chunk log(N(x; x_i, sigma^2) / N), (B, k), and x_i, (k, d)."""

@@ -48,7 +48,17 @@ class Schedule(ABC):
     """Scale s(t) and noise level sigma(t), their derivatives and the exact inverse of sigma.
 
     The scale of this class is s = 1; `VariancePreserving` has the other.
+
+    Raises:
+        PrescoreError: the numbers given make no noise that rises from t_min to t_max.
     """
+
+    def __post_init__(self) -> None:
+        if not (self.t_min < self.t_max and 0 < self.sigma_min < self.sigma_max < math.inf):
+            raise PrescoreError(
+                f"{self}: its noise must rise between finite, positive levels, but goes from {self.sigma_min:g} "
+                f"at t = {self.t_min:g} to {self.sigma_max:g} at t = {self.t_max:g}"
+            )
 
     @property
     @abstractmethod
@@ -137,6 +147,8 @@ class VP(VariancePreserving):
         beta_min comes out negative where the range asks for it, such as -0.0048 for 0.002 to 80: sigma(t) then
         has no real values below t = -2 beta_min / beta_d, which is less than t_min.
         """
+        if not 0 < t_min < 1:
+            raise PrescoreError(f"t_min: {t_min} is not a time between 0 and 1")
         low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
         beta_d = 2 * (high - low / t_min) / (1 - t_min)
         return cls(beta_d, high - beta_d / 2, t_min)
