@@ -54,7 +54,7 @@ class Schedule(ABC):
     """
 
     def __post_init__(self) -> None:
-        if not (self.t_min < self.t_max and 0 < self.sigma_min < self.sigma_max < math.inf):
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise PrescoreError(
                 f"{self}: its noise must rise between finite, positive levels, but goes from {self.sigma_min:g} "
                 f"at t = {self.t_min:g} to {self.sigma_max:g} at t = {self.t_max:g}"
