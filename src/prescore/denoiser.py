@@ -53,6 +53,7 @@ class Denoiser:
         data_mean_removed: whether the mean of the training data was subtracted from it.
         dtype, device: what the function wants its arguments to be.
         name: for messages and tables.
+        network_calls: network calls that one call of the function makes, for counting (2 with guidance).
 
     Raises:
         PrescoreError: an attribute is out of its range.
@@ -67,6 +68,7 @@ class Denoiser:
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     name: str = ""
+    network_calls: int = 1
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -234,7 +236,8 @@ def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] 
             by default the model is called without a condition.
 
     Returns:
-        A denoiser that calls `denoise` twice; a `Denoiser` with the same attributes if `denoise` is one.
+        A denoiser that calls `denoise` twice; if that is a `Denoiser`, one with the same attributes that counts
+        both calls.
         For two Gaussians of one covariance it is the denoiser of the Gaussian with the mean m_u + w (m_c - m_u).
         In general it is the denoiser of no distribution.
 
@@ -248,7 +251,9 @@ def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] 
         none = {name: row.expand(len(x), *row.shape[1:]) for name, row in (unconditional or {}).items()}
         return torch.lerp(denoise(x, sigma, **none), denoise(x, sigma, **condition), weight)
 
-    return replace(denoise, function=denoise_guided) if isinstance(denoise, Denoiser) else denoise_guided
+    if isinstance(denoise, Denoiser):
+        return replace(denoise, function=denoise_guided, network_calls=2 * denoise.network_calls)
+    return denoise_guided
 
 
 def _from_native(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from support import filter_weights
 
-from prescore.denoiser import Denoiser
+from prescore.denoiser import Denoiser, guided
 from prescore.errors import PrescoreError, SamplingError
 from prescore.operators import Frequency
 from prescore.precondition import Preconditioner
@@ -75,6 +75,12 @@ def test_the_number_of_calls_is_what_the_sampler_says(name):
         sample(model(counted), s, seeds=[0], progress=False)
         steps = 2 if options else 6
         assert len(calls) == s.total_calls(steps, final_zero=not options)
+
+
+def test_guidance_counts_both_of_its_calls():
+    seen = []
+    sample(guided(model(), 2.0), sampler("pc"), seeds=[0], progress=False, callback=seen.append)
+    assert seen[-1].calls == 2 * sampler("pc").total_calls(6)
 
 
 def test_the_global_generator_is_neither_read_nor_moved():

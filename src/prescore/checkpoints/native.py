@@ -150,7 +150,8 @@ def load_model(
             description.sigma_max,
             data_range=description.data_range,
             data_mean_removed=description.data_mean_removed,
-            dtype=dtype,
+            # Noise levels leave the range of half precision: only the network inside runs in it.
+            dtype=torch.float64 if dtype == torch.float64 else torch.float32,
             device=device,
             name=description.name,
         )

@@ -169,7 +169,8 @@ def sample(
         if len(values) != len(numbers):
             raise PrescoreError(f"condition {name!r} has {len(values)} rows for {len(numbers)} seeds")
     batches = [slice(first, first + size) for first in range(0, len(numbers), size)]
-    total = len(batches) * sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
+    calls = sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
+    total = len(batches) * calls * getattr(denoiser, "network_calls", 1)
     with tqdm(total=total, unit="call", disable=not progress, leave=False) as bar, torch.no_grad():
         parts = []
         for batch in batches:
@@ -207,14 +208,15 @@ class _Model:
         self.model_dtype = getattr(parameter, "dtype", getattr(denoiser, "dtype", torch.float32))
         self.denoiser, self.dtype, self.bar = denoiser, dtype, bar
         self.condition = {name: rows.to(self.device) for name, rows in condition.items()}
-        self.calls, self.where = 0, ""
+        self.calls, self.calls_each = 0, getattr(denoiser, "network_calls", 1)
+        self.where = ""
         self.diagnosis: Callable[[], str] = str
         self.last = torch.empty(0)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         x0 = self.denoiser(x.to(self.model_dtype), sigma.to(self.device, self.model_dtype), **self.condition)
-        self.calls += 1
-        self.bar.update()
+        self.calls += self.calls_each
+        self.bar.update(self.calls_each)
         if not isinstance(x0, Tensor) or x0.shape != x.shape:
             found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
             raise SamplingError(f"the model returned {found} instead of shape {tuple(x.shape)} {self.where}")
