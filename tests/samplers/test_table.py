@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from prescore.errors import PrescoreError
+from prescore.noise import NoiseSource
 from prescore.samplers import SAMPLERS, make_sampler
 
 
@@ -39,3 +40,16 @@ def test_every_entry_declares_itself(name):
     assert entry.cls.family
     assert entry.source.startswith("https://")
     assert entry.options
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if not SAMPLERS[name].needs])
+def test_a_sampler_says_whether_its_steps_are_random(name):
+    """One step from the same state with two different sources of noise."""
+    s = make_sampler(name, grid=torch.tensor([1.0, 0.5]))
+    ends = []
+    for seed in (0, 1):
+        noise = NoiseSource([seed], (4,))
+        x = torch.ones(1, 4, dtype=torch.float64)
+        sigma, sigma_next = s.grid
+        ends.append(s.step(lambda x, sigma: x / (1 + sigma**2), x, sigma, sigma_next, s.start(s.grid), noise)[0])
+    assert torch.equal(*ends) != s.stochastic

@@ -44,8 +44,6 @@ class Sampler:
 
     family: ClassVar[str]
     order: ClassVar[int]
-    stochastic: ClassVar[bool]
-    source: ClassVar[str]
     usual_steps: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
@@ -55,6 +53,11 @@ class Sampler:
             raise PrescoreError(f"steps: {self.steps!r} is not a positive whole number")
         if self.grid is not None:
             object.__setattr__(self, "grid", check_grid(self.grid))
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the steps draw random numbers (the initial state always does)."""
+        return True
 
     def levels(self, sigma_min: float | None, sigma_max: float | None) -> Tensor:
         """Decreasing noise levels, float64, shape (T + 1,): the given grid, or the usual one on the range."""

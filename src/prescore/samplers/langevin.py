@@ -54,8 +54,6 @@ class AnnealedLangevin(Sampler):
 
     family: ClassVar[str] = "annealed Langevin"
     order: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True
-    source: ClassVar[str] = "https://arxiv.org/abs/2006.09011"
 
     def __post_init__(self) -> None:
         super().__post_init__()

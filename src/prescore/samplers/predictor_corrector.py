@@ -117,8 +117,6 @@ class PredictorCorrector(Sampler):
 
     family: ClassVar[str] = "predictor-corrector"
     order: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True
-    source: ClassVar[str] = "https://arxiv.org/abs/2011.13456"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,6 +137,10 @@ class PredictorCorrector(Sampler):
     @property
     def stochastic_predictor(self) -> bool:
         return self.predictor not in ("probability-flow", "none")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.stochastic_predictor or self.corrector != "none"
 
     @property
     def M(self) -> Preconditioner:
