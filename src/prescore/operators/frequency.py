@@ -8,6 +8,7 @@ transforms of that half cost half of the complex ones.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
@@ -87,19 +88,27 @@ class Frequency(LinearOperator):
         return Frequency(self.weights * right.weights.to(self.weights), self.axes, self.length)
 
     def coefficients(self, x: Tensor) -> Tensor:
-        return _batched(lambda y: torch.fft.rfftn(y, dim=self.dims, norm="ortho"), x, self.axes)
+        return self._analyse(x) / self._size(x)
 
     def analyse(self, x: Tensor) -> Tensor:
-        return self.coefficients(x).mul_(self._like("weights", x))
+        """Half spectrum of A x, divided by the number of transformed entries: then no transform needs to scale."""
+        return self._analyse(x).mul_(self._like("weights", x, divisor=self._size(x)))
+
+    def _analyse(self, x: Tensor) -> Tensor:
+        return _batched(lambda y: torch.fft.rfftn(y, dim=self.dims), x, self.axes)
 
     def synthesise(self, c: Tensor) -> Tensor:
         sizes = (*c.shape[-self.axes : -1], self.length)
-        return _batched(lambda y: torch.fft.irfftn(y, s=sizes, dim=self.dims, norm="ortho"), c, self.axes)
+        return _batched(lambda y: torch.fft.irfftn(y, s=sizes, dim=self.dims, norm="forward"), c, self.axes)
 
     def norm(self, c: Tensor) -> Tensor:
         """Parseval: every entry of the half spectrum counts twice, except in the columns that are their own mirror."""
         own = c[..., :: self.length // 2] if self.length % 2 == 0 else c[..., :1]
-        return (2 * sample_norm(c) ** 2 - sample_norm(own) ** 2).sqrt()
+        return (self._size(c) * (2 * sample_norm(c) ** 2 - sample_norm(own) ** 2)).sqrt()
+
+    def _size(self, x: Tensor) -> int:
+        """Number of entries that are transformed together, from a batch or its half spectrum."""
+        return prod(x.shape[-self.axes : -1]) * self.length
 
     def largest_gain(self, event_shape: Sequence[int]) -> float:
         return self.weights.abs().max().item()
