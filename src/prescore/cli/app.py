@@ -1,0 +1,33 @@
+"""The commands, gathered."""
+
+from typing import Annotated
+
+import typer
+
+from prescore.cli.calibrate import calibrate
+from prescore.cli.demo import demo
+from prescore.cli.info import info
+from prescore.cli.sample import sample
+from prescore.cli.samplers import samplers
+from prescore.cli.train import train
+
+app = typer.Typer(
+    help="Sample pretrained score-based and diffusion models in far fewer network calls, without retraining.",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (sample, samplers, calibrate, info, train, demo):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
+) -> None:
+    if version:
+        from prescore import __version__
+
+        print(f"prescore {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())

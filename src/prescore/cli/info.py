@@ -1,0 +1,114 @@
+"""`prescore info`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prescore.errors import PrescoreError
+
+if TYPE_CHECKING:
+    from prescore import Statistics
+
+ALPHAS = (1.5, 2.0, 3.0, 5.0, 10.0, 25.0)
+
+
+def info(
+    file: Annotated[str, typer.Argument(help="A statistics file, a model file, or a shipped model (mnist-ve).")],
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the statistics into this PNG: power against frequency, weights.")
+    ] = None,
+) -> None:
+    """Show what is inside a statistics file or a model."""
+    from prescore.assets import STATISTICS_SUFFIX, find, shipped_models
+    from prescore.checkpoints.native import read_safetensors
+    from prescore.files import check_writable
+    from prescore.precondition import load_statistics
+
+    if plot is not None:
+        check_writable(plot)
+    path = find(file)
+    texts, statistics = [], None
+    if "prescore" in read_safetensors(path)[0]:
+        texts.append(describe_model(path))
+        if file in shipped_models():
+            statistics = load_statistics(find(file, STATISTICS_SUFFIX))
+    else:
+        statistics = load_statistics(path)
+    if statistics is not None:
+        texts.append(describe_statistics(statistics))
+    elif plot is not None:
+        raise PrescoreError(f"--plot: {file} is a model; only statistics have a picture")
+    print("\n\n".join(texts))
+    if plot is not None and statistics is not None:
+        from prescore.cli.plots import plot_statistics
+
+        plot_statistics(statistics, plot)
+        print(f"\npicture in {plot}")
+
+
+def describe_model(path: Path) -> str:
+    """How a model file's network is built, called and was trained."""
+    from prescore.checkpoints.native import read_description, read_safetensors
+    from prescore.cli.report import facts
+
+    description, tensors = read_description(path), read_safetensors(path)[1]
+    values: dict[str, object] = {
+        "model": description.name,
+        "file": path,
+        "network": f"{description.network}, {description.preconditioning} preconditioning",
+        "parameters": f"{sum(tensor.numel() for tensor in tensors.values()):,} ({description.weights})",
+        "event shape": description.event_shape,
+        "data range": f"{description.data_range[0]:g} to {description.data_range[1]:g}",
+        "data mean removed": description.data_mean_removed,
+        "noise range": f"{description.sigma_min:g} to {description.sigma_max:g}",
+        "sigma_data": description.sigma_data,
+    }
+    return facts(values | _flat("network", description.arguments) | _flat("training", description.training))
+
+
+def _flat(prefix: str, values: Mapping[str, object]) -> dict[str, object]:
+    """Nested mappings as one, with longer names."""
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        flat |= _flat(f"{prefix} {name}", value) if isinstance(value, dict) else {f"{prefix} {name}": value}
+    return flat
+
+
+def describe_statistics(statistics: "Statistics") -> str:
+    """What was measured, the power from low to high frequencies, and what a preconditioner would make of it."""
+    from prescore.cli.report import facts, table
+    from prescore.metrics import radial_power
+    from prescore.precondition import frequency_preconditioner, pixel_preconditioner
+
+    shape = statistics.event_shape
+    head = {
+        "statistics of": f"{statistics.count} samples",
+        "event shape": shape,
+        "spectra over": f"the last {statistics.axes} axes",
+        "data range": f"{statistics.data_range[0]:g} to {statistics.data_range[1]:g}",
+        "values found": f"{statistics.minimum:.4g} to {statistics.maximum:.4g}",
+        "mean": statistics.mean.mean().item(),
+        "root mean square": statistics.mean_square.mean().sqrt().item(),
+        "written by": f"prescore {statistics.version}",
+    }
+    frequencies, raw = radial_power(statistics.power, shape[-statistics.axes :])
+    centred = radial_power(statistics.power_centred, shape[-statistics.axes :])[1]
+    raw, centred = (power.reshape(-1, len(frequencies)).mean(0) for power in (raw, centred))
+    rings = {"mean": 0, "low": 1, "mid": len(frequencies) // 2, "high": len(frequencies) - 1}
+    power = [[name, frequencies[k].item(), raw[k].item(), centred[k].item()] for name, k in rings.items()]
+    weights = [
+        [
+            alpha,
+            *(make(statistics, alpha).largest_gain(shape) for make in (frequency_preconditioner, pixel_preconditioner)),
+        ]
+        for alpha in ALPHAS
+    ]
+    return "\n\n".join(
+        (
+            facts(head),
+            table(["frequency", "cycles a pixel", "power", "power about the mean"], power),
+            table(["alpha", "largest weight: frequencies", "pixels"], weights),
+        )
+    )

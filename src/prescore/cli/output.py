@@ -1,0 +1,137 @@
+"""Where samples go: a grid, arrays, or a folder that an interrupted run leaves usable."""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prescore.errors import PrescoreError
+from prescore.files import check_writable, write_atomically
+from prescore.images import check_picture, save_grid, save_npz, save_png
+
+FOREIGN = (".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".npy", ".pt", ".zip", ".safetensors", ".mat")
+Settings = Mapping[str, object]
+
+
+class Output:
+    """A file that is written when all samples are there.
+
+    Args:
+        path: the file.
+        seeds: of all samples that are wanted.
+        settings: everything that decides the samples, JSON values.
+    """
+
+    def __init__(self, path: Path, seeds: Sequence[int], settings: Settings) -> None:
+        check_writable(path)
+        self.path, self.seeds, self.settings = path, list(seeds), settings
+        self.batches: list[Tensor] = []
+
+    def missing(self) -> list[int]:
+        """The seeds whose samples are still to be drawn."""
+        return self.seeds
+
+    def add(self, seeds: Sequence[int], images: Tensor) -> None:
+        """Take the uint8 samples (B, *event) of these seeds; they come in the order of `missing`."""
+        self.batches.append(images)
+
+    def finish(self) -> None:
+        """Write what is not yet written."""
+
+    def remains(self) -> str:
+        """What an interrupted run leaves behind."""
+        return f"nothing is written to {self.path}"
+
+
+class Grid(Output):
+    """One PNG with all samples."""
+
+    def finish(self) -> None:
+        save_grid(self.path, torch.cat(self.batches))
+
+
+class Arrays(Output):
+    """An .npz with `images` (uint8, channels last), `seeds`, and `settings` (JSON)."""
+
+    def finish(self) -> None:
+        arrays = {
+            "images": torch.cat(self.batches).movedim(1, -1).numpy(),
+            "seeds": np.array(self.seeds, dtype=np.uint64),
+            "settings": np.array(json.dumps(self.settings)),
+        }
+        save_npz(self.path, arrays)
+
+
+class Folder(Output):
+    """One PNG a sample, named by its seed, written as soon as its batch is drawn, and settings.json.
+
+    A folder that already holds samples is completed, provided that its settings are the same.
+    """
+
+    def __init__(self, path: Path, seeds: Sequence[int], settings: Settings) -> None:
+        parent = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not parent.is_dir():
+            raise PrescoreError(f"{path}: cannot be written ({parent} is not a folder)")
+        super().__init__(parent / "settings.json", seeds, settings)
+        self.path = path
+        self._check_settings()
+
+    def missing(self) -> list[int]:
+        return [seed for seed in self.seeds if not self._file(seed).exists()]
+
+    def add(self, seeds: Sequence[int], images: Tensor) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PrescoreError(f"{self.path}: cannot be written ({error.strerror})") from None
+        write_atomically(self.path / "settings.json", json.dumps(self.settings, indent=1).encode())
+        for seed, image in zip(seeds, images, strict=True):
+            save_png(self._file(seed), image)
+
+    def remains(self) -> str:
+        count = len(self.seeds) - len(self.missing())
+        return f"{count} of {len(self.seeds)} samples are in {self.path}, the same command draws the others"
+
+    def _file(self, seed: int) -> Path:
+        return self.path / f"{seed:06d}.png"
+
+    def _check_settings(self) -> None:
+        """Refuse to mix samples of other settings, or of unknown ones, with these."""
+        file = self.path / "settings.json"
+        if not file.exists():
+            if len(self.missing()) < len(self.seeds):
+                raise PrescoreError(f"{self.path}: holds samples but no settings.json; choose another folder")
+            return
+        before: object = None
+        with contextlib.suppress(OSError, ValueError):
+            before = json.loads(file.read_bytes())
+        if not isinstance(before, dict):
+            raise PrescoreError(f"{file}: cannot be read; choose another folder")
+        for name in {**before, **self.settings}:
+            old, new = before.get(name, "not given"), self.settings.get(name, "not given")
+            if old != new:
+                raise PrescoreError(
+                    f"{self.path}: holds samples drawn with {name} = {old}, now it is {new}; choose another folder"
+                )
+
+
+def open_output(path: Path, seeds: Sequence[int], settings: Settings, event_shape: tuple[int, ...]) -> Output:
+    """The output that a path stands for: .png a grid, .npz arrays, anything else a folder.
+
+    Raises:
+        PrescoreError: it cannot be written, holds samples of other settings, or cannot hold samples of that shape.
+    """
+    kind = path.suffix.lower()
+    if path.is_dir() or kind not in (".png", ".npz", *FOREIGN):
+        check_picture(event_shape)
+        return Folder(path, seeds, settings)
+    if kind == ".npz":
+        return Arrays(path, seeds, settings)
+    if kind == ".png":
+        check_picture(event_shape)
+        return Grid(path, seeds, settings)
+    raise PrescoreError(f"{path}: {kind} files are not written; name a .png (a grid), an .npz (arrays) or a folder")

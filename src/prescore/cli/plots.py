@@ -1,0 +1,110 @@
+"""Pictures that commands write. matplotlib without its global state."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prescore.errors import PrescoreError
+from prescore.files import write_atomically
+from prescore.metrics import radial_power
+from prescore.operators import Frequency
+from prescore.precondition import Statistics, frequency_preconditioner
+
+ALPHAS = (2.0, 5.0)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure, sizes in inches.
+
+    Raises:
+        PrescoreError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PrescoreError("pictures need matplotlib; pip install 'prescore[cli]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    write_atomically(path, buffer.getvalue())
+
+
+def plot_statistics(statistics: Statistics, path: str | Path) -> None:
+    """Power against frequency, the power map, the frequency weights for some alpha, and the mean square of pixels.
+
+    Raises:
+        PrescoreError: the spectra are not over two axes, or the path cannot be written.
+    """
+    if statistics.axes != 2:
+        raise PrescoreError(f"--plot: draws spectra over 2 axes, these are over {statistics.axes}")
+    figure = new_figure(14, 8)
+    axes = figure.subplots(2, 3).flatten()
+    count, shape = statistics.count, " x ".join(map(str, statistics.event_shape))
+    figure.suptitle(f"{count} samples of {shape}, mean over channels")
+    _plot_radial(axes[0], statistics)
+    _show(
+        figure, axes[1], _map(statistics.power, statistics.length).log10(), "log10 power, zero frequency in the middle"
+    )
+    _show(figure, axes[2], _flat(statistics.mean_square), "mean square of each pixel")
+    for place, alpha in zip(axes[3:], ALPHAS, strict=False):
+        _show(
+            figure,
+            place,
+            _map(_weights(statistics, alpha), statistics.length),
+            f"weight of a frequency, alpha {alpha:g}",
+        )
+    _plot_weights(axes[5], statistics)
+    save_figure(figure, path)
+
+
+def _plot_radial(axes: Any, statistics: Statistics) -> None:
+    for power, label in ((statistics.power, "raw"), (statistics.power_centred, "about the mean")):
+        frequencies, profile = radial_power(_flat(power), statistics.event_shape[-2:])
+        axes.loglog(frequencies[1:], profile[1:], marker=".", label=label)
+    axes.set(xlabel="cycles a pixel", ylabel="E|F x|²", title="power against frequency")
+    axes.tick_params(axis="x", which="minor", labelbottom=False)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+
+
+def _plot_weights(axes: Any, statistics: Statistics) -> None:
+    for alpha in ALPHAS:
+        frequencies, profile = radial_power(_flat(_weights(statistics, alpha)), statistics.event_shape[-2:])
+        axes.plot(frequencies, profile, marker=".", label=f"alpha {alpha:g}")
+    axes.set(xlabel="cycles a pixel", ylabel="weight", title="weight against frequency")
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _show(figure: Any, axes: Any, picture: Tensor, title: str) -> None:
+    image = axes.imshow(picture.numpy(), interpolation="nearest")
+    axes.set(title=title, xticks=[], yticks=[])
+    figure.colorbar(image, ax=axes, shrink=0.85)
+
+
+def _weights(statistics: Statistics, alpha: float) -> Tensor:
+    """What the preconditioner multiplies each frequency by, half spectrum."""
+    M = frequency_preconditioner(statistics, alpha).M
+    assert isinstance(M, Frequency)
+    return M.weights
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Mean over everything before the last two axes."""
+    return x.reshape(-1, *x.shape[-2:]).mean(0)
+
+
+def _map(half: Tensor, length: int) -> Tensor:
+    """Full spectrum (H, W) of a half spectrum, mean over channels, zero frequency in the middle."""
+    half = _flat(half)
+    mirrored = half.flip(-2).roll(1, -2)  # row h holds -h; column w of the other half is length - w of this
+    rest: Sequence[int] = range(length - half.shape[-1], 0, -1)
+    return torch.fft.fftshift(torch.cat([half, mirrored[:, list(rest)]], dim=-1))

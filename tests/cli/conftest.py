@@ -1,0 +1,87 @@
+"""A command line to call, and a tiny trained model with statistics of its data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from prescore.checkpoints.native import ModelDescription, save_model
+from prescore.cli import main
+from prescore.models.song_unet import SongUNet
+from prescore.precondition import calibrate, save_statistics
+
+SIDE = 8
+ARGUMENTS = {"img_resolution": SIDE, "in_channels": 1, "out_channels": 1, "model_channels": 16, "channel_mult": [1]}
+ARGUMENTS |= {"num_blocks": 1, "attn_resolutions": []}
+
+
+class Result(NamedTuple):
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """`cli("sample", path, "--steps", 5)` as a shell would run it."""
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(cli: Cli) -> Callable[..., str]:
+    """The one line on stderr of a command that has to end with exit code 2."""
+
+    def run(*arguments: object) -> str:
+        code, _, err = cli(*arguments)
+        assert code == 2
+        assert err.startswith("prescore: error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model `mnist-ve` and its statistics, both tiny."""
+    folder = tmp_path_factory.mktemp("assets")
+    generator = torch.Generator().manual_seed(0)
+    network = SongUNet(**ARGUMENTS, generator=generator)
+    description = ModelDescription(
+        "SongUNet", ARGUMENTS, 0.5, 0.01, 50.0, (1, SIDE, SIDE), name="tiny", training={"steps": 0}
+    )
+    save_model(folder / "mnist-ve.safetensors", description, network.state_dict())
+    data = torch.rand(50, 1, SIDE, SIDE, generator=generator).cumsum(-1).cumsum(-2) / SIDE**2
+    save_statistics(calibrate(data), folder / "mnist-ve.statistics.safetensors")
+    return folder
+
+
+@pytest.fixture
+def shipped(assets: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a shipped model that is tiny."""
+    monkeypatch.setattr("prescore.assets.FOLDER", assets)
+    return "mnist-ve"
+
+
+@pytest.fixture
+def model(assets: Path) -> Path:
+    """A model file that is not shipped, and so comes without statistics."""
+    return assets / "mnist-ve.safetensors"
+
+
+@pytest.fixture
+def statistics(assets: Path) -> Path:
+    return assets / "mnist-ve.statistics.safetensors"

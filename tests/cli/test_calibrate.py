@@ -1,0 +1,117 @@
+"""`prescore calibrate` measures what the library measures, and refuses bad data in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import prescore
+from prescore.data import load_images
+
+GREY = np.random.default_rng(0).integers(0, 256, (20, 9, 8), dtype=np.uint8)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "a.npz", images=GREY, labels=np.arange(20))
+    return tmp_path / "a.npz"
+
+
+def test_the_file_holds_the_statistics_of_the_subset(tmp_path: Path, data: Path, cli: Callable[..., Any]) -> None:
+    code, out, err = cli("calibrate", data, "--out", tmp_path / "s.safetensors", "--n", 5, "--seed", 3, "--pad", 12)
+    assert (code, err) == (0, "")
+    assert "5 samples" in out
+    assert str(tmp_path / "s.safetensors") in out
+    written = prescore.load_statistics(tmp_path / "s.safetensors")
+    expected = prescore.calibrate(load_images(data, n=5, seed=3, pad=12))
+    assert written.event_shape == (1, 12, 12)
+    for name in ("mean", "mean_square", "power", "power_centred"):
+        assert torch.equal(getattr(written, name), getattr(expected, name))
+
+
+def test_by_default_200_are_enough(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    np.save(tmp_path / "a.npy", np.tile(GREY, (11, 1, 1)))
+    assert "200 samples" in cli("calibrate", tmp_path / "a.npy", "--out", tmp_path / "s").out
+
+
+def test_fields_with_a_range(tmp_path: Path, cli: Callable[..., Any], refused: Callable[..., str]) -> None:
+    np.save(tmp_path / "a.npy", GREY.astype(np.float32) - 100)
+    arguments = ("calibrate", tmp_path / "a.npy", "--out", tmp_path / "s")
+    assert "from -100 to 155, outside [0, 1]" in refused(*arguments)
+    assert not (tmp_path / "s").exists()
+    assert cli(*arguments, "--range", "-100", 155).code == 0
+    assert prescore.load_statistics(tmp_path / "s").data_range == (-100, 155)
+
+
+def write_bad_data(kind: str, path: Path) -> None:
+    path.mkdir()
+    for k in range(3):
+        Image.fromarray(GREY[k]).save(path / f"{k}.png")
+    if kind == "no images":
+        for k in range(3):
+            (path / f"{k}.png").rename(path / f"{k}.txt")
+    elif kind == "mixed sizes":
+        Image.fromarray(GREY[0].T.copy()).save(path / "2.png")
+    elif kind == "truncated":
+        (path / "1.png").write_bytes((path / "1.png").read_bytes()[:60])
+    elif kind == "missing":
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+
+
+BAD_FOLDERS = {
+    "no images": "no images in it",
+    "mixed sizes": "0.png is 8 x 9 and 2.png is 9 x 8",
+    "truncated": "1.png: cannot be read",
+    "missing": "no such file or folder",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FOLDERS)
+def test_bad_folders(tmp_path: Path, refused: Callable[..., str], kind: str) -> None:
+    write_bad_data(kind, tmp_path / "data")
+    message = refused("calibrate", tmp_path / "data", "--out", tmp_path / "s")
+    assert BAD_FOLDERS[kind] in message
+    assert str(tmp_path / "data") in message
+    assert {p.name for p in tmp_path.iterdir()} <= {"data"}
+
+
+BAD_ARRAYS = {
+    "int64 values; uint8, or floating point in [0, 1], is needed": GREY.astype(np.int64),
+    "from -1 to 0.5, outside [0, 1]": np.linspace(-1, 0.5, 640).reshape(10, 8, 8),
+    "from 0 to 300, outside [0, 1]": np.linspace(0, 300, 640).reshape(10, 8, 8),
+    "640 values are NaN or infinite": np.full((10, 8, 8), np.nan),
+    "shape (20,)": np.zeros(20, np.uint8),
+}
+
+
+@pytest.mark.parametrize("expected", BAD_ARRAYS)
+def test_bad_arrays(tmp_path: Path, refused: Callable[..., str], expected: str) -> None:
+    np.savez(tmp_path / "a.npz", images=BAD_ARRAYS[expected])
+    message = refused("calibrate", tmp_path / "a.npz", "--out", tmp_path / "s")
+    assert expected in message
+    assert "a.npz" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_bad_arguments(tmp_path: Path, data: Path, refused: Callable[..., str]) -> None:
+    arguments = ("calibrate", data, "--out", tmp_path / "s")
+    assert "no array 'train'; it has images, labels" in refused(*arguments, "--key", "train")
+    assert "n: 0 " in refused(*arguments, "--n", 0)
+    assert "n: -3 " in refused(*arguments, "--n", -3)
+    assert "data_range: (1.0, 0.0)" in refused(*arguments, "--range", 1, 0)
+    assert "pad: 4" in refused(*arguments, "--pad", 4)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_an_unwritable_path_is_refused_before_the_data_are_read(
+    tmp_path: Path, data: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prescore.data.load_images", lambda *_, **__: pytest.fail("the data were read"))
+    for out in (tmp_path / "none" / "s", data / "s", tmp_path):
+        assert str(out) in refused("calibrate", data, "--out", out)

@@ -1,0 +1,71 @@
+"""`prescore demo`, with a tiny model in the place of the shipped one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import prescore
+from prescore.cli.demo import ALPHA, STEPS, usual_alpha
+from prescore.metrics import Conditioning, power_spectrum_error
+
+pytestmark = pytest.mark.usefixtures("shipped")
+
+
+def test_the_table_says_what_the_library_measures(
+    tmp_path: Path, cli: Callable[..., Any], shipped: str, statistics: Path
+) -> None:
+    out = tmp_path / "demo.png"
+    code, text, err = cli("demo", "--out", out, "--n", 4, "--steps", 3, "--steps", 2, "--alpha", 4, "--seed", 9)
+    assert (code, err) == (0, "")
+    rows = [line for line in text.splitlines() if line.startswith(("plain", "PDS"))]
+    assert [row.removeprefix("plain predictor-corrector").removeprefix("PDS").split()[0] for row in rows] == list(
+        "3232"
+    )
+    stats, conditioning = prescore.load_statistics(statistics), Conditioning()
+    M = prescore.frequency_preconditioner(stats, 4)
+    sampler = prescore.make_sampler("pds", steps=2, preconditioner=M)
+    x = prescore.sample(prescore.load(shipped), sampler, seeds=range(9, 13), callback=conditioning, progress=False)
+    numbers = [float(word) for word in rows[-1].split()[1:]]
+    assert numbers[:3] == [2, 4, 4]
+    expected = [power_spectrum_error(x, stats), conditioning.range, conditioning.variation]
+    assert numbers[4:] == pytest.approx(expected, rel=1e-3)
+    assert str(out) in text.splitlines()[-1]
+
+
+def test_the_picture_is_written_and_nothing_else(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    assert cli("demo", "--out", tmp_path / "demo.png", "--n", 4, "--steps", 2).code == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["demo.png"]
+    assert len(np.unique(np.array(Image.open(tmp_path / "demo.png").convert("L")))) > 20
+
+
+def test_alpha_is_that_of_the_nearest_number_of_steps() -> None:
+    assert [usual_alpha(T) for T in STEPS] == [ALPHA[T] for T in STEPS]
+    assert usual_alpha(1) == ALPHA[10]
+    assert usual_alpha(1000) == ALPHA[50]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--n", 0], "n: 0"),
+        (["--steps", 0], "steps: 0"),
+        (["--alpha", 0.5, "--steps", 10], "alpha: 0.5"),
+        (["--alpha", 0], "alpha: 0"),
+        (["--out", "none/demo.png"], "none/demo.png"),
+    ],
+)
+def test_bad_options_before_anything_is_drawn(
+    tmp_path: Path,
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[object],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prescore, "sample", lambda *_, **__: pytest.fail("it sampled"))
+    assert expected in refused("demo", *options)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,96 @@
+"""`prescore info` shows what a file holds, and says in one line what it cannot read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import prescore
+from prescore.cli.plots import _map
+
+
+def value(out: str, name: str) -> str:
+    return next(line for line in out.splitlines() if line.startswith(name)).removeprefix(name).strip()
+
+
+def test_statistics(cli: Callable[..., Any], statistics: Path) -> None:
+    code, out, err = cli("info", statistics)
+    assert (code, err) == (0, "")
+    stats = prescore.load_statistics(statistics)
+    assert value(out, "statistics of") == "50 samples"
+    assert value(out, "event shape") == "1 x 8 x 8"
+    assert value(out, "data range") == "0 to 1"
+    assert value(out, "values found") == f"{stats.minimum:.4g} to {stats.maximum:.4g}"
+    zero = f"{stats.power[0, 0, 0].item():.4g}"
+    assert value(out, "mean  ").startswith(f"{stats.mean.mean().item():.4g}")
+    assert any(line.split()[:3] == ["mean", "0", zero] for line in out.splitlines())
+    weight = prescore.frequency_preconditioner(stats, 2).largest_gain((1, 8, 8))
+    assert any(line.split()[:2] == ["2", f"{weight:.4g}"] for line in out.splitlines())
+
+
+def test_a_model(cli: Callable[..., Any], model: Path) -> None:
+    code, out, err = cli("info", model)
+    assert (code, err) == (0, "")
+    assert value(out, "network").startswith("SongUNet")
+    with safe_open(model, "pt") as file:
+        parameters = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - not a mapping
+    assert value(out, "parameters").startswith(f"{parameters:,} ")
+    assert value(out, "noise range") == "0.01 to 50"
+    assert value(out, "event shape") == "1 x 8 x 8"
+    assert value(out, "training steps") == "0"
+
+
+def test_a_shipped_model_shows_its_statistics_too(cli: Callable[..., Any], shipped: str) -> None:
+    out = cli("info", shipped).out
+    assert "SongUNet" in out
+    assert "50 samples" in out
+
+
+def test_the_picture_shows_something(
+    tmp_path: Path, cli: Callable[..., Any], statistics: Path, refused: Callable[..., str], model: Path
+) -> None:
+    assert cli("info", statistics, "--plot", tmp_path / "a.png").code == 0
+    pixels = np.array(Image.open(tmp_path / "a.png").convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert "only statistics have a picture" in refused("info", model, "--plot", tmp_path / "b.png")
+    assert str(tmp_path / "no" / "b.png") in refused("info", statistics, "--plot", tmp_path / "no" / "b.png")
+
+
+def test_spectra_over_one_axis_have_no_map(tmp_path: Path, refused: Callable[..., str]) -> None:
+    signals = torch.rand(9, 1, 16, generator=torch.Generator().manual_seed(0))
+    prescore.save_statistics(prescore.calibrate(signals), tmp_path / "s")
+    assert "over 2 axes" in refused("info", tmp_path / "s", "--plot", tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (6, 5), (5, 6)])
+def test_the_map_is_the_full_spectrum(shape: tuple[int, int]) -> None:
+    x = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    half, full = torch.fft.rfft2(x).abs() ** 2, torch.fft.fft2(x).abs() ** 2
+    torch.testing.assert_close(_map(half, shape[-1]), torch.fft.fftshift(full.mean(0)))
+
+
+def test_files_that_are_neither(tmp_path: Path, refused: Callable[..., str], statistics: Path, model: Path) -> None:
+    assert "mnist-vf: no such file, and no shipped model" in refused("info", "mnist-vf")
+    for source in (statistics, model):
+        whole = source.read_bytes()
+        for length in (0, 7, 100, len(whole) // 2, len(whole) - 1):
+            (tmp_path / "cut").write_bytes(whole[:length])
+            assert str(tmp_path / "cut") in refused("info", tmp_path / "cut")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    assert "not a statistics file" in refused("info", tmp_path / "other.safetensors")
+
+
+def test_a_newer_version_is_named(tmp_path: Path, refused: Callable[..., str], statistics: Path) -> None:
+    with safe_open(statistics, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata() | {"format_version": "99"}
+    save_file(tensors, tmp_path / "new", metadata)
+    assert "format version 99" in refused("info", tmp_path / "new")

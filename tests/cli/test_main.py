@@ -1,0 +1,68 @@
+"""The command line as a whole: help, version, and mistakes that come before any command."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import prescore
+from prescore.cli import main
+
+COMMANDS = ("sample", "samplers", "calibrate", "info", "train", "demo")
+
+
+def test_without_arguments_there_is_help(cli: Callable[..., Any]) -> None:
+    code, out, err = cli()
+    assert (code, err) == (0, "")
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_has_help(cli: Callable[..., Any], command: str, flag: str) -> None:
+    code, out, err = cli(command, flag)
+    assert (code, err) == (0, "")
+    assert f"prescore {command}" in out
+
+
+def test_version(cli: Callable[..., Any]) -> None:
+    assert cli("--version") == (0, f"prescore {prescore.__version__}\n", "")
+
+
+def test_usage_errors_are_one_line(refused: Callable[..., str]) -> None:
+    assert "samplers" in refused("sampler")
+    assert "--out" in refused("sample", "mnist-ve")
+    assert "--steps" in refused("sample", "mnist-ve", "--out", "a.png", "--steps", "many")
+    assert "--stepz" in refused("sample", "mnist-ve", "--out", "a.png", "--stepz", "3")
+    assert "prescore sample --help" in refused("sample")
+
+
+def test_without_typer_one_line_says_how_to_get_it(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+    assert "pip install 'prescore[cli]'" in refused("--version")
+
+
+def test_another_missing_module_is_not_mistaken_for_typer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prescore.cli.app", None)
+    with pytest.raises(ModuleNotFoundError, match=r"prescore\.cli\.app"):
+        main(["--version"])
+
+
+def test_ctrl_c_is_one_line(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prescore.samplers.make_sampler", interrupt)
+    assert cli("samplers") == (130, "", "prescore: error: interrupted\n")
+
+
+def test_python_m_prescore(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["prescore", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("prescore", run_name="__main__")
+    assert end.value.code == 0
+    assert prescore.__version__ in capsys.readouterr().out

@@ -1,0 +1,401 @@
+"""`prescore sample` draws what the library draws, uses or refuses every option, and leaves nothing half done."""
+
+import inspect
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import prescore
+from prescore.cli.plan import acting_options
+from prescore.cli.sample import sample
+from prescore.denoiser import Denoiser
+from prescore.images import grid, to_uint8
+from prescore.samplers import SAMPLERS
+
+Cli = Callable[..., Any]
+Refused = Callable[..., str]
+LOAD = prescore.load
+
+
+def draw(model: Path | str, sampler: prescore.Sampler, seeds: range) -> torch.Tensor:
+    """What the library draws, as uint8."""
+    return to_uint8(prescore.sample(LOAD(model), sampler, seeds=seeds, progress=False))
+
+
+def images_of(path: Path) -> np.ndarray:
+    with np.load(path) as file:
+        return file["images"][..., 0]
+
+
+def read(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
+
+
+def facts_of(out: str) -> dict[str, str]:
+    return dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split(maxsplit=1)) == 2)
+
+
+def with_function(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], **attributes: Any) -> None:
+    """Let the model be this function of (model, x, sigma)."""
+
+    def load(name: str, **options: Any) -> Denoiser:
+        model = LOAD(name, **options)
+        return replace(model, function=lambda x, sigma: function(model, x, sigma), **attributes)
+
+    monkeypatch.setattr(prescore, "load", load)
+
+
+def test_a_grid_of_what_the_library_draws(tmp_path: Path, cli: Cli, model: Path) -> None:
+    code, _, err = cli("sample", model, "--steps", 3, "--n", 5, "--seed", 7, "--out", tmp_path / "a.png")
+    assert (code, err) == (0, "")
+    expected = grid(draw(model, prescore.make_sampler("pc", steps=3), range(7, 12)))
+    assert np.array_equal(read(tmp_path / "a.png"), expected[0].numpy())
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_arrays_come_with_seeds_and_settings(tmp_path: Path, cli: Cli, model: Path) -> None:
+    assert cli("sample", model, "--steps", 3, "--n", 4, "--snr", 0.2, "--out", tmp_path / "a.npz").code == 0
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        images, seeds, settings = file["images"], file["seeds"], json.loads(file["settings"].item())
+    assert images.dtype == np.uint8
+    assert images.shape == (4, 8, 8, 1)
+    assert np.array_equal(images[..., 0], draw(model, prescore.make_sampler("pc", steps=3, snr=0.2), range(4))[:, 0])
+    assert seeds.tolist() == [0, 1, 2, 3]
+    expected = {"model": str(model), "sampler": "pc", "steps": 3, "snr": 0.2, "sigma_max": 50.0, "dtype": "float32"}
+    assert expected.items() <= settings.items()
+
+
+def test_samples_do_not_depend_on_the_batch_size(tmp_path: Path, cli: Cli, model: Path) -> None:
+    for size in (1, 3, 5):
+        path = tmp_path / f"{size}.npz"
+        assert cli("sample", model, "--steps", 3, "--n", 5, "--batch-size", size, "--out", path).code == 0
+        # A network rounds differently in batches of different sizes, by much less than one of 255 levels.
+        assert np.abs(images_of(path).astype(int) - images_of(tmp_path / "1.npz")).max() <= 1
+
+
+def test_the_settings_and_the_calls_are_printed(tmp_path: Path, cli: Cli, model: Path) -> None:
+    out = cli("sample", model, "--steps", 3, "--n", 5, "--batch-size", 2, "--out", tmp_path / "a.png").out
+    facts = facts_of(out)
+    expected = {"sampler": "pc", "steps": "3", "snr": "0.16", "seeds": "0 to 4", "batch_size": "2", "device": "cpu"}
+    assert expected.items() <= facts.items()
+    assert facts["calls"] == "18"  # 3 batches of 3 steps of 2 calls
+    assert out.splitlines()[-1].startswith("18 network calls in ")
+
+
+def test_a_folder_holds_one_picture_a_seed(tmp_path: Path, cli: Cli, model: Path) -> None:
+    arguments = ("sample", model, "--steps", 3, "--n", 5, "--seed", 98, "--batch-size", 2)
+    assert cli(*arguments, "--out", tmp_path / "new" / "f").code == 0
+    assert cli(*arguments, "--out", tmp_path / "a.npz").code == 0
+    names = [f"{seed:06d}.png" for seed in range(98, 103)]
+    assert sorted(os.listdir(tmp_path / "new" / "f")) == [*names, "settings.json"]
+    pictures = np.stack([read(tmp_path / "new" / "f" / name) for name in names])
+    assert np.array_equal(pictures, images_of(tmp_path / "a.npz"))
+
+
+def test_a_folder_is_completed_with_the_samples_it_misses(tmp_path: Path, cli: Cli, model: Path) -> None:
+    arguments = ("sample", model, "--steps", 3, "--out", tmp_path / "f")
+    cli(*arguments, "--n", 4)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
+    kept = (tmp_path / "f" / "000000.png").stat().st_mtime_ns
+    (tmp_path / "f" / "000002.png").unlink()
+    out = cli(*arguments, "--n", 6, "--batch-size", 2).out
+    assert out.splitlines()[-1].startswith("12 network calls")  # seeds 2, 4 | 5
+    after = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
+    assert after.keys() - before.keys() == {"000004.png", "000005.png"}
+    difference = read(tmp_path / "f" / "000002.png").astype(int) - draw_one(model, 2)
+    assert np.abs(difference).max() <= 1
+    assert (tmp_path / "f" / "000000.png").stat().st_mtime_ns == kept
+    assert cli(*arguments, "--n", 6).out.splitlines()[-1].startswith("0 network calls")
+
+
+def draw_one(model: Path, seed: int) -> np.ndarray:
+    return draw(model, prescore.make_sampler("pc", steps=3), range(seed, seed + 1))[0, 0].numpy()
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path, cli: Cli, refused: Refused, model: Path) -> None:
+    mine = shutil.copy(model, tmp_path / "m.safetensors")
+    arguments = ("sample", mine, "--n", 2, "--out", tmp_path / "f")
+    cli(*arguments, "--steps", 3)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
+    assert "steps = 3, now it is 4" in refused(*arguments, "--steps", 4)
+    assert "snr = 0.16, now it is 0.2" in refused(*arguments, "--steps", 3, "--snr", 0.2)
+    with safe_open(mine, "pt") as file:
+        tensors = {name: 2 * file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        save_file(tensors, mine, file.metadata())
+    assert "model_sha256" in refused(*arguments, "--steps", 3)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()} == before
+    (tmp_path / "f" / "settings.json").write_text('{"steps": 3')
+    assert "settings.json: cannot be read" in refused(*arguments, "--steps", 3)
+    (tmp_path / "f" / "settings.json").unlink()
+    assert "no settings.json" in refused(*arguments, "--steps", 3)
+
+
+def test_batch_norms_draw_a_sample_with_its_batch_mates_again(tmp_path: Path, cli: Cli, refused: Refused, model: Path):
+    arguments = ("sample", model, "--steps", 3, "--n", 5, "--batch-size", 2, "--norm", "batch", "--out", tmp_path / "f")
+    cli(*arguments)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
+    (tmp_path / "f" / "000002.png").unlink()
+    assert cli(*arguments).out.splitlines()[-1].startswith("6 network calls")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()} == before
+    assert "batch_size = 2, now it is 3" in refused(*arguments, "--batch-size", 3)
+
+
+def test_pds_uses_the_statistics_that_a_model_ships_with(
+    tmp_path: Path, cli: Cli, shipped: str, statistics: Path
+) -> None:
+    def run(*options: object) -> np.ndarray:
+        code, _, err = cli("sample", shipped, "--steps", 3, "--n", 2, "--out", tmp_path / "a.npz", *options)
+        assert (code, err) == (0, "")
+        return images_of(tmp_path / "a.npz")
+
+    stats = prescore.load_statistics(statistics)
+    Mf, Mp = prescore.frequency_preconditioner(stats, 4), prescore.pixel_preconditioner(stats, 4)
+    plain, pds, both = (
+        draw(shipped, prescore.make_sampler("pc", steps=3, preconditioner=M), range(2))[:, 0].numpy()
+        for M in (None, Mf, Mf @ Mp)
+    )
+    assert not np.array_equal(plain, pds)
+    assert not np.array_equal(pds, both)
+    assert np.array_equal(run(), plain)
+    assert np.array_equal(run("--alpha", 4), pds)
+    assert np.array_equal(run("--sampler", "pds", "--alpha", 4, "--no-pixel"), pds)
+    assert np.array_equal(run("--alpha", 4, "--preconditioner", statistics), pds)
+    assert np.array_equal(run("--alpha", 4, "--preconditioner", shipped), pds)
+    assert np.array_equal(run("--alpha", 4, "--pixel"), both)
+    assert np.array_equal(run("--sampler", "pds"), run("--alpha", 5))
+
+
+def test_the_noise_range_may_be_narrowed(tmp_path: Path, cli: Cli, refused: Refused, model: Path) -> None:
+    arguments = ("sample", model, "--steps", 3, "--n", 1, "--out", tmp_path / "a.npz")
+    assert cli(*arguments, "--sigma-min", 0.1, "--sigma-max", 5).code == 0
+    denoiser = replace(LOAD(model), sigma_min=0.1, sigma_max=5.0)
+    x = prescore.sample(denoiser, prescore.make_sampler("pc", steps=3), seeds=[0], progress=False)
+    assert np.array_equal(images_of(tmp_path / "a.npz"), to_uint8(x)[:, 0].numpy())
+    assert "0.01 to 60 asked for, the model knows noise from 0.01 to 50" in refused(*arguments, "--sigma-max", 60)
+    assert "sigma_min" in refused(*arguments, "--sigma-min", 0.001)
+    assert "sigma_min < sigma_max" in refused(*arguments, "--sigma-min", 5, "--sigma-max", 5)
+
+
+def test_every_option_of_every_sampler_can_be_given() -> None:
+    options = set(inspect.signature(sample).parameters)
+    for entry in SAMPLERS.values():
+        assert set(acting_options(entry)) <= options
+
+
+VALUES = {
+    "predictor": "ancestral",
+    "corrector": "langevin",
+    "corrector_steps": 1,
+    "snr": 0.16,
+    "first": "corrector",
+    "form": "paper",
+    "norm": "sample",
+    "level_steps": 2,
+    "step_size": 1e-5,
+    "prior": "uniform",
+}
+FLAGS = {"precondition_prior": "--plain-prior", "denoise": "--no-denoise"}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_option_is_used_or_refused(tmp_path: Path, cli: Cli, refused: Refused, shipped: str, name: str) -> None:
+    own = acting_options(SAMPLERS[name])
+    assert VALUES.keys() | FLAGS.keys() >= set(own)
+    for option in VALUES.keys() | FLAGS.keys():
+        flag = [FLAGS[option]] if option in FLAGS else ["--" + option.replace("_", "-"), VALUES[option]]
+        arguments = ("sample", shipped, "--sampler", name, "--alpha", 5, "--steps", 1, "--n", 1, *flag)
+        path = tmp_path / f"{option}.npz"
+        if option in own:
+            assert cli(*arguments, "--out", path).code == 0
+            with np.load(path) as file:
+                expected = VALUES.get(option, False)
+                assert json.loads(file["settings"].item())[option] == expected
+        else:
+            message = refused(*arguments, "--out", path)
+            assert option.replace("_", "-") in message.replace("_", "-")
+            assert repr(name) in message
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path: Path, refused: Refused, model: Path) -> None:
+    arguments = ("sample", model, "--out", tmp_path / "a.png")
+    assert "--snr: does nothing in sampler 'pc' with corrector = none" in refused(
+        *arguments, "--corrector", "none", "--snr", 0.2
+    )
+    assert "--form: does nothing in sampler 'pc' with preconditioner = none" in refused(*arguments, "--form", "paper")
+    assert "--pixel, --no-pixel: there is no preconditioner" in refused(*arguments, "--pixel")
+    assert "--no-pixel" in refused(*arguments, "--no-pixel")
+
+
+BAD = {
+    "n: 0 samples asked for": ["--n", 0],
+    "n: -2 samples asked for": ["--n", -2],
+    "steps: 0 is not a positive": ["--steps", 0],
+    "steps: -1 is not a positive": ["--steps", -1],
+    "batch_size: 0 is not positive": ["--batch-size", 0],
+    "seeds: -1 is not": ["--seed", -1],
+    "alpha: 0.5 given; it must be at least 1": ["--alpha", 0.5],
+    "alpha: nan given": ["--alpha", "nan"],
+    "snr: -1.0 is not positive": ["--snr", -1],
+    "'pcc'; did you mean pc": ["--sampler", "pcc"],
+    "'ancestrl'; did you mean ancestral?": ["--predictor", "ancestrl"],
+    "dtype: unknown value 'float31'; did you mean float32": ["--dtype", "float31"],
+    "device: 'gpu9' cannot be used": ["--device", "gpu9"],
+    "nothing.safetensors: no such file, and no shipped": ["--preconditioner", "nothing.safetensors"],
+}
+
+
+@pytest.mark.parametrize("expected", BAD)
+@pytest.mark.parametrize("out", ["a.png", "a.npz", "folder"])
+def test_bad_options(tmp_path: Path, refused: Refused, shipped: str, expected: str, out: str) -> None:
+    assert expected in refused("sample", shipped, "--out", tmp_path / out, *BAD[expected])
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_models_name_the_near_ones(tmp_path: Path, refused: Refused, shipped: str) -> None:
+    message = refused("sample", "mnist-v", "--out", tmp_path / "a.png")
+    assert "mnist-v: no such file, and no shipped model; did you mean mnist-ve?" in message
+
+
+def test_alpha_needs_statistics(tmp_path: Path, refused: Refused, model: Path) -> None:
+    for options, named in ((["--alpha", 3], "--alpha"), (["--sampler", "pds"], "--sampler pds")):
+        message = refused("sample", model, "--out", tmp_path / "a.png", *options)
+        assert message.startswith(f"prescore: error: {named}: {model} comes without statistics")
+
+
+def test_statistics_of_another_shape(tmp_path: Path, refused: Refused, model: Path) -> None:
+    data = torch.rand(9, 1, 8, 12, generator=torch.Generator().manual_seed(0))
+    prescore.save_statistics(prescore.calibrate(data), tmp_path / "s")
+    message = refused("sample", model, "--preconditioner", tmp_path / "s", "--alpha", 3, "--out", tmp_path / "f")
+    assert "does not fit the model" in message
+    assert "(1, 8, 12)" in message
+    assert "(1, 8, 8)" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_damaged_and_newer_statistics(tmp_path: Path, refused: Refused, model: Path, statistics: Path) -> None:
+    (tmp_path / "cut").write_bytes(statistics.read_bytes()[:-20])
+    with safe_open(statistics, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        save_file(tensors, tmp_path / "new", file.metadata() | {"format_version": "99"})
+    for name, expected in (("cut", "not a whole safetensors file"), ("new", "format version 99")):
+        message = refused("sample", model, "--preconditioner", tmp_path / name, "--out", tmp_path / "a.png")
+        assert expected in message
+        assert name in message
+    assert {p.name for p in tmp_path.iterdir()} == {"cut", "new"}
+
+
+def test_unwritable_paths_are_refused_before_sampling(
+    tmp_path: Path, refused: Refused, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prescore, "sample", lambda *_, **__: pytest.fail("it sampled"))
+    (tmp_path / "file").write_text("")
+    for out in ("none/a.png", "none/a.npz", "file/a.png", "file/a.npz", "file/f", "a.jpg", "a.pt"):
+        assert str(tmp_path / out) in refused("sample", model, "--out", tmp_path / out)
+    assert str(tmp_path / "file") in refused("sample", model, "--out", tmp_path / "file" / "f" / "g")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("out", ["a.png", "a.npz", "folder"])
+def test_a_model_that_returns_nan_or_a_wrong_shape(
+    tmp_path: Path, refused: Refused, model: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    arguments = ("sample", model, "--sampler", "reverse-diffusion", "--steps", 3, "--n", 2, "--out", tmp_path / out)
+    with_function(monkeypatch, lambda model, x, sigma: model(x, sigma) / (sigma > 1))
+    message = refused(*arguments)
+    assert "not finite at step 2 of 3 (sigma = 0.7071)" in message
+    with_function(monkeypatch, lambda model, x, sigma: model(x, sigma)[..., 1:])
+    assert "returned (2, 1, 8, 7) instead of shape (2, 1, 8, 8) at step 1 of 3 (sigma = 50)" in refused(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_memory_names_the_batch_size(
+    tmp_path: Path, refused: Refused, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
+
+    with_function(monkeypatch, exhaust)
+    assert "batch_size: 16 samples do not fit" in refused("sample", model, "--out", tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_that_are_no_pictures_go_into_arrays_only(
+    tmp_path: Path, cli: Cli, refused: Refused, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_function(monkeypatch, lambda model, x, sigma: x / (1 + sigma**2), event_shape=(2, 5, 8))
+    for out in ("a.png", "folder"):
+        assert "samples of shape (2, 5, 8)" in refused("sample", model, "--n", 3, "--out", tmp_path / out)
+    assert cli("sample", model, "--n", 3, "--out", tmp_path / "a.npz").code == 0
+    with np.load(tmp_path / "a.npz") as file:
+        assert file["images"].shape == (3, 5, 8, 2)
+
+
+def interrupted_at(call: int) -> Callable[..., torch.Tensor]:
+    """A model that receives Ctrl-C in this call."""
+    calls = 0
+
+    def function(model: Denoiser, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            signal.raise_signal(signal.SIGINT)
+        return model(x, sigma)
+
+    return function
+
+
+@pytest.mark.parametrize("out", ["a.png", "a.npz"])
+def test_ctrl_c_writes_no_file(
+    tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    with_function(monkeypatch, interrupted_at(5))
+    code, _, err = cli("sample", model, "--steps", 3, "--n", 5, "--batch-size", 2, "--out", tmp_path / out)
+    assert (code, err) == (130, f"prescore: error: interrupted: nothing is written to {tmp_path / out}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_leaves_finished_samples_and_the_same_command_goes_on(
+    tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("sample", model, "--steps", 3, "--n", 5, "--batch-size", 2)
+    assert cli(*arguments, "--out", tmp_path / "whole").code == 0
+    with_function(monkeypatch, interrupted_at(8))  # in the second batch
+    code, _, err = cli(*arguments, "--out", tmp_path / "f")
+    assert code == 130
+    assert err == (
+        f"prescore: error: interrupted: 2 of 5 samples are in {tmp_path / 'f'}, the same command draws the others\n"
+    )
+    assert sorted(os.listdir(tmp_path / "f")) == ["000000.png", "000001.png", "settings.json"]
+    assert cli(*arguments, "--out", tmp_path / "f").out.splitlines()[-1].startswith("12 network calls")
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "f" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_ctrl_c_while_a_picture_is_written_leaves_no_half_of_it(
+    tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, fsync = 0, os.fsync
+
+    def interrupt(handle: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == 4:  # settings, two samples, and this one
+            signal.raise_signal(signal.SIGINT)
+        fsync(handle)
+
+    monkeypatch.setattr("prescore.files.os.fsync", interrupt)
+    assert cli("sample", model, "--steps", 2, "--n", 5, "--out", tmp_path / "f").code == 130
+    assert sorted(os.listdir(tmp_path / "f")) == ["000000.png", "000001.png", "settings.json"]
+    assert all(read(tmp_path / "f" / name).shape == (8, 8) for name in ("000000.png", "000001.png"))
