@@ -1,5 +1,6 @@
 """The command line as a whole: help, version, and mistakes that come before any command."""
 
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -58,6 +59,15 @@ def test_ctrl_c_is_one_line(cli: Callable[..., Any], monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("prescore.samplers.make_sampler", interrupt)
     assert cli("samplers") == (130, "", "prescore: error: interrupted\n")
+
+
+def test_a_reader_who_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        assert main(["--version"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_python_m_prescore(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

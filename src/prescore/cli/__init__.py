@@ -1,5 +1,6 @@
 """The command line: `main`, and one file a command. Each command imports what it needs when it runs."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -29,12 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with command.make_context("prescore", list(sys.argv[1:] if arguments is None else arguments)) as context:
             command.invoke(context)
+        sys.stdout.flush()
     except typer.Exit as end:
         return end.exit_code
     except PrescoreError as error:
         return _fail(str(error))
     except usage_error as error:
         return _fail(f"{error.format_message()} (see {error.ctx.command_path if error.ctx else 'prescore'} --help)")
+    except BrokenPipeError:  # who read the output has left, as `head` does; nothing may be flushed to them at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as interrupt:
         return _fail(f"interrupted{': ' if str(interrupt) else ''}{interrupt}", INTERRUPTED)
     return 0

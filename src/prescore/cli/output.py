@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,9 +28,13 @@ class Output:
     """
 
     def __init__(self, path: Path, seeds: Sequence[int], settings: Settings) -> None:
-        check_writable(path)
         self.path, self.seeds, self.settings = path, list(seeds), settings
         self.batches: list[Tensor] = []
+        self.check()
+
+    def check(self) -> None:
+        """Raise PrescoreError now if the samples could not be written when they are drawn."""
+        check_writable(self.path)
 
     def missing(self) -> list[int]:
         """The seeds whose samples are still to be drawn."""
@@ -72,12 +77,14 @@ class Folder(Output):
     A folder that already holds samples is completed, provided that its settings are the same.
     """
 
-    def __init__(self, path: Path, seeds: Sequence[int], settings: Settings) -> None:
-        parent = next(folder for folder in (path, *path.parents) if folder.exists())
-        if not parent.is_dir():
-            raise PrescoreError(f"{path}: cannot be written ({parent} is not a folder)")
-        super().__init__(parent / "settings.json", seeds, settings)
-        self.path = path
+    def check(self) -> None:
+        """Raise PrescoreError if the folder cannot be made or written, or holds samples of other settings."""
+        nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        try:
+            with tempfile.TemporaryFile(dir=nearest):
+                pass
+        except OSError as error:
+            raise PrescoreError(f"{self.path}: cannot be written ({error.strerror})") from None
         self._check_settings()
 
     def missing(self) -> list[int]:
