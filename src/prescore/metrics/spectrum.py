@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.operators.frequency import multiplicity
-from prescore.precondition.statistics import Statistics, power_spectrum
+from prescore.precondition.statistics import Statistics, mean_power
 
 
 def power_spectrum_error(
@@ -43,7 +43,7 @@ def power_spectrum_error(
     if centred and len(samples) < 2:
         raise PrescoreError("samples: the power about the mean needs at least two samples")
     x = samples.detach().cpu().double()
-    own = power_spectrum(x - x.mean(0) if centred else x, tuple(range(-axes, 0))).mean(0)
+    own = mean_power(x - x.mean(0) if centred else x, tuple(range(-axes, 0)))
     if own.shape != data.shape:
         raise PrescoreError(f"samples: their spectrum has shape {tuple(own.shape)}, the data's {tuple(data.shape)}")
     weight = multiplicity(x.shape[-1]) * (data > 1e-12 * data.max())

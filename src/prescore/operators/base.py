@@ -101,7 +101,10 @@ class LinearOperator(ABC):
         """
         x = torch.cos(torch.arange(1.0, prod(event_shape) + 1, dtype=torch.float64)).reshape(1, *event_shape)
         for _ in range(50):
-            y = self.mv(x / x.norm())
+            size = x.norm()
+            if size == 0:
+                return 0.0
+            y = self.mv(x / size)
             x = self.T.mv(y)
         return y.norm().item()
 

@@ -7,7 +7,6 @@ transforms of that half cost half of the complex ones.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 import torch
@@ -62,11 +61,6 @@ class Frequency(LinearOperator):
         length = mask.shape[-1]
         return cls((mask + mirrored)[..., : length // 2 + 1] / 2, axes, length)
 
-    @cached_property
-    def dims(self) -> tuple[int, ...]:
-        """The transformed axes, counted from the end."""
-        return tuple(range(-self.axes, 0))
-
     @property
     def multiplicity(self) -> Tensor:
         """How many entries of the full spectrum each column of the half spectrum stands for, (length // 2 + 1,)."""
@@ -88,18 +82,14 @@ class Frequency(LinearOperator):
         return Frequency(self.weights * right.weights.to(self.weights), self.axes, self.length)
 
     def coefficients(self, x: Tensor) -> Tensor:
-        return self._analyse(x) / self._size(x)
+        return forward(x, self.axes) / self._size(x)
 
     def analyse(self, x: Tensor) -> Tensor:
         """Half spectrum of A x, divided by the number of transformed entries: then no transform needs to scale."""
-        return self._analyse(x).mul_(self._like("weights", x, divisor=self._size(x)))
-
-    def _analyse(self, x: Tensor) -> Tensor:
-        return _batched(lambda y: torch.fft.rfftn(y, dim=self.dims), x, self.axes)
+        return forward(x, self.axes).mul_(self._like("weights", x, divisor=self._size(x)))
 
     def synthesise(self, c: Tensor) -> Tensor:
-        sizes = (*c.shape[-self.axes : -1], self.length)
-        return _batched(lambda y: torch.fft.irfftn(y, s=sizes, dim=self.dims, norm="forward"), c, self.axes)
+        return backward(c, self.axes, self.length)
 
     def norm(self, c: Tensor) -> Tensor:
         """Parseval: every entry of the half spectrum counts twice, except in the columns that are their own mirror."""
@@ -120,6 +110,17 @@ class Frequency(LinearOperator):
             raise PrescoreError(
                 f"the frequency weights are for events of shape {own}, the model's are {tuple(event_shape)}"
             )
+
+
+def forward(x: Tensor, axes: int) -> Tensor:
+    """Half spectrum of real x over the last `axes` axes, unnormalised."""
+    return _batched(lambda y: torch.fft.rfftn(y, dim=tuple(range(-axes, 0))), x, axes)
+
+
+def backward(c: Tensor, axes: int, length: int) -> Tensor:
+    """The real signal with half spectrum c over its last `axes` axes, the last of `length`, times their entries."""
+    sizes, dims = (*c.shape[-axes:-1], length), tuple(range(-axes, 0))
+    return _batched(lambda y: torch.fft.irfftn(y, s=sizes, dim=dims, norm="forward"), c, axes)
 
 
 def _batched(transform: Callable[[Tensor], Tensor], x: Tensor, axes: int) -> Tensor:

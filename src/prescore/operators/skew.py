@@ -27,13 +27,14 @@ frequency type that does act.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.operators.base import LinearOperator, broadcasts, check_weights
-from prescore.operators.frequency import ambiguous_columns
+from prescore.operators.frequency import ambiguous_columns, backward, forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +150,7 @@ class FourierSkew(LinearOperator):
 class OddFrequency(LinearOperator):
     """S x = F^-1[i q F[x]] with q real and odd, q(-k) = -q(k): every real skew operator that commutes with shifts.
 
-    `OddFrequency.shift` gives P - P^T in this form (q = -2 sin), `OddFrequency.derivative` the spectral derivative.
+    `OddFrequency.roll` gives P - P^T in this form (q = -2 sin), `OddFrequency.derivative` the spectral derivative.
 
     Args:
         q: real half spectrum in the layout of `torch.fft.rfftn`; axes before the transformed ones broadcast.
@@ -180,8 +181,8 @@ class OddFrequency(LinearOperator):
         object.__setattr__(self, "q", q)
 
     @classmethod
-    def shift(cls, places: Sequence[int], shape: Sequence[int]) -> "OddFrequency":
-        """P - P^T for the shift by `places` of the last axes, whose lengths are `shape`."""
+    def roll(cls, places: Sequence[int], shape: Sequence[int]) -> "OddFrequency":
+        """P - P^T for the `Roll` by `places` of the last axes, whose lengths are `shape`."""
         # Whole turns are taken out first, so that only rounding is below 1e-12.
         phase = sum((m % n) * k for m, n, k in zip(places, shape, _frequencies(shape), strict=True))
         q = -2 * torch.sin(torch.as_tensor(phase))
@@ -199,9 +200,8 @@ class OddFrequency(LinearOperator):
         return cls(q.expand(*shape[:-1], shape[-1] // 2 + 1), len(shape), shape[-1])
 
     def mv(self, x: Tensor) -> Tensor:
-        dims = tuple(range(-self.axes, 0))
-        spectrum = torch.fft.rfftn(x, dim=dims, norm="ortho") * (1j * self._like("q", x))
-        return torch.fft.irfftn(spectrum, s=x.shape[-self.axes :], dim=dims, norm="ortho")
+        q = self._like("q", x, divisor=prod(x.shape[-self.axes :]))
+        return backward(forward(x, self.axes) * (1j * q), self.axes, self.length)
 
     @property
     def T(self) -> "OddFrequency":

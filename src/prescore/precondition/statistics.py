@@ -121,7 +121,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
             raise PrescoreError(f"data: {name} {getattr(b, name)} after {getattr(a, name)}; it must not change")
     count = a.count + b.count
     p, q = a.count / count, b.count / count
-    between = power_spectrum(a.mean - b.mean, a.transformed_dims)
+    between = mean_power((a.mean - b.mean)[None], a.transformed_dims)
     return replace(
         a,
         count=count,
@@ -145,17 +145,20 @@ def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statist
         data_range=(float(new_low), float(new_high)),
         mean=mean,
         mean_square=a**2 * statistics.mean_square + 2 * a * b * statistics.mean + b**2,
-        power=power_centred + power_spectrum(mean, statistics.transformed_dims),
+        power=power_centred + mean_power(mean[None], statistics.transformed_dims),
         power_centred=power_centred,
         minimum=a * statistics.minimum + b,
         maximum=a * statistics.maximum + b,
     )
 
 
-def power_spectrum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """|F x|^2 of real x, F the unnormalised transform over `dims` (the last is halved), exactly symmetric."""
+def mean_power(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Mean over the batch x, (N, *event), of |F x|^2, F the unnormalised transform over `dims`, the last halved.
+
+    Exactly symmetric in k and -k, which the mean of the library's spectra is only up to rounding.
+    """
     spectrum = torch.view_as_real(torch.fft.rfftn(x, dim=dims))
-    return symmetric_part(spectrum.square().sum(-1), len(dims), x.shape[-1])
+    return symmetric_part(spectrum.square().sum(-1).mean(0), len(dims), x.shape[-1])
 
 
 def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> Statistics:
@@ -166,7 +169,7 @@ def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> St
         raise PrescoreError(f"axes: spectra over {axes} axes asked of samples of shape {event_shape}")
     x = _checked(x, data_range)
     mean, dims = x.mean(0), tuple(range(-axes, 0))
-    power_centred = power_spectrum(x - mean, dims).mean(0)
+    power_centred = mean_power(x - mean, dims)
     return Statistics(
         count=len(x),
         event_shape=event_shape,
@@ -174,7 +177,7 @@ def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> St
         data_range=data_range,
         mean=mean,
         mean_square=x.square().mean(0),
-        power=power_centred + power_spectrum(mean, dims),
+        power=power_centred + mean_power(mean[None], dims),
         power_centred=power_centred,
         minimum=x.min().item(),
         maximum=x.max().item(),
