@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from prescore.errors import PrescoreError
-from prescore.operators import FourierRollSkew, FourierSkew, Frequency, OddFrequency, Roll, RollSkew, paper_skews
+from prescore.operators import (
+    FourierRollSkew,
+    FourierSkew,
+    Frequency,
+    Identity,
+    OddFrequency,
+    Roll,
+    RollSkew,
+    paper_skews,
+)
 from prescore.precondition import Preconditioner
 
 SHAPES = [(4, 4), (5, 6), (7, 5), (3, 4, 6)]
@@ -66,7 +75,7 @@ def test_the_zero_operators_compute_what_the_formula_says():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("places", [(1, 1), (2, 3), (10, 10), (100, 100), (0, 1)])
+@pytest.mark.parametrize("places", [(1, 1), (2, 3), (10, 10), (100, 100), (0, 1), (1_000_001, 7)])
 def test_a_roll_skew_is_an_odd_frequency_operator(shape, places):
     expected = RollSkew(places).as_matrix(shape)
     actual = OddFrequency.roll(places, shape[-2:]).as_matrix(shape)
@@ -120,3 +129,12 @@ def test_omega_has_a_limit_of_stability():
         F = (basis - step * M.drift(basis)).flatten(1)
         assert (torch.linalg.eigvals(F).abs().max().item() < 1) == stable
     assert math.sqrt(2 / step - 1) == pytest.approx(6.17, abs=0.01)  # omega q at m = 1, as the module says
+
+
+def test_a_large_omega_stops_a_corrector_whose_step_follows_the_whole_drift():
+    """eps = 2 (r |M z| / |drift|)^2: with S1 and omega = 1000 the corrector's steps are 1e-6 of the usual ones."""
+    g, z = random(3, 1, 32, 32), random(3, 1, 32, 32, seed=1)
+    plain = Preconditioner(Identity())
+    M = Preconditioner(Identity(), skew=RollSkew((1, 1)), omega=1000.0)
+    ratio = (plain.norm(plain.analyse(g, z)[0]) / M.norm(M.analyse(g, z)[0])) ** 2
+    assert ratio.max() < 1e-6

@@ -18,7 +18,8 @@ Four of the seven are the zero operator on real signals, which by itself explain
 S1..S3 are not zero (except where 2 s is a multiple of both H and W). Explicit steps bound their weight: on Gaussian
 data of precision lam a step of size a multiplies a mode by 1 - a lam (m^2 + i omega q), m^2 its eigenvalue of M M^T
 and i q that of S, |q| <= 2, and is stable only while a lam (m^4 + omega^2 q^2) < 2 m^2. At the corrector's usual
-a lam = 2 * 0.16^2 and m = 1 that is omega |q| < 6.2, so omega = 1000 diverges unless the step size shrinks with it.
+a lam = 2 * 0.16^2 and m = 1 that is omega |q| < 6.2, so omega = 1000 diverges, unless the norm in the corrector's step
+size is that of the whole drift (as here): then the steps are a million times smaller and the corrector stands still.
 
 `FourierSkew` and `FourierRollSkew` state the zero ones as the formulas do; `OddFrequency` is the skew operator of
 frequency type that does act.

@@ -49,13 +49,13 @@ def load_statistics(path: str | Path) -> Statistics:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise PrescoreError(f"{path}: not a whole safetensors file ({error}); write it again") from None
-    fields = _fields(path, metadata)
+    fields = _fields(path, _values(path, metadata))
     _check_tensors(path, tensors, fields["event_shape"])
     return Statistics(**fields, **{name: tensors[name] for name in TENSORS})
 
 
-def _fields(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The entries of Statistics that are not tensors."""
+def _values(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The metadata parsed, of a file in this format and of a version that this library reads."""
     if metadata.get("format") != FORMAT:
         raise PrescoreError(f"{path}: not a statistics file; `prescore calibrate` writes one")
     try:
@@ -64,28 +64,30 @@ def _fields(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         _refuse(path, f"its metadata cannot be read ({error!r})")
     if newer:
-        raise PrescoreError(
-            f"{path}: format version {values['format_version']}, this library reads up to {FORMAT_VERSION}; upgrade it"
-        )
+        version = values["format_version"]
+        raise PrescoreError(f"{path}: format version {version}, this library reads up to {FORMAT_VERSION}; upgrade it")
+    return values
+
+
+def _fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of Statistics that are not tensors."""
     try:
         low, high = (float(end) for end in values["data_range"])
-        event_shape = tuple(int(n) for n in values["event_shape"])
-        count, axes = int(values["count"]), int(values["axes"])
-        minimum, maximum = float(values["minimum"]), float(values["maximum"])
-        version = str(values["library_version"])
+        fields: dict[str, Any] = {
+            "count": int(values["count"]),
+            "event_shape": tuple(int(n) for n in values["event_shape"]),
+            "axes": int(values["axes"]),
+            "data_range": (low, high),
+            "minimum": float(values["minimum"]),
+            "maximum": float(values["maximum"]),
+            "version": str(values["library_version"]),
+        }
     except (KeyError, TypeError, ValueError) as error:
         _refuse(path, f"its metadata cannot be read ({error!r})")
-    if count < 1 or not 1 <= axes <= min(3, len(event_shape)) or min(event_shape) < 1 or not low < high:
+    shape: tuple[int, ...] = fields["event_shape"]
+    if fields["count"] < 1 or not 1 <= fields["axes"] <= min(3, len(shape)) or min(shape) < 1 or not low < high:
         _refuse(path, "its metadata contradict each other")
-    return {
-        "count": count,
-        "event_shape": event_shape,
-        "axes": axes,
-        "data_range": (low, high),
-        "minimum": minimum,
-        "maximum": maximum,
-        "version": version,
-    }
+    return fields
 
 
 def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[int, ...]) -> None:
