@@ -118,7 +118,7 @@ def forward(x: Tensor, axes: int) -> Tensor:
 
 
 def backward(c: Tensor, axes: int, length: int) -> Tensor:
-    """The real signal with half spectrum c over its last `axes` axes, the last of `length`, times their entries."""
+    """The unnormalised inverse of `forward`: n times the signal, n the number of transformed entries."""
     sizes, dims = (*c.shape[-axes:-1], length), tuple(range(-axes, 0))
     return _batched(lambda y: torch.fft.irfftn(y, s=sizes, dim=dims, norm="forward"), c, axes)
 
