@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Threads that wait for each other sleep instead of spinning: beside another busy process on the same cores a network
+# call is then slower by its share of the cores, not ten times slower.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test lint install clean
 

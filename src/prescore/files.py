@@ -38,6 +38,8 @@ def check_writable(path: str | Path) -> None:
     path = Path(path)
     if path.is_dir():
         raise PrescoreError(f"{path}: is a folder; name a file")
+    if not path.parent.is_dir():
+        raise PrescoreError(f"{path}: cannot be written (there is no folder {path.parent})")
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part"):
             pass

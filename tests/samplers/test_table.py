@@ -3,6 +3,8 @@ import torch
 
 from prescore.errors import PrescoreError
 from prescore.noise import NoiseSource
+from prescore.operators import Identity, RollSkew
+from prescore.precondition import Preconditioner
 from prescore.samplers import SAMPLERS, make_sampler
 
 
@@ -14,6 +16,15 @@ from prescore.samplers import SAMPLERS, make_sampler
         ({"name": "pds"}, "preconditioner: sampler 'pds' cannot run without one"),
         ({"name": "ald", "snr": 0.1}, "snr: sampler 'ald' has no such option; it has level_steps"),
         ({"name": "ancestral", "predictor": "none"}, "predictor: sampler 'ancestral' has no such option"),
+        ({"name": "ancestral", "snr": 0.1}, "snr: sampler 'ancestral' has no such option; it has form"),
+        (
+            {"name": "probability-flow", "form": "marginal", "preconditioner": Preconditioner(Identity())},
+            "form: 'marginal' leaves predictor 'probability-flow' nothing to precondition",
+        ),
+        (
+            {"name": "ancestral", "preconditioner": Preconditioner(Identity(), skew=RollSkew((1,)), omega=1.0)},
+            "skew: only Langevin dynamics can use it",
+        ),
         ({"name": "pc", "steps": 0}, "steps: 0 is not a positive whole number"),
         ({"name": "pc", "steps": 2.5}, "steps: 2.5 is not a positive whole number"),
         ({"name": "pc", "snr": 0.0}, "snr: 0.0 is not positive"),

@@ -50,15 +50,18 @@ def info(
 
 def describe_model(path: Path) -> str:
     """How a model file's network is built, called and was trained."""
-    from prescore.checkpoints.native import read_description, read_safetensors
+    from torch import nn
+
+    from prescore.checkpoints.native import load_model, read_description
     from prescore.cli.report import facts
 
-    description, tensors = read_description(path), read_safetensors(path)[1]
+    description, network = read_description(path), load_model(path).function
+    count = sum(parameter.numel() for parameter in network.parameters()) if isinstance(network, nn.Module) else 0
     values: dict[str, object] = {
         "model": description.name,
         "file": path,
         "network": f"{description.network}, {description.preconditioning} preconditioning",
-        "parameters": f"{sum(tensor.numel() for tensor in tensors.values()):,} ({description.weights})",
+        "parameters": f"{count:,} ({description.weights})",
         "event shape": description.event_shape,
         "data range": f"{description.data_range[0]:g} to {description.data_range[1]:g}",
         "data mean removed": description.data_mean_removed,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from prescore.precondition import (
     load_statistics,
     pixel_preconditioner,
 )
-from prescore.samplers import SAMPLERS, Entry, Sampler, make_sampler
+from prescore.samplers import SAMPLERS, Sampler, make_sampler
 
 DEFAULT_ALPHA = 5.0
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -85,12 +85,6 @@ def build_sampler(
     return sampler
 
 
-def acting_options(entry: Entry) -> list[str]:
-    """Options that do something in a sampler of this name."""
-    fixed = entry.fixed.items()
-    return [option for option in entry.options if option not in IDLE or IDLE[option] not in fixed]
-
-
 def resolve(
     model: str, denoiser: Denoiser, name: str, sampler: Sampler, made_from: Mapping[str, object]
 ) -> dict[str, object]:
@@ -101,7 +95,7 @@ def resolve(
     """
     levels = sampler.levels(denoiser.sigma_min, denoiser.sigma_max)
     sampler.check(denoiser.event_shape, levels)
-    own = [field.name for field in fields(sampler) if field.name not in ("steps", "grid", "preconditioner")]
+    own = (*SAMPLERS[name].fixed, *SAMPLERS[name].options)
     return {
         "prescore": prescore.__version__,
         "model": model,

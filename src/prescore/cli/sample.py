@@ -41,7 +41,12 @@ def sample(
     dtype: Annotated[
         str, typer.Option(help="Precision of the network: float64, float32, float16, bfloat16.")
     ] = "float32",
-    predictor: Annotated[str | None, typer.Option(help="Predictor.", rich_help_panel=PANEL)] = None,
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            help="reverse-diffusion, ancestral, euler-maruyama, probability-flow or none.", rich_help_panel=PANEL
+        ),
+    ] = None,
     corrector: Annotated[str | None, typer.Option(help="langevin or none.", rich_help_panel=PANEL)] = None,
     corrector_steps: Annotated[int | None, typer.Option(help="Correctors a step.", rich_help_panel=PANEL)] = None,
     snr: Annotated[
@@ -54,7 +59,8 @@ def sample(
         str | None, typer.Option(help="paper, or marginal (keeps every marginal).", rich_help_panel=PANEL)
     ] = None,
     norm: Annotated[
-        str | None, typer.Option(help="Norms of the corrector by sample or batch.", rich_help_panel=PANEL)
+        str | None,
+        typer.Option(help="Norms in the corrector's step: sample, or batch (averaged over it).", rich_help_panel=PANEL),
     ] = None,
     precondition_prior: Annotated[
         bool | None,

@@ -3,7 +3,6 @@
 
 def samplers() -> None:
     """List the samplers: what they are, what they cost, and the options they take."""
-    from prescore.cli.plan import acting_options
     from prescore.cli.report import facts, table
     from prescore.operators import Identity
     from prescore.precondition import Preconditioner
@@ -14,7 +13,7 @@ def samplers() -> None:
         sampler = make_sampler(name, preconditioner=Preconditioner(Identity()) if entry.needs else None)
         calls = sampler.total_calls(1001) - sampler.total_calls(1000)
         rows.append([name, entry.cls.family, entry.cls.order, sampler.stochastic, calls, entry.about, entry.source])
-        own = " ".join("--" + option.replace("_", "-") for option in acting_options(entry))
+        own = " ".join("--" + option.replace("_", "-") for option in entry.options)
         options[name] = own + (" --alpha --preconditioner --pixel" if entry.preconditionable else "")
     print(table(["name", "family", "order", "random", "calls a step", "what", "source"], rows))
     print("\nOptions beside --steps, --sigma-min and --sigma-max:")

@@ -31,18 +31,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Entry:
-    """A name in the table: a sampler class, the arguments that the name fixes, and what it cannot run without."""
+    """A name in the table: a sampler class, the arguments that the name fixes, the options that then do nothing,
+    and what it cannot run without."""
 
     cls: type[Sampler]
     about: str
     source: str
     fixed: Mapping[str, object] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
     @property
     def options(self) -> tuple[str, ...]:
         """Options of `make_sampler` beside steps, grid and preconditioner."""
-        common = {"steps", "grid", "preconditioner", *self.fixed}
+        common = {"steps", "grid", "preconditioner", *self.fixed, *self.idle}
         return tuple(f.name for f in fields(self.cls) if f.name not in common)
 
     @property
@@ -54,7 +56,8 @@ _SONG, _MA = "https://arxiv.org/abs/2011.13456", "https://arxiv.org/abs/2302.065
 
 
 def _alone(predictor: str, about: str) -> Entry:
-    return Entry(PredictorCorrector, about, _SONG, {"predictor": predictor, "corrector": "none"})
+    fixed = {"predictor": predictor, "corrector": "none"}
+    return Entry(PredictorCorrector, about, _SONG, fixed, idle=("snr", "corrector_steps", "first", "norm"))
 
 
 SAMPLERS: Mapping[str, Entry] = MappingProxyType(

@@ -101,8 +101,8 @@ class PredictorCorrector(Sampler):
         preconditioner: M; none is the plain sampler.
 
     Raises:
-        PrescoreError: an unknown choice, a snr or number of corrector steps that is not positive, or a skew
-            operator that no part of the sampler would use.
+        PrescoreError: an unknown choice, a snr or number of corrector steps that is not positive, or a
+            preconditioner or skew operator that no part of the sampler would use.
     """
 
     predictor: str = "reverse-diffusion"
@@ -130,8 +130,15 @@ class PredictorCorrector(Sampler):
             raise PrescoreError(f"corrector_steps: {self.corrector_steps} is not positive; use corrector='none'")
         if self.predictor == self.corrector == "none":
             raise PrescoreError("predictor and corrector are both 'none': nothing would move the state")
-        langevin_part = self.corrector != "none" or (self.form == "marginal" and self.stochastic_predictor)
-        if self.preconditioner is not None and self.preconditioner.skew is not None and not langevin_part:
+        if self.preconditioner is not None and self.corrector == "none":
+            self._check_use(self.preconditioner)
+
+    def _check_use(self, preconditioner: Preconditioner) -> None:
+        """Refuse what a predictor alone would not use."""
+        langevin_part = self.form == "marginal" and self.stochastic_predictor
+        if self.form == "marginal" and not langevin_part:
+            raise PrescoreError(f"form: 'marginal' leaves predictor {self.predictor!r} nothing to precondition")
+        if preconditioner.skew is not None and not langevin_part:
             raise PrescoreError("skew: only Langevin dynamics can use it; add a corrector or form='marginal'")
 
     @property

@@ -1,0 +1,65 @@
+"""What ships is what its card and the README say."""
+
+import pytest
+import torch
+
+import prescore
+from prescore.assets import FOLDER, find, shipped_models
+from prescore.cli.demo import ALPHA, MODEL
+from prescore.errors import PrescoreError
+from prescore.metrics import power_spectrum_error
+from prescore.samplers import statistics_recursion
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_shipped_model_is_complete(name):
+    model, statistics = prescore.load(name), prescore.load_statistics(name)
+    assert statistics.event_shape == model.event_shape
+    assert statistics.data_range == model.data_range
+    assert find(name).stat().st_size < 5_000_000
+    card = (FOLDER / f"{name}.md").read_text()
+    for word in ("icence", "prescore train", "steps", "seconds", "loss", f"{name}.png"):
+        assert word in card
+    assert (FOLDER / f"{name}.png").is_file()
+
+
+def test_mnist_ve_denoises():
+    """At sigma = 0.3 its error on blurred boxes is far below the noise, and pure noise becomes something digit-like."""
+    model = prescore.load(MODEL)
+    noise = torch.randn(8, *model.event_shape, generator=torch.Generator().manual_seed(0))
+    x0 = torch.zeros_like(noise)
+    x0[..., 6:26, 14:17] = 1.0  # an upright stroke: a one
+    error = (model(x0 + 0.3 * noise, torch.tensor(0.3)) - x0).square().mean().sqrt()
+    assert error < 0.1
+
+
+def test_few_steps_are_better_preconditioned():
+    """The point of the demo on 12 of its digits at T = 20: PDS at most half the spectrum error of the plain sampler."""
+    model, statistics = prescore.load(MODEL), prescore.load_statistics(MODEL)
+    M = prescore.frequency_preconditioner(statistics, ALPHA[20])
+    error = {}
+    for name, preconditioner in (("pc", None), ("pds", M)):
+        sampler = prescore.make_sampler(name, steps=20, preconditioner=preconditioner)
+        x = prescore.sample(model, sampler, seeds=range(12), progress=False)
+        error[name] = power_spectrum_error(x, statistics)
+    assert error["pds"] < error["pc"] / 2
+
+
+@pytest.mark.parametrize("steps", ALPHA)
+def test_the_alphas_of_the_demo_are_the_best_by_the_recursion(steps):
+    model, statistics = prescore.load(MODEL), prescore.load_statistics(MODEL)
+
+    def final_error(alpha):
+        M = prescore.frequency_preconditioner(statistics, alpha)
+        sampler = prescore.make_sampler("pds", steps=steps, preconditioner=M)
+        return statistics_recursion(sampler, statistics, model.sigma_min, model.sigma_max).log_ratio[-1].item()
+
+    best = min((2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30), key=final_error)
+    assert ALPHA[steps] == best
+
+
+def test_unknown_name():
+    with pytest.raises(PrescoreError, match=r"mnist-vee: no such file, and no shipped model; did you mean mnist-ve\?"):
+        prescore.load("mnist-vee")
+    with pytest.raises(PrescoreError, match="is a folder"):
+        prescore.load(FOLDER)
