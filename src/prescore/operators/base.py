@@ -180,7 +180,9 @@ def sample_norm(x: Tensor) -> Tensor:
     sample would depend on the size of its batch. Rows of at most CHUNK numbers are never split.
     """
     # Complex numbers go in as pairs of real ones: the library's norm of complex numbers takes 20 times as long.
-    rows = (torch.view_as_real(x) if x.is_complex() else x).flatten(1)
+    # Flattened first: where that copies, it copies whole complex numbers.
+    rows = x.flatten(1)
+    rows = torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows
     while rows.shape[1] > CHUNK:
         whole = rows.shape[1] // CHUNK * CHUNK
         norms = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (-1, CHUNK)), dim=2)

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError, suggest
@@ -206,7 +207,8 @@ class PredictorCorrector(Sampler):
                 noise_norm, drift_norm = noise_norm.mean(), drift_norm.mean()
             eps = 2 * (self.snr * noise_norm / drift_norm) ** 2
             eps = eps.reshape(eps.shape + (1,) * (x.ndim - eps.ndim))
-            x = x + self.M.synthesise(eps * G + (2 * eps).sqrt() * Z)
+            # eps G + sqrt(2 eps) Z, factored into two fused passes.
+            x = torch.addcmul(x, (2 * eps).sqrt(), self.M.synthesise(torch.addcmul(Z, (eps / 2).sqrt(), G)))
         return x
 
     def diagnosis(self, event_shape: tuple[int, ...], levels: Tensor) -> str:
