@@ -1,8 +1,9 @@
-"""Every experiment runs in a small setting, writes its figure and its numbers, and finds what its text says."""
+"""Every experiment and benchmark runs in a small setting, writes its numbers, and finds what its text says."""
 
 import importlib.util
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,30 @@ def test_power_law_limits_are_where_the_closed_form_diverges(power_law):
     kept = power_law.predict(1.1 * unstable, 50).variance[-2].max().item()
     assert grown > 1e6 * kept
     assert math.isfinite(kept)
+
+
+def test_pds_step_benchmark(tmp_path, monkeypatch):
+    """A short run at the smallest size: both formulations agree (it stops otherwise), and ours needs less memory."""
+    spec = importlib.util.spec_from_file_location("pds_step", ROOT / "benchmarks" / "pds_step.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "pds_step", benchmark)
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
+    spec.loader.exec_module(benchmark)
+    threads = torch.get_num_threads()
+    try:
+        flags = ["--sizes", "32", "--seconds", "0", "--no-network", "--device", "cpu"]
+        benchmark.main([*flags, "--json", str(tmp_path / "numbers.json")])
+    finally:
+        torch.set_num_threads(threads)
+    rows = json.loads((tmp_path / "numbers.json").read_text())["cpu"]["rows"]
+    assert [(r["preconditioner"], r["state"]) for r in rows] == [
+        ("frequency", "float32"),
+        ("frequency", "float64"),
+        ("frequency + pixel", "float32"),
+        ("frequency + pixel", "float64"),
+    ]
+    for row in rows:
+        assert row["runs"] >= 5
+        assert row["seconds"] > 0
+        if row["state"] == "float32":
+            assert 0 < row["memory"] < row["authors_memory"]
