@@ -12,7 +12,7 @@ demo: $(VENV)/cli
 	$(BIN)/prescore demo --out demo.png
 
 test: $(VENV)/dev lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

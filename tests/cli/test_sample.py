@@ -18,7 +18,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import prescore
-from prescore.cli.plan import acting_options
 from prescore.cli.sample import sample
 from prescore.denoiser import Denoiser
 from prescore.images import grid, to_uint8
@@ -191,7 +190,7 @@ def test_the_noise_range_may_be_narrowed(tmp_path: Path, cli: Cli, refused: Refu
 def test_every_option_of_every_sampler_can_be_given() -> None:
     options = set(inspect.signature(sample).parameters)
     for entry in SAMPLERS.values():
-        assert set(acting_options(entry)) <= options
+        assert set(entry.options) <= options
 
 
 VALUES = {
@@ -211,7 +210,7 @@ FLAGS = {"precondition_prior": "--plain-prior", "denoise": "--no-denoise"}
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_option_is_used_or_refused(tmp_path: Path, cli: Cli, refused: Refused, shipped: str, name: str) -> None:
-    own = acting_options(SAMPLERS[name])
+    own = SAMPLERS[name].options
     assert VALUES.keys() | FLAGS.keys() >= set(own)
     for option in VALUES.keys() | FLAGS.keys():
         flag = [FLAGS[option]] if option in FLAGS else ["--" + option.replace("_", "-"), VALUES[option]]
