@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError, suggest
 from prescore.precondition import Preconditioner
-from prescore.samplers.base import Progress, Sampler, sample, score
+from prescore.samplers.base import Preconditionable, Progress, Sampler, sample, score
 from prescore.samplers.langevin import AnnealedLangevin
 from prescore.samplers.predictor_corrector import PredictorCorrector
 from prescore.samplers.recursion import GaussianTrajectory, gaussian_recursion, statistics_recursion
@@ -18,6 +18,7 @@ __all__ = [
     "AnnealedLangevin",
     "Entry",
     "GaussianTrajectory",
+    "Preconditionable",
     "PredictorCorrector",
     "Progress",
     "Sampler",
@@ -49,7 +50,7 @@ class Entry:
 
     @property
     def preconditionable(self) -> bool:
-        return any(f.name == "preconditioner" for f in fields(self.cls))
+        return issubclass(self.cls, Preconditionable)
 
 
 _SONG, _MA = "https://arxiv.org/abs/2011.13456", "https://arxiv.org/abs/2302.06504"

@@ -22,6 +22,8 @@ from tqdm import tqdm
 from prescore.errors import PrescoreError, SamplingError
 from prescore.grid import check_grid, geometric
 from prescore.noise import NoiseSource, check_seeds
+from prescore.operators import Identity
+from prescore.precondition import Preconditioner
 
 Denoise = Callable[..., Tensor]
 
@@ -98,6 +100,25 @@ class Sampler:
     def diagnosis(self, event_shape: tuple[int, ...], levels: Tensor) -> str:
         """What the sampler knows about why its state may have diverged; empty if nothing."""
         return ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Preconditionable(Sampler):
+    """A sampler that can use a preconditioner.
+
+    Args:
+        preconditioner: M; none is the plain sampler.
+    """
+
+    preconditioner: Preconditioner | None = None
+
+    @property
+    def M(self) -> Preconditioner:
+        """The preconditioner, or the identity."""
+        return self.preconditioner or Preconditioner(Identity())
+
+    def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
+        self.M.check(event_shape)
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,13 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError, suggest
 from prescore.noise import NoiseSource
-from prescore.operators import Identity
-from prescore.precondition import Preconditioner
-from prescore.samplers.base import Denoise, Sampler, score
+from prescore.samplers.base import Denoise, Preconditionable, score
 
 PRIORS = ("uniform", "gaussian")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AnnealedLangevin(Sampler):
+class AnnealedLangevin(Preconditionable):
     """Annealed Langevin dynamics of NCSN and NCSNv2.
 
     Args:
@@ -50,7 +48,6 @@ class AnnealedLangevin(Sampler):
     step_size: float | None = None
     denoise: bool = True
     prior: str = "uniform"
-    preconditioner: Preconditioner | None = None
 
     family: ClassVar[str] = "annealed Langevin"
     order: ClassVar[int] = 1
@@ -63,13 +60,6 @@ class AnnealedLangevin(Sampler):
             raise PrescoreError(f"level_steps: {self.level_steps} is not positive")
         if self.step_size is not None and not self.step_size > 0:
             raise PrescoreError(f"step_size: {self.step_size} is not positive")
-
-    @property
-    def M(self) -> Preconditioner:
-        return self.preconditioner or Preconditioner(Identity())
-
-    def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
-        self.M.check(event_shape)
 
     def total_calls(self, steps: int, final_zero: bool = True) -> int:
         return steps * self.level_steps + (1 if final_zero and self.denoise else 0)

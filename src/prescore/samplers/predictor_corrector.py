@@ -33,9 +33,8 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError, suggest
 from prescore.noise import NoiseSource
-from prescore.operators import Identity
 from prescore.precondition import Preconditioner
-from prescore.samplers.base import Denoise, Sampler, score
+from prescore.samplers.base import Denoise, Preconditionable, score
 
 
 def reverse_diffusion(sigma: float, sigma_next: float) -> tuple[float, float]:
@@ -84,7 +83,7 @@ CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PredictorCorrector(Sampler):
+class PredictorCorrector(Preconditionable):
     """Predictor-corrector sampler of Song et al., preconditioned as in Ma et al. if M is given.
 
     Args:
@@ -114,7 +113,6 @@ class PredictorCorrector(Sampler):
     form: str = "paper"
     norm: str = "sample"
     precondition_prior: bool | None = None
-    preconditioner: Preconditioner | None = None
 
     family: ClassVar[str] = "predictor-corrector"
     order: ClassVar[int] = 1
@@ -149,13 +147,6 @@ class PredictorCorrector(Sampler):
     @property
     def stochastic(self) -> bool:
         return self.stochastic_predictor or self.corrector != "none"
-
-    @property
-    def M(self) -> Preconditioner:
-        return self.preconditioner or Preconditioner(Identity())
-
-    def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
-        self.M.check(event_shape)
 
     def total_calls(self, steps: int, final_zero: bool = True) -> int:
         corrections = 0 if self.corrector == "none" else self.corrector_steps
