@@ -81,9 +81,9 @@ class Preconditioner:
         a, b = _for_samples(a, g), _for_samples(b, z)
         if not isinstance(self.M, Composed):
             G, Z = self.analyse(g, z, skew=skew)
-            return self.synthesise(a * G + b * Z)
+            return self.synthesise((a * G).add_(b * Z))  # in place: a new buffer costs more than the sum
         # M (a M^T g + b z) takes one transform less than the coefficients of both terms.
-        step = self.M.mv(a * self.M.T.mv(g) + b * z)
+        step = self.M.mv((a * self.M.T.mv(g)).add_(b * z))
         return step + a * self.omega * self.skew.mv(g) if skew and self.skew is not None else step
 
     def analyse(self, g: Tensor, z: Tensor, *, skew: bool = True) -> tuple[Tensor, Tensor]:

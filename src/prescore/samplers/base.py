@@ -144,7 +144,7 @@ class Progress:
 
 def score(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:
     """grad log p(x; sigma) = (D(x, sigma) - x) / sigma**2 (Tweedie)."""
-    return (denoise(x, sigma) - x) / sigma**2
+    return (denoise(x, sigma) - x).div_(sigma**2)
 
 
 def sample(

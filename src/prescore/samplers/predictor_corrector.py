@@ -187,7 +187,7 @@ class PredictorCorrector(Preconditionable):
         if a:
             x = x + a * g
         if c:
-            return x + self.M.combine(b, g, c, noise(), skew=self.form == "marginal")
+            return self.M.combine(b, g, c, noise(), skew=self.form == "marginal").add_(x)
         return x + self.M.drift(b * g, skew=False) if b else x
 
     def correct(self, denoise: Denoise, x: Tensor, sigma: Tensor, noise: NoiseSource) -> Tensor:
