@@ -7,6 +7,7 @@ transforms of that half cost half of the complex ones.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -86,7 +87,14 @@ class Frequency(LinearOperator):
 
     def analyse(self, x: Tensor) -> Tensor:
         """Half spectrum of A x, divided by the number of transformed entries: then no transform needs to scale."""
-        return forward(x, self.axes).mul_(self._like("weights", x, divisor=self._size(x)))
+        c = forward(x, self.axes)
+        torch.view_as_real(c).mul_(self._like("_pairs", x, divisor=self._size(x)))
+        return c
+
+    @cached_property
+    def _pairs(self) -> Tensor:
+        """The weights, once for each real and imaginary part: a product without a complex copy of them."""
+        return self.weights.unsqueeze(-1).repeat_interleave(2, -1)
 
     def synthesise(self, c: Tensor) -> Tensor:
         return backward(c, self.axes, self.length)

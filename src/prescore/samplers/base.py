@@ -200,7 +200,7 @@ def sample(
         for batch in batches:
             rows = {name: values[batch] for name, values in conditions.items()}
             model = _Model(denoiser, rows, dtype, bar)
-            noise = NoiseSource(numbers[batch], shape, dtype=dtype, device=model.device)
+            noise = NoiseSource(numbers[batch], shape, dtype=model.step_dtype, device=model.device)
             parts.append(_trajectory(model, sampler, levels.to(model.device), noise, callback))
     return torch.cat(parts)
 
@@ -212,7 +212,7 @@ def _trajectory(
     noise: NoiseSource,
     callback: Callable[[Progress], None] | None,
 ) -> Tensor:
-    x, state, steps = sampler.initial(noise, levels[0]), sampler.start(levels), len(levels) - 1
+    x, state, steps = sampler.initial(noise, levels[0]).to(model.dtype), sampler.start(levels), len(levels) - 1
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
         model.where = f"at step {i + 1} of {steps} (sigma = {sigma.item():.4g})"
         model.diagnosis = lambda: sampler.diagnosis(noise.event_shape, levels)
@@ -231,6 +231,9 @@ class _Model:
         self.device = torch.device(getattr(parameter, "device", getattr(denoiser, "device", "cpu")))
         self.model_dtype = getattr(parameter, "dtype", getattr(denoiser, "dtype", torch.float32))
         self.denoiser, self.dtype, self.bar = denoiser, dtype, bar
+        # A step is as precise as the network's answer and the draws; only the sum of the steps is in `dtype`.
+        single_or_better = torch.promote_types(self.model_dtype, torch.float32)
+        self.step_dtype = dtype if dtype == torch.float32 else single_or_better
         self.condition = {name: rows.to(self.device) for name, rows in condition.items()}
         self.calls, self.calls_each = 0, getattr(denoiser, "network_calls", 1)
         self.where = ""
