@@ -172,7 +172,8 @@ def sample(
         callback: receives a `Progress` after each step of each batch.
         progress: show a bar that counts network calls.
         condition: named tensors of N rows, one for each sample, passed to the denoiser as keyword arguments.
-        dtype: of the state between the calls.
+        dtype: of the state between the calls. A step is computed in the precision of the network's answer, float32
+            at least, and added to the state.
 
     Returns:
         Samples in the model's own coordinates, shape (N, *event), in `dtype` on the model's device.
