@@ -115,3 +115,9 @@ def test_an_unwritable_path_is_refused_before_the_data_are_read(
     monkeypatch.setattr("prescore.data.load_images", lambda *_, **__: pytest.fail("the data were read"))
     for out in (tmp_path / "none" / "s", data / "s", tmp_path):
         assert str(out) in refused("calibrate", data, "--out", out)
+
+
+def test_data_without_scale_leave_no_file(tmp_path: Path, refused: Callable[..., str]) -> None:
+    np.savez(tmp_path / "zero.npz", images=np.zeros((20, 9, 8), np.uint8))
+    assert "zero everywhere" in refused("calibrate", tmp_path / "zero.npz", "--out", tmp_path / "s.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["zero.npz"]

@@ -118,11 +118,13 @@ def test_callback_sees_every_step():
     assert list(seen[6].seeds) == [2, 3]
 
 
-def test_state_precision():
-    assert draw("pc", [0]).dtype == torch.float64
-    narrow = draw("pc", [0], dtype=torch.float32)
+@pytest.mark.parametrize("name", NAMES)
+def test_state_precision(name):
+    """The state keeps the precision asked for, whatever the steps are computed in."""
+    assert draw(name, [0]).dtype == torch.float64
+    narrow = draw(name, [0], dtype=torch.float32)
     assert narrow.dtype == torch.float32
-    torch.testing.assert_close(narrow.double(), draw("pc", [0]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(narrow.double(), draw(name, [0]), rtol=1e-3, atol=1e-3)
 
 
 def test_the_model_is_called_in_its_own_precision():

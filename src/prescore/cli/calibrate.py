@@ -28,6 +28,7 @@ def calibrate(
     check_writable(out)
     images = load_images(data, key=key, n=n, seed=seed, pad=pad, data_range=data_range)
     statistics = measure(images, data_range=data_range or (0.0, 1.0))
+    description = describe_statistics(statistics)  # refuses data that no preconditioner can be built from
     save_statistics(statistics, out)
-    print(describe_statistics(statistics))
+    print(description)
     print(f"\nwritten to {out}")

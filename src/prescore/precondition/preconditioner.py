@@ -76,9 +76,9 @@ class Preconditioner:
     def combine(self, a: Scalar, g: Tensor, b: Scalar, z: Tensor, *, skew: bool = True) -> Tensor:
         """a * drift(g) + b * noise(z); a and b are numbers or tensors of shape () or (B,).
 
-        With M the identity this is a * g + b * z, bit for bit.
+        With M the identity this is a * g + b * z, bit for bit. The arithmetic is done in the precision of z.
         """
-        a, b = _for_samples(a, g), _for_samples(b, z)
+        g, a, b = g.to(z.dtype), _for_samples(a, g), _for_samples(b, z)
         if not isinstance(self.M, Composed):
             G, Z = self.analyse(g, z, skew=skew)
             return self.synthesise((a * G).add_(b * Z))  # in place: a new buffer costs more than the sum
@@ -90,8 +90,9 @@ class Preconditioner:
         """Coefficients (G, Z) of drift(g) and noise(z) in the basis of M: see `norm` and `synthesise`.
 
         For any a and b, a * drift(g) + b * noise(z) = synthesise(a * G + b * Z). They have the batch axis first and
-        as many axes as g, so that a factor for each sample has shape (B, 1, ..., 1).
+        as many axes as g, so that a factor for each sample has shape (B, 1, ..., 1), and the precision of z.
         """
+        g = g.to(z.dtype)
         G, Z = self.A.analyse(g), self.M.analyse(z)
         if skew and self.skew is not None:
             G = G + self.omega * self.M.coefficients(self.skew.mv(g))

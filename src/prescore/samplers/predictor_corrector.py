@@ -187,14 +187,12 @@ class PredictorCorrector(Preconditionable):
         if a:
             x = x + a * g
         if c:
-            z = noise()
-            return x + self.M.combine(b, g.to(z.dtype), c, z, skew=self.form == "marginal")
+            return x + self.M.combine(b, g, c, noise(), skew=self.form == "marginal")
         return x + self.M.drift(b * g, skew=False) if b else x
 
     def correct(self, denoise: Denoise, x: Tensor, sigma: Tensor, noise: NoiseSource) -> Tensor:
         for _ in range(0 if self.corrector == "none" else self.corrector_steps):
-            z = noise()
-            G, Z = self.M.analyse(score(denoise, x, sigma).to(z.dtype), z)
+            G, Z = self.M.analyse(score(denoise, x, sigma), noise())
             noise_norm, drift_norm = self.M.norm(Z), self.M.norm(G)
             if self.norm == "batch":
                 noise_norm, drift_norm = noise_norm.mean(), drift_norm.mean()
