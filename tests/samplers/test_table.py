@@ -47,7 +47,7 @@ def test_bad_input_is_one_clear_line(arguments, message):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_entry_declares_itself(name):
     entry = SAMPLERS[name]
-    assert entry.cls.order >= 1
+    assert entry.cls(**entry.fixed).order >= 1
     assert entry.cls.family
     assert entry.source.startswith("https://")
     assert entry.options

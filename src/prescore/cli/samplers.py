@@ -12,7 +12,7 @@ def samplers() -> None:
     for name, entry in SAMPLERS.items():
         sampler = make_sampler(name, preconditioner=Preconditioner(Identity()) if entry.needs else None)
         calls = sampler.total_calls(1001) - sampler.total_calls(1000)
-        rows.append([name, entry.cls.family, entry.cls.order, sampler.stochastic, calls, entry.about, entry.source])
+        rows.append([name, entry.cls.family, sampler.order, sampler.stochastic, calls, entry.about, entry.source])
         own = " ".join("--" + option.replace("_", "-") for option in entry.options)
         options[name] = own + (" --alpha --preconditioner --pixel" if entry.preconditionable else "")
     print(table(["name", "family", "order", "random", "calls a step", "what", "source"], rows))

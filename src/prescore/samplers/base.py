@@ -45,7 +45,6 @@ class Sampler:
     grid: Tensor | None = None
 
     family: ClassVar[str]
-    order: ClassVar[int]
     usual_steps: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
@@ -55,6 +54,16 @@ class Sampler:
             raise PrescoreError(f"steps: {self.steps!r} is not a positive whole number")
         if self.grid is not None:
             object.__setattr__(self, "grid", check_grid(self.grid))
+
+    @property
+    def order(self) -> int:
+        """Order of convergence in the step: of the state if the steps are deterministic, else of its moments (weak)."""
+        return 1
+
+    @property
+    def strong_order(self) -> float | None:
+        """Order of convergence along one Brownian path; None for a deterministic sampler."""
+        return 1 if self.stochastic else None
 
     @property
     def stochastic(self) -> bool:
@@ -90,8 +99,8 @@ class Sampler:
         """One step from sigma to sigma_next < sigma (0-d float64 tensors); x has shape (B, *event)."""
         raise TypeError(f"{type(self).__name__} does not define a step")
 
-    def total_calls(self, steps: int, final_zero: bool = True) -> int:
-        """Network calls that `steps` steps take on a grid that does (or does not) end in 0."""
+    def total_calls(self, steps: int, final_zero: bool = True) -> int | None:
+        """Network calls that `steps` steps take on a grid that does (or does not) end in 0; None if not known before."""
         return steps
 
     def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
@@ -130,6 +139,7 @@ class Progress:
         sigma, sigma_next: noise levels before and after it.
         x: state after it, (B, *event).  denoised: the last prediction of x0 in it, (B, *event).
         calls: network calls of this batch so far.  seeds: the seeds of this batch.
+        state: what the sampler will remember in its next step.
     """
 
     step: int
@@ -140,6 +150,7 @@ class Progress:
     denoised: Tensor
     calls: int
     seeds: Sequence[int]
+    state: Any
 
 
 def score(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:
@@ -195,7 +206,7 @@ def sample(
             raise PrescoreError(f"condition {name!r} has {len(values)} rows for {len(numbers)} seeds")
     batches = [slice(first, first + size) for first in range(0, len(numbers), size)]
     calls = sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
-    total = len(batches) * calls * getattr(denoiser, "network_calls", 1)
+    total = None if calls is None else len(batches) * calls * getattr(denoiser, "network_calls", 1)
     with tqdm(total=total, unit="call", disable=not progress, leave=False) as bar, torch.no_grad():
         parts = []
         for batch in batches:
@@ -220,7 +231,8 @@ def _trajectory(
         x, state = sampler.step(model, x, sigma, sigma_next, state, noise)
         model.check_finite(x, "the state of the sampler")
         if callback is not None:
-            callback(Progress(i, steps, sigma.item(), sigma_next.item(), x, model.last, model.calls, noise.seeds))
+            last, calls = model.last, model.calls
+            callback(Progress(i, steps, sigma.item(), sigma_next.item(), x, last, calls, noise.seeds, state))
     return x
 
 

@@ -50,7 +50,6 @@ class AnnealedLangevin(Preconditionable):
     prior: str = "uniform"
 
     family: ClassVar[str] = "annealed Langevin"
-    order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

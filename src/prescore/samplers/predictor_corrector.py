@@ -115,7 +115,6 @@ class PredictorCorrector(Preconditionable):
     precondition_prior: bool | None = None
 
     family: ClassVar[str] = "predictor-corrector"
-    order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
