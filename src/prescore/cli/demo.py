@@ -12,7 +12,8 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prescore import Denoiser, Sampler, Statistics
+    from prescore import Denoiser, Statistics
+    from prescore.samplers import PredictorCorrector
 
 MODEL = "mnist-ve"
 STEPS = (10, 20, 50)
@@ -88,15 +89,21 @@ def usual_alpha(steps: int) -> float:
     return ALPHA[min(ALPHA, key=lambda known: abs(known - steps))]
 
 
-def _sampler(statistics: "Statistics", name: str, steps: int, alpha: float) -> "Sampler":
-    import prescore
+def _sampler(statistics: "Statistics", name: str, steps: int, alpha: float) -> "PredictorCorrector":
+    from prescore.precondition import frequency_preconditioner
+    from prescore.samplers import PredictorCorrector
 
-    M = prescore.frequency_preconditioner(statistics, alpha) if name == "pds" else None
-    return prescore.make_sampler(name, steps=steps, preconditioner=M)
+    M = frequency_preconditioner(statistics, alpha) if name == "pds" else None
+    return PredictorCorrector(steps=steps, preconditioner=M)
 
 
 def _run(
-    denoiser: "Denoiser", statistics: "Statistics", sampler: "Sampler", label: str, alpha: float, seeds: list[int]
+    denoiser: "Denoiser",
+    statistics: "Statistics",
+    sampler: "PredictorCorrector",
+    label: str,
+    alpha: float,
+    seeds: list[int],
 ) -> Run:
     import prescore
     from prescore.images import to_uint8

@@ -121,7 +121,13 @@ def draw(denoiser: "Denoiser", sampler: "Sampler", output: "Output", batch_size:
     each = sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
     calls = None if each is None else len(batches) * each
     seeds = f"{output.seeds[0]} to {output.seeds[-1]}"
-    plan = {"seeds": seeds, "batch_size": batch_size, "device": denoiser.device, "calls": "as the tolerance needs" if calls is None else calls, "out": output.path}
+    plan = {
+        "seeds": seeds,
+        "batch_size": batch_size,
+        "device": denoiser.device,
+        "calls": "as the tolerance needs" if calls is None else calls,
+        "out": output.path,
+    }
     print(facts(dict(output.settings) | plan), flush=True)
     start = time.perf_counter()
     try:
@@ -142,7 +148,9 @@ def split(output: "Output", size: int) -> list[list[int]]:
     return [batch for batch in batches if not set(missing).isdisjoint(batch)]
 
 
-def _run(denoiser: "Denoiser", sampler: "Sampler", output: "Output", batches: list[list[int]], calls: int | None) -> int:
+def _run(
+    denoiser: "Denoiser", sampler: "Sampler", output: "Output", batches: list[list[int]], calls: int | None
+) -> int:
     from tqdm import tqdm
 
     import prescore
