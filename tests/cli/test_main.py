@@ -38,6 +38,7 @@ def test_usage_errors_are_one_line(refused: Callable[..., str]) -> None:
     assert "--steps" in refused("sample", "mnist-ve", "--out", "a.png", "--steps", "many")
     assert "--stepz" in refused("sample", "mnist-ve", "--out", "a.png", "--stepz", "3")
     assert "prescore sample --help" in refused("sample")
+    assert "extra argument" in refused("sample", "mnist-ve", "--out", "a.png", "more")
 
 
 def test_without_typer_one_line_says_how_to_get_it(
@@ -57,8 +58,8 @@ def test_ctrl_c_is_one_line(cli: Callable[..., Any], monkeypatch: pytest.MonkeyP
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prescore.samplers.make_sampler", interrupt)
-    assert cli("samplers") == (130, "", "prescore: error: interrupted\n")
+    monkeypatch.setattr("prescore.samplers.find_sampler", interrupt)
+    assert cli("samplers", "pc") == (130, "", "prescore: error: interrupted\n")
 
 
 def test_a_reader_who_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

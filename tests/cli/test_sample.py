@@ -18,10 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import prescore
+from prescore.cli.options import options_of
 from prescore.cli.sample import sample
 from prescore.denoiser import Denoiser
+from prescore.grid import geometric, iddpm, karras, uniform_t
 from prescore.images import grid, to_uint8
 from prescore.samplers import SAMPLERS
+from prescore.schedule import VP
 
 Cli = Callable[..., Any]
 Refused = Callable[..., str]
@@ -170,8 +173,8 @@ def test_pds_uses_the_statistics_that_a_model_ships_with(
     assert np.array_equal(run(), plain)
     assert np.array_equal(run("--alpha", 4), pds)
     assert np.array_equal(run("--sampler", "pds", "--alpha", 4, "--no-pixel"), pds)
-    assert np.array_equal(run("--alpha", 4, "--preconditioner", statistics), pds)
-    assert np.array_equal(run("--alpha", 4, "--preconditioner", shipped), pds)
+    assert np.array_equal(run("--alpha", 4, "--statistics", statistics), pds)
+    assert np.array_equal(run("--alpha", 4, "--statistics", shipped), pds)
     assert np.array_equal(run("--alpha", 4, "--pixel"), both)
     assert np.array_equal(run("--sampler", "pds"), run("--alpha", 5))
 
@@ -187,44 +190,116 @@ def test_the_noise_range_may_be_narrowed(tmp_path: Path, cli: Cli, refused: Refu
     assert "sigma_min < sigma_max" in refused(*arguments, "--sigma-min", 5, "--sigma-max", 5)
 
 
-def test_every_option_of_every_sampler_can_be_given() -> None:
-    options = set(inspect.signature(sample).parameters)
+def test_no_option_of_a_sampler_is_one_of_the_command_too() -> None:
+    own = {name.replace("_", "-") for name in inspect.signature(sample).parameters}
     for entry in SAMPLERS.values():
-        assert set(entry.options) <= options
+        flags = [option.flag.removeprefix("--") for option in options_of(entry).values()]
+        assert len(set(flags)) == len(flags)
+        assert own.isdisjoint(flags)
 
 
-VALUES = {
+# Values of options whose default is None or would be refused, and of some others another one than the default.
+VALUES: dict[str, object] = {
     "predictor": "ancestral",
-    "corrector": "langevin",
-    "corrector_steps": 1,
-    "snr": 0.16,
-    "first": "corrector",
-    "form": "paper",
-    "norm": "sample",
+    "corrector_steps": 2,
+    "snr": 0.2,
+    "first": "predictor",
     "level_steps": 2,
     "step_size": 1e-5,
-    "prior": "uniform",
 }
-FLAGS = {"precondition_prior": "--plain-prior", "denoise": "--no-denoise"}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_every_option_is_used_or_refused(tmp_path: Path, cli: Cli, refused: Refused, shipped: str, name: str) -> None:
-    own = SAMPLERS[name].options
-    assert VALUES.keys() | FLAGS.keys() >= set(own)
-    for option in VALUES.keys() | FLAGS.keys():
-        flag = [FLAGS[option]] if option in FLAGS else ["--" + option.replace("_", "-"), VALUES[option]]
-        arguments = ("sample", shipped, "--sampler", name, "--alpha", 5, "--steps", 1, "--n", 1, *flag)
-        path = tmp_path / f"{option}.npz"
-        if option in own:
-            assert cli(*arguments, "--out", path).code == 0
-            with np.load(path) as file:
-                expected = VALUES.get(option, False)
-                assert json.loads(file["settings"].item())[option] == expected
-        else:
-            message = refused(*arguments, "--out", path)
-            assert option.replace("_", "-") in message.replace("_", "-")
-            assert repr(name) in message
+def test_every_option_is_used(tmp_path: Path, cli: Cli, shipped: str, name: str) -> None:
+    preconditioned = ["--alpha", 5] if SAMPLERS[name].takes("preconditioner") else []
+    for option in options_of(SAMPLERS[name]).values():
+        value = VALUES.get(option.name, not option.default if option.is_switch else option.default)
+        assert value is not None, option.name
+        flag = [option.flags[not value]] if option.is_switch else [option.flag, word(value)]
+        path = tmp_path / f"{option.name}.npz"
+        arguments = ("sample", shipped, "--sampler", name, *preconditioned, "--steps", 4, "--n", 1, *flag)
+        assert cli(*arguments, "--out", path).err == ""
+        with np.load(path) as file:
+            settings = json.loads(file["settings"].item())
+        assert settings[option.name] == (list(value) if isinstance(value, tuple) else value)
+
+
+def word(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_option_of_another_sampler_is_refused(tmp_path: Path, refused: Refused, shipped: str, name: str) -> None:
+    own = options_of(SAMPLERS[name])
+    others = (option for entry in SAMPLERS.values() for option in options_of(entry).values())
+    option = next(option for option in others if option.name not in own)
+    message = refused("sample", shipped, "--sampler", name, option.flag, 1, "--out", tmp_path / "a.npz")
+    assert f"{option.flag}: sampler {name!r} has no such option; did you mean" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_options_of_a_sampler_stand_anywhere(tmp_path: Path, cli: Cli, model: Path) -> None:
+    out = ("--out", tmp_path / "a.npz", "--n", 1, "--steps", 2)
+    for arguments in (
+        ["--snr=0.3", "--corrector-steps", 2, model, *out],
+        [model, *out, "--corrector-steps=2", "--sampler=pc", "--snr", 0.1, "--snr", 0.3],
+        ["--snr", 0.3, *out, "--corrector-steps", 2, "--", model],
+    ):
+        assert cli("sample", *arguments).code == 0
+        with np.load(tmp_path / "a.npz") as file:
+            settings = json.loads(file["settings"].item())
+        assert (settings["snr"], settings["corrector_steps"]) == (0.3, 2)
+
+
+def levels_of(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The noise levels at which the model will have been called."""
+    seen: list[float] = []
+
+    def spy(model: Denoiser, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(sigma.item())
+        return model(x, sigma)
+
+    with_function(monkeypatch, spy)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("grid", "rho", "expected"),
+    [
+        (["karras", "--rho", 5], 5.0, karras(4, 0.01, 50, 5.0)),
+        (["karras"], 7.0, karras(4, 0.01, 50, 7.0)),
+        (["geometric"], None, geometric(4, 0.01, 50)),
+        (["iddpm"], None, iddpm(4, 0.01, 50)),
+        (["uniform-t"], None, uniform_t(VP.between(0.01, 50), 4)),
+        (["geometric", "--sigma-max", 5], None, geometric(4, 0.01, 5)),
+    ],
+)
+def test_the_noise_levels_may_be_spread_otherwise(
+    tmp_path: Path,
+    cli: Cli,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    grid: list[object],
+    rho: float | None,
+    expected: torch.Tensor,
+) -> None:
+    seen = levels_of(monkeypatch)
+    arguments = ("sample", model, "--sampler", "ancestral", "--n", 1, "--out", tmp_path / "a.npz")
+    assert cli(*arguments, "--steps", 4, "--grid", *grid).err == ""
+    assert seen == pytest.approx(expected.tolist(), rel=1e-6)
+    with np.load(tmp_path / "a.npz") as file:
+        settings = json.loads(file["settings"].item())
+    assert (settings["grid"], settings.get("rho"), settings["steps"]) == (grid[0], rho, 4)
+
+
+def test_the_noise_levels_may_be_listed(tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = levels_of(monkeypatch)
+    arguments = ("sample", model, "--sampler", "ancestral", "--n", 1, "--out", tmp_path / "f")
+    assert cli(*arguments, "--grid", "50,10,2,0.5,0").err == ""
+    assert seen == [50, 10, 2, 0.5]
+    settings = json.loads((tmp_path / "f" / "settings.json").read_text())
+    assert (settings["grid"], settings["steps"]) == ([50, 10, 2, 0.5, 0], 4)
+    assert cli(*arguments, "--grid", "50,10,2,0.5,0").out.splitlines()[-1].startswith("0 network calls")
 
 
 def test_options_that_would_do_nothing_are_refused(tmp_path: Path, refused: Refused, model: Path) -> None:
@@ -250,8 +325,29 @@ BAD = {
     "'pcc'; did you mean pc": ["--sampler", "pcc"],
     "'ancestrl'; did you mean ancestral?": ["--predictor", "ancestrl"],
     "dtype: unknown value 'float31'; did you mean float32": ["--dtype", "float31"],
+    "--snr: 'many' given; a number is needed": ["--snr", "many"],
+    "--corrector-steps: '1.5' given; a whole number is needed": ["--corrector-steps", "1.5"],
+    "--snr: its value is missing; a number is needed": ["--snr"],
+    "--no-precondition-prior: takes no value": ["--no-precondition-prior=1"],
+    "--snrr: sampler 'pc' has no such option; did you mean --snr": ["--snrr", 0.1],
+    "--stepz: sampler 'pc' has no such option; did you mean --steps": ["--stepz=3"],
+    "--level-steps: sampler 'pc' has no such option": ["--level-steps", 3],
+    "grid: 'karas' given; it may be karras, geometric": ["--grid", "karas"],
+    "grid: '5,x' given": ["--grid", "5,x"],
+    "must decrease, but level 0 is 5 and level 1 is 5": ["--grid", "5,5,0"],
+    "must decrease, but level 1 is 1 and level 2 is 2": ["--grid", "5,1,2"],
+    "grid: level 2 is negative": ["--grid", "5,1,-1"],
+    "grid: level 1 is not a finite number": ["--grid", "5,nan"],
+    "a row of at least two noise levels": ["--grid", "5"],
+    "grid: level 60 asked for, the model knows noise from 0.01 to 50": ["--grid", "60,1,0"],
+    "grid: level 0.001 asked for, the model": ["--grid", "5,0.001,0"],
+    "steps and grid: give one of them": ["--grid", "5,1,0", "--steps", 2],
+    "--sigma-min, --sigma-max: do nothing beside a list": ["--grid", "5,1,0", "--sigma-max", 20],
+    "--rho: belongs to --grid karras": ["--rho", 5],
+    "rho: -1.0 is not a positive number": ["--grid", "karras", "--rho", -1],
+    "levels asked for, but only": ["--grid", "iddpm", "--steps", 5000],
     "device: 'gpu9' cannot be used": ["--device", "gpu9"],
-    "nothing.safetensors: no such file, and no shipped": ["--preconditioner", "nothing.safetensors"],
+    "nothing.safetensors: no such file, and no shipped": ["--statistics", "nothing.safetensors"],
 }
 
 
@@ -276,7 +372,7 @@ def test_alpha_needs_statistics(tmp_path: Path, refused: Refused, model: Path) -
 def test_statistics_of_another_shape(tmp_path: Path, refused: Refused, model: Path) -> None:
     data = torch.rand(9, 1, 8, 12, generator=torch.Generator().manual_seed(0))
     prescore.save_statistics(prescore.calibrate(data), tmp_path / "s")
-    message = refused("sample", model, "--preconditioner", tmp_path / "s", "--alpha", 3, "--out", tmp_path / "f")
+    message = refused("sample", model, "--statistics", tmp_path / "s", "--alpha", 3, "--out", tmp_path / "f")
     assert "does not fit the model" in message
     assert "(1, 8, 12)" in message
     assert "(1, 8, 8)" in message
@@ -289,7 +385,7 @@ def test_damaged_and_newer_statistics(tmp_path: Path, refused: Refused, model: P
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         save_file(tensors, tmp_path / "new", file.metadata() | {"format_version": "99"})
     for name, expected in (("cut", "not a whole safetensors file"), ("new", "format version 99")):
-        message = refused("sample", model, "--preconditioner", tmp_path / name, "--out", tmp_path / "a.png")
+        message = refused("sample", model, "--statistics", tmp_path / name, "--out", tmp_path / "a.png")
         assert expected in message
         assert name in message
     assert {p.name for p in tmp_path.iterdir()} == {"cut", "new"}

@@ -4,24 +4,59 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from prescore.cli.options import options_of
+from prescore.cli.samplers import WIDTH
 from prescore.samplers import SAMPLERS
 
 
-def test_every_sampler_has_a_line_and_its_options(cli: Callable[..., Any]) -> None:
+def test_every_sampler_has_a_line_below_its_family(cli: Callable[..., Any]) -> None:
     code, out, err = cli("samplers")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     for name, entry in SAMPLERS.items():
-        row, options = (line for line in lines if line.split() and line.split()[0] == name)
-        assert entry.source in row
+        (row,) = (line for line in lines if line.startswith("  ") and line.split()[0] == name)
+        assert entry.source.removeprefix("https://") in row
         assert entry.about in row
-        assert "--alpha" in options
-    assert re.search(r"^pc +predictor-corrector +1 +yes +2 +predictor-corrector +https", out, re.MULTILINE)
-    assert re.search(r"^probability-flow +predictor-corrector +1 +no +1 ", out, re.MULTILINE)
+        above = [line for line in lines[: lines.index(row)] if not line.startswith(" ")]
+        assert above[-1] == entry.cls.family
+    assert re.search(r"^  pc +1 +1 +2 +- +predictor-corrector +arxiv", out, re.MULTILINE)
+    assert re.search(r"^  pds +1 +1 +2 +preconditioner +", out, re.MULTILINE)
+    assert re.search(r"^  probability-flow +1 +- +1 +- ", out, re.MULTILINE)
 
 
-def test_a_predictor_alone_lists_no_corrector(cli: Callable[..., Any]) -> None:
-    options = [line for line in cli("samplers").out.splitlines() if line.startswith("ancestral")][1]
-    assert "--form" in options
-    assert "--snr" not in options
-    assert "--corrector-steps" not in options
+def test_the_table_fits_a_screen(cli: Callable[..., Any]) -> None:
+    assert max(map(len, cli("samplers").out.splitlines())) <= 140
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_option_is_explained(cli: Callable[..., Any], name: str) -> None:
+    code, out, err = cli("samplers", name)
+    assert (code, err) == (0, "")
+    assert SAMPLERS[name].source in out
+    options = options_of(SAMPLERS[name]).values()
+    flags = re.findall(r"^  (--\S+?)(?:, --no-\S+)?  \(", out, re.MULTILINE)
+    assert flags == [option.flag for option in options]
+    assert ("--alpha" in out) == SAMPLERS[name].takes("preconditioner")
+    assert all(option.help for option in options), [option.name for option in options if not option.help]
+    assert max(map(len, out.splitlines())) <= WIDTH
+
+
+def test_a_predictor_alone_has_no_corrector(cli: Callable[..., Any]) -> None:
+    out = cli("samplers", "ancestral").out
+    assert "--form" in out
+    assert "--snr" not in out
+    assert "--corrector-steps" not in out
+
+
+def test_what_is_said_of_an_option(cli: Callable[..., Any]) -> None:
+    out = cli("samplers", "pc").out
+    assert re.search(r"^order +1 weak, 1 strong$", out, re.MULTILINE)
+    assert "  --snr  (a number; default: 0.16)\n      r in the corrector's step size" in out
+    assert "  --precondition-prior, --no-precondition-prior  (yes or no)\n" in out
+    assert "--step-size  (a number, or none)\n" in cli("samplers", "ald").out
+
+
+def test_unknown_names_get_the_near_ones(refused: Callable[..., str]) -> None:
+    assert "unknown name 'ancestrl'; did you mean ancestral?" in refused("samplers", "ancestrl")

@@ -7,6 +7,7 @@ import typer
 from prescore.cli.calibrate import calibrate
 from prescore.cli.demo import demo
 from prescore.cli.info import info
+from prescore.cli.options import SampleCommand
 from prescore.cli.sample import sample
 from prescore.cli.samplers import samplers
 from prescore.cli.train import train
@@ -16,7 +17,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (sample, samplers, calibrate, info, train, demo):
+app.command(cls=SampleCommand)(sample)
+for command in (samplers, calibrate, info, train, demo):
     app.command()(command)
 
 

@@ -1,36 +1,42 @@
 """What `prescore sample` was asked for: resolved, and refused where it does not fit, before anything is drawn."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import prescore
 from prescore.assets import STATISTICS_SUFFIX, find, shipped_models
+from prescore.cli.options import options_of
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, suggest
+from prescore.grid import check_grid, geometric, iddpm, karras, uniform_t
 from prescore.noise import check_seeds
-from prescore.precondition import (
-    Preconditioner,
-    frequency_preconditioner,
-    load_statistics,
-    pixel_preconditioner,
-)
-from prescore.samplers import SAMPLERS, Sampler, make_sampler
+from prescore.precondition import frequency_preconditioner, load_statistics, pixel_preconditioner
+from prescore.samplers import PredictorCorrector, Sampler, find_sampler, make_sampler
+from prescore.schedule import VP
 
 DEFAULT_ALPHA = 5.0
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+RHO = 7.0
+# Ways to spread n noise levels over a range.
+GRIDS: Mapping[str, Callable[..., Tensor]] = {
+    "karras": karras,
+    "geometric": geometric,
+    "uniform-t": lambda n, low, high, final_zero: uniform_t(VP.between(low, high), n, final_zero),
+    "iddpm": iddpm,
+}
+PLAIN = (bool, int, float, str, tuple)  # types of what may stand among the settings
 # Options that act only through another field of the sampler: that field, and its value that leaves them idle.
-IDLE: Mapping[str, tuple[str, object]] = {
-    "snr": ("corrector", "none"),
-    "corrector_steps": ("corrector", "none"),
-    "first": ("corrector", "none"),
-    "norm": ("corrector", "none"),
-    "form": ("preconditioner", None),
-    "precondition_prior": ("preconditioner", None),
+IDLE: Mapping[type[Sampler], Mapping[str, tuple[str, object]]] = {
+    PredictorCorrector: {
+        **dict.fromkeys(("snr", "corrector_steps", "first", "norm"), ("corrector", "none")),
+        **dict.fromkeys(("form", "precondition_prior"), ("preconditioner", None)),
+    },
 }
 
 
@@ -47,20 +53,29 @@ def open_model(name: str, device: str | None, dtype: str, sigma_min: float | Non
     return replace(denoiser, sigma_min=low, sigma_max=high)
 
 
-def open_preconditioner(
+def open_statistics(
     model: str, sampler: str, file: str | None, alpha: float | None, pixel: bool | None
-) -> tuple[Preconditioner | None, dict[str, object]]:
-    """The preconditioner, if one is asked for or the sampler needs one, and what it was made from."""
-    is_needed = sampler in SAMPLERS and "preconditioner" in SAMPLERS[sampler].needs
-    if file is None and alpha is None and not is_needed:
+) -> tuple[dict[str, Any], dict[str, object]]:
+    """What the sampler is to be given that is made from statistics of the data, and what it was made from.
+
+    Raises:
+        PrescoreError: there are no statistics, or an option would do nothing.
+    """
+    entry = find_sampler(sampler)
+    asked = {"--statistics": file, "--alpha": alpha, "--pixel, --no-pixel": pixel}
+    if not entry.takes("preconditioner"):
+        for option, value in asked.items():
+            if value is not None:
+                raise PrescoreError(f"{option}: sampler {sampler!r} cannot use a preconditioner")
+    if file is None and alpha is None and "preconditioner" not in entry.needs:
         if pixel is not None:
-            raise PrescoreError("--pixel, --no-pixel: there is no preconditioner; give --alpha or --preconditioner")
-        return None, {}
+            raise PrescoreError("--pixel, --no-pixel: there is no preconditioner; give --alpha or --statistics")
+        return {}, {}
     if file is None and model not in shipped_models():
         option = "--alpha" if alpha is not None else f"--sampler {sampler}"
         raise PrescoreError(
             f"{option}: {model} comes without statistics of its data; "
-            "measure them with `prescore calibrate` and name them with --preconditioner FILE"
+            "measure them with `prescore calibrate` and name them with --statistics FILE"
         )
     path = find(file or model, STATISTICS_SUFFIX)
     alpha = DEFAULT_ALPHA if alpha is None else alpha
@@ -68,25 +83,53 @@ def open_preconditioner(
     M = frequency_preconditioner(statistics, alpha)
     M = M @ pixel_preconditioner(statistics, alpha) if pixel else M
     facts = {"statistics": file or model, "statistics_sha256": _digest(path), "alpha": alpha, "pixel": bool(pixel)}
-    return M, facts
+    return {"preconditioner": M}, facts
 
 
-def build_sampler(
-    name: str, steps: int | None, preconditioner: Preconditioner | None, options: Mapping[str, object]
-) -> Sampler:
-    """The sampler with the options that were given (those that are not None), each of which must do something."""
-    given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
-    sampler = make_sampler(name, steps=steps, preconditioner=preconditioner, **given)
-    for option in given:
-        field, idle = IDLE.get(option, ("", ""))
+def build_sampler(name: str, steps: int | None, made: Mapping[str, Any], options: Mapping[str, Any]) -> Sampler:
+    """The sampler with the options that were given, each of which must do something."""
+    sampler = make_sampler(name, steps=steps, **made, **options)
+    for option in options:
+        field, idle = IDLE.get(type(sampler), {}).get(option, ("", ""))
         if field and getattr(sampler, field) == idle:
             flag = "--" + option.replace("_", "-")
             raise PrescoreError(f"{flag}: does nothing in sampler {name!r} with {field} = {str(idle).lower()}")
     return sampler
 
 
+def choose_grid(
+    sampler: Sampler, denoiser: Denoiser, grid: str | None, rho: float | None, is_narrowed: bool
+) -> tuple[Sampler, dict[str, object]]:
+    """The sampler on the noise levels asked for, and what they are: its usual ones, spread otherwise, or listed.
+
+    Args:
+        grid: a name in `GRIDS`, numbers with commas between them, or None.
+        rho: of the grid "karras".
+        is_narrowed: whether a noise range was asked for, in which a list of levels has no part.
+    """
+    if rho is not None and grid != "karras":
+        raise PrescoreError("--rho: belongs to --grid karras")
+    if grid is None:
+        return sampler, {}
+    low, high = denoiser.sigma_min, denoiser.sigma_max
+    if grid in GRIDS:
+        usual = sampler.levels(low, high)
+        final_zero = usual[-1].item() == 0
+        shape = {"rho": RHO if rho is None else rho} if grid == "karras" else {}
+        levels = GRIDS[grid](len(usual) - final_zero, low, high, final_zero=final_zero, **shape)
+        return replace(sampler, steps=None, grid=levels), {"grid": grid, **shape}
+    levels = check_grid(_numbers(grid))
+    if is_narrowed:
+        raise PrescoreError("--sigma-min, --sigma-max: do nothing beside a list of noise levels")
+    positive = levels[levels > 0]
+    if positive[0] > high or positive[-1] < low:
+        bad = positive[0] if positive[0] > high else positive[-1]
+        raise PrescoreError(f"grid: level {bad:g} asked for, the model knows noise from {low:g} to {high:g}")
+    return replace(sampler, grid=levels), {"grid": levels.tolist()}
+
+
 def resolve(
-    model: str, denoiser: Denoiser, name: str, sampler: Sampler, made_from: Mapping[str, object]
+    model: str, denoiser: Denoiser, name: str, sampler: Sampler, others: Mapping[str, object]
 ) -> dict[str, object]:
     """Everything that decides a sample beside its seed, as JSON values.
 
@@ -95,7 +138,9 @@ def resolve(
     """
     levels = sampler.levels(denoiser.sigma_min, denoiser.sigma_max)
     sampler.check(denoiser.event_shape, levels)
-    own = (*SAMPLERS[name].fixed, *SAMPLERS[name].options)
+    entry = find_sampler(name)
+    words = {option: getattr(sampler, option) for option in options_of(entry)}
+    values = {option: value for option, value in entry.fixed.items() if isinstance(value, PLAIN)} | words
     return {
         "prescore": prescore.__version__,
         "model": model,
@@ -105,8 +150,8 @@ def resolve(
         "steps": len(levels) - 1,
         "sigma_min": denoiser.sigma_min,
         "sigma_max": denoiser.sigma_max,
-        **{option: getattr(sampler, option) for option in own},
-        **made_from,
+        **{option: list(value) if isinstance(value, tuple) else value for option, value in values.items()},
+        **others,
     }
 
 
@@ -115,6 +160,14 @@ def count_seeds(seed: int, n: int) -> list[int]:
     if n < 1:
         raise PrescoreError(f"n: {n} samples asked for; at least 1 is needed")
     return check_seeds(range(seed, seed + n))
+
+
+def _numbers(grid: str) -> list[float]:
+    try:
+        return [float(word) for word in grid.split(",")]
+    except ValueError:
+        known = f"{', '.join(GRIDS)}, or decreasing numbers such as 50,10,2,0.5,0"
+        raise PrescoreError(f"grid: {grid!r} given; it may be {known}") from None
 
 
 def _device(name: str | None) -> torch.device | None:

@@ -1,31 +1,71 @@
 """`prescore samplers`."""
 
-from typing import TYPE_CHECKING
+import textwrap
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
-    from prescore.samplers import Sampler
+    from prescore.samplers import Entry, Sampler
+
+WIDTH = 100
 
 
-def samplers() -> None:
-    """List the samplers: what they are, what they cost, and the options they take."""
-    from prescore.cli.report import facts, table
-    from prescore.operators import Identity
-    from prescore.precondition import Preconditioner
-    from prescore.samplers import SAMPLERS, make_sampler
+def samplers(
+    name: Annotated[str | None, typer.Argument(help="One sampler, to be shown with its options.")] = None,
+) -> None:
+    """List the samplers, or show one of them: what it is, what it costs, and the options it takes."""
+    from prescore.samplers import find_sampler
 
-    rows, options = [], {}
-    for name, entry in SAMPLERS.items():
-        sampler = make_sampler(name, preconditioner=Preconditioner(Identity()) if entry.needs else None)
-        calls = calls_per_step(sampler)
-        rows.append([name, entry.cls.family, sampler.order, sampler.stochastic, calls, entry.about, entry.source])
-        own = " ".join("--" + option.replace("_", "-") for option in entry.options)
-        options[name] = own + (" --alpha --preconditioner --pixel" if entry.preconditionable else "")
-    print(table(["name", "family", "order", "random", "calls a step", "what", "source"], rows))
-    print("\nOptions beside --steps, --sigma-min and --sigma-max:")
-    print(facts(options))
+    print(describe_all() if name is None else describe(name, find_sampler(name)))
 
 
-def calls_per_step(sampler: "Sampler") -> int | str:
+def describe_all() -> str:
+    """The table of samplers, by family."""
+    from prescore.cli.report import table
+    from prescore.samplers import SAMPLERS
+
+    families = dict.fromkeys(entry.cls.family for entry in SAMPLERS.values())
+    names = [name for family in families for name, entry in SAMPLERS.items() if entry.cls.family == family]
+    rows = [[f"  {name}", *facts_of(SAMPLERS[name])] for name in names]
+    header, *lines = table(["sampler", "order", "strong", "calls", "needs", "what", "source"], rows).splitlines()
+    for family in reversed(families):
+        lines.insert(next(k for k, name in enumerate(names) if SAMPLERS[name].cls.family == family), family)
+    notes = (
+        "order: of the state for a deterministic sampler, of the moments (weak) for a random one; strong: along one "
+        "path of the noise, - if there is none; calls: of the network in a step; needs: what it cannot run without."
+    )
+    more = "`prescore samplers NAME` explains the options of sampler NAME."
+    return "\n".join([header, *lines, "", textwrap.fill(notes, WIDTH), more])
+
+
+def describe(name: str, entry: "Entry") -> str:
+    """One sampler with its options, as `prescore sample` takes them."""
+    from prescore.cli.options import options_of
+    from prescore.cli.report import facts, show
+
+    order, strong, calls, needs, what, _ = facts_of(entry)
+    kind = f"{order}, deterministic" if strong == "-" else f"{order} weak, {strong} strong"
+    head = {"what": what, "family": entry.cls.family, "order": kind, "calls a step": calls, "needs": needs}
+    parts = [f"sampler {name}", facts(head | {"source": entry.source}), "Options of `prescore sample`:"]
+    for option in options_of(entry).values():
+        default = "" if option.default is None else f"; default: {show(option.default)}"
+        text = textwrap.fill(option.help, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        parts.append(f"  {', '.join(option.flags)}  ({option.value}{default})\n{text}")
+    if entry.takes("preconditioner"):
+        parts.append("  --alpha, --pixel, --statistics\n      the preconditioner: see `prescore sample --help`.")
+    return "\n\n".join(parts)
+
+
+def facts_of(entry: "Entry") -> list[object]:
+    """Order, strong order, calls a step, needs, what, source."""
+    sampler = entry.cls(**entry.fixed)  # type: ignore[arg-type]
+    strong = "-" if sampler.strong_order is None else f"{sampler.strong_order:g}"
+    needs = ", ".join(entry.needs) or "-"
+    return [sampler.order, strong, calls_per_step(sampler), needs, entry.about, entry.source.removeprefix("https://")]
+
+
+def calls_per_step(sampler: "Sampler") -> str:
     """Network calls of one more step, wherever the first and last ones cost something else."""
     many, more = sampler.total_calls(1000), sampler.total_calls(1001)
-    return "adaptive" if many is None or more is None else more - many
+    return "adaptive" if many is None or more is None else str(more - many)

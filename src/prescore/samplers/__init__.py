@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -22,12 +23,16 @@ __all__ = [
     "PredictorCorrector",
     "Progress",
     "Sampler",
+    "find_sampler",
     "gaussian_recursion",
     "make_sampler",
     "sample",
     "score",
     "statistics_recursion",
 ]
+
+
+OBJECTS = ("preconditioner", "reference")  # fields that `make_sampler` names, with `steps` and `grid`
 
 
 @dataclass(frozen=True)
@@ -42,15 +47,15 @@ class Entry:
     idle: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Options of `make_sampler` beside steps, grid and preconditioner."""
-        common = {"steps", "grid", "preconditioner", *self.fixed, *self.idle}
-        return tuple(f.name for f in fields(self.cls) if f.name not in common)
+    def takes(self, name: str) -> bool:
+        """Whether the sampler has this argument, and the name leaves it free."""
+        return name not in (*self.fixed, *self.idle) and any(f.name == name for f in fields(self.cls))
 
     @property
-    def preconditionable(self) -> bool:
-        return issubclass(self.cls, Preconditionable)
+    def options(self) -> tuple[str, ...]:
+        """Options of `make_sampler` beside the arguments that it names."""
+        names = (f.name for f in fields(self.cls) if f.name not in ("steps", "grid", *OBJECTS))
+        return tuple(name for name in names if self.takes(name))
 
 
 _SONG, _MA = "https://arxiv.org/abs/2011.13456", "https://arxiv.org/abs/2302.06504"
@@ -72,6 +77,17 @@ SAMPLERS: Mapping[str, Entry] = MappingProxyType(
         "ald": Entry(AnnealedLangevin, "annealed Langevin dynamics", "https://arxiv.org/abs/2006.09011"),
     }
 )
+
+
+def find_sampler(name: str) -> Entry:
+    """The entry of `SAMPLERS` called `name`.
+
+    Raises:
+        PrescoreError: there is none.
+    """
+    if name not in SAMPLERS:
+        raise PrescoreError(f"sampler: unknown name {name!r}; {suggest(name, SAMPLERS)}")
+    return SAMPLERS[name]
 
 
 def make_sampler(
@@ -96,17 +112,17 @@ def make_sampler(
     >>> make_sampler("pc", steps=20, snr=0.2).total_calls(20)
     40
     """
-    if name not in SAMPLERS:
-        raise PrescoreError(f"sampler: unknown name {name!r}; {suggest(name, SAMPLERS)}")
-    entry = SAMPLERS[name]
+    entry = find_sampler(name)
     for option in options:
         if option not in entry.options:
-            raise PrescoreError(f"{option}: sampler {name!r} has no such option; it has {', '.join(entry.options)}")
-    given = {"steps": steps, "grid": grid, "preconditioner": preconditioner}
-    given = {key: value for key, value in given.items() if value is not None}
+            own = ", ".join(entry.options) or "none"
+            raise PrescoreError(f"{option}: sampler {name!r} has no such option; it has {own}")
+    given: dict[str, Any] = {"steps": steps, "grid": grid, "preconditioner": preconditioner}
+    given = {key: value for key, value in given.items() if value is not None} | options
     for need in entry.needs:
         if need not in given:
             raise PrescoreError(f"{need}: sampler {name!r} cannot run without one")
-    if "preconditioner" in given and not entry.preconditionable:
-        raise PrescoreError(f"preconditioner: sampler {name!r} cannot use one")
-    return entry.cls(**given, **entry.fixed, **options)  # type: ignore[arg-type]
+    for argument in OBJECTS:
+        if argument in given and not entry.takes(argument):
+            raise PrescoreError(f"{argument}: sampler {name!r} cannot use one")
+    return entry.cls(**entry.fixed, **given)  # type: ignore[arg-type]
