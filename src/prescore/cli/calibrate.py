@@ -1,9 +1,18 @@
 """`prescore calibrate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from prescore.errors import PrescoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prescore import Statistics
+
+PANEL = "The score of a model, for analytic-ddpm and analytic-ddim"
 
 
 def calibrate(
@@ -17,8 +26,21 @@ def calibrate(
         tuple[float, float] | None,
         typer.Option("--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1]."),
     ] = None,
+    components: Annotated[
+        int | None, typer.Option(help="Find this many principal components of the data as well.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Measure this model's score on the data as well.", rich_help_panel=PANEL)
+    ] = None,
+    levels: Annotated[
+        int | None, typer.Option(help="At how many noise levels.", show_default="24", rich_help_panel=PANEL)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images in one network call.", show_default="64", rich_help_panel=PANEL)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where the network runs.", rich_help_panel=PANEL)] = None,
 ) -> None:
-    """Measure what a preconditioner needs to know about the data, on about 200 examples."""
+    """Measure what samplers and preconditioners need to know about the data, on about 200 examples."""
     from prescore.cli.info import describe_statistics
     from prescore.data import load_images
     from prescore.files import check_writable
@@ -26,9 +48,68 @@ def calibrate(
     from prescore.precondition import save_statistics
 
     check_writable(out)
+    for option, value in {"--levels": levels, "--batch-size": batch_size, "--device": device}.items():
+        if value is not None and model is None:
+            raise PrescoreError(f"{option}: does nothing without --model")
     images = load_images(data, key=key, n=n, seed=seed, pad=pad, data_range=data_range)
-    statistics = measure(images, data_range=data_range or (0.0, 1.0))
+    statistics = measure(images, data_range=data_range or (0.0, 1.0), components=components)
     description = describe_statistics(statistics)  # refuses data that no preconditioner can be built from
+    if model is not None:
+        statistics = _with_score(statistics, images, model, levels, batch_size, device)
     save_statistics(statistics, out)
-    print(description)
+    print("\n\n".join((description, *_describe_options(statistics))))
     print(f"\nwritten to {out}")
+
+
+def _with_score(
+    statistics: "Statistics",
+    images: "Tensor",
+    name: str,
+    levels: int | None,
+    batch_size: int | None,
+    device: str | None,
+) -> "Statistics":
+    """The statistics in the model's data range, with its score on the images."""
+    from dataclasses import replace
+
+    import torch
+
+    from prescore.cli.plan import open_model
+    from prescore.grid import geometric
+    from prescore.precondition import in_range
+    from prescore.precondition.score_statistics import USUAL_LEVELS, score_statistics
+
+    model = open_model(name, device, "float32", None, None)
+    if model.event_shape != statistics.event_shape:
+        raise PrescoreError(f"--model: {name} makes samples {model.event_shape}, the data are {statistics.event_shape}")
+    (low, high), (new_low, new_high) = statistics.data_range, model.data_range
+    if images.dtype != torch.uint8:  # bytes are mapped onto the range by whoever reads them
+        images = new_low + (images.double() - low) / (high - low) * (new_high - new_low)
+    grid = geometric(USUAL_LEVELS if levels is None else levels, model.sigma_min, model.sigma_max)
+    size = 64 if batch_size is None else batch_size
+    score = score_statistics(model, images, grid, batch_size=size, model=name, progress=True)
+    return replace(in_range(statistics, model.data_range), score=score)
+
+
+def _describe_options(statistics: "Statistics") -> list[str]:
+    """What was measured beside the moments."""
+    from prescore.cli.report import facts, table
+
+    texts = []
+    if statistics.component_variances is not None and statistics.remainder_variance is not None:
+        variances, rest = statistics.component_variances, statistics.remainder_variance
+        left = statistics.mean.numel() - len(variances)
+        share = variances.sum() / (variances.sum() + left * rest) if rest else 1.0
+        values = {
+            "principal components": len(variances),
+            "their variances": f"{variances[0]:.4g} to {variances[-1]:.4g}",
+            "variance of each other direction": rest,
+            "share of all variance": f"{float(share):.1%}",
+        }
+        texts.append(facts(values))
+    if (score := statistics.score) is not None:
+        spread = {name: score.posterior_variance(score.levels, name).sqrt() for name in ("score", "residual")}
+        rows = [[sigma, *(spread[name][i].item() for name in spread)] for i, sigma in enumerate(score.levels.tolist())]
+        heads = ["noise level", "deviation of x0 given x: by the score", "by the residual"]
+        texts.append(f"score of {score.model} on {score.count} samples\n" + table(heads, rows))
+    return texts

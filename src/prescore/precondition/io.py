@@ -2,9 +2,13 @@
 
 Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64. Metadata, each value JSON except the first:
 format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range, minimum, maximum.
+With principal components the tensors `components`, `component_variances`; with the score of a model the tensors
+`score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. Readers that know neither
+pass over them.
 """
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,10 +20,13 @@ from torch import Tensor
 from prescore.assets import STATISTICS_SUFFIX, find
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
+from prescore.precondition.score_statistics import ScoreStatistics
 from prescore.precondition.statistics import Statistics
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
 TENSORS = ("mean", "mean_square", "power", "power_centred")
+COMPONENTS = ("components", "component_variances")
+SCORE = ("score_levels", "score_square", "residual_square")
 
 
 def save_statistics(statistics: Statistics, path: str | Path) -> None:
@@ -28,12 +35,17 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
     Raises:
         PrescoreError: the path cannot be written.
     """
-    tensors = {name: getattr(statistics, name).cpu().contiguous() for name in TENSORS}
+    tensors = {name: getattr(statistics, name) for name in TENSORS}
     metadata = {"format": FORMAT, "format_version": json.dumps(FORMAT_VERSION)}
     metadata["library_version"] = json.dumps(statistics.version)
     for name in ("count", "event_shape", "axes", "data_range", "minimum", "maximum"):
         metadata[name] = json.dumps(getattr(statistics, name))
-    write_atomically(path, save(tensors, metadata))
+    if statistics.components is not None:
+        tensors |= {name: getattr(statistics, name) for name in COMPONENTS}
+    if (score := statistics.score) is not None:
+        tensors |= dict(zip(SCORE, (score.levels, score.score_square, score.residual_square), strict=True))
+        metadata |= {"score_count": json.dumps(score.count), "score_model": json.dumps(score.model)}
+    write_atomically(path, save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
 
 
 def load_statistics(path: str | Path) -> Statistics:
@@ -49,9 +61,12 @@ def load_statistics(path: str | Path) -> Statistics:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise PrescoreError(f"{path}: not a whole safetensors file ({error}); write it again") from None
-    fields = _fields(path, _values(path, metadata))
+    values = _values(path, metadata)
+    fields = _fields(path, values)
     _check_tensors(path, tensors, fields["event_shape"])
-    return Statistics(**fields, **{name: tensors[name] for name in TENSORS})
+    kept = (*TENSORS, *COMPONENTS) if COMPONENTS[0] in tensors else TENSORS
+    score = _score(path, values, tensors) if SCORE[0] in tensors else None
+    return Statistics(**fields, **{name: tensors[name] for name in kept}, score=score)
 
 
 def _values(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
@@ -90,15 +105,36 @@ def _fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _score(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> ScoreStatistics:
+    try:
+        count, model = int(values["score_count"]), str(values["score_model"])
+    except (KeyError, TypeError, ValueError) as error:
+        _refuse(path, f"its metadata cannot be read ({error!r})")
+    levels, score_square, residual_square = (tensors[name] for name in SCORE)
+    if len(levels) < 2 or not (levels.diff() < 0).all() or levels[-1] <= 0:
+        _refuse(path, "tensor score_levels is not a row of decreasing noise levels")
+    return ScoreStatistics(
+        levels=levels, score_square=score_square, residual_square=residual_square, count=count, model=model
+    )
+
+
 def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[int, ...]) -> None:
     half = (*event_shape[:-1], event_shape[-1] // 2 + 1)
-    for name, shape in zip(TENSORS, (event_shape, event_shape, half, half), strict=True):
+    shapes: dict[str, tuple[int, ...]] = dict(zip(TENSORS, (event_shape, event_shape, half, half), strict=True))
+    if COMPONENTS[0] in tensors:
+        k = max(tensors[COMPONENTS[0]].numel() // prod(event_shape), 1)
+        shapes |= dict(zip(COMPONENTS, ((k, *event_shape), (k,)), strict=True))
+    if SCORE[0] in tensors:
+        shapes |= dict.fromkeys(SCORE, (tensors[SCORE[0]].numel(),))
+    for name, shape in shapes.items():
         if name not in tensors:
             _refuse(path, f"tensor {name} is missing")
         if tuple(tensors[name].shape) != shape or tensors[name].dtype != torch.float64:
             _refuse(path, f"tensor {name} is {tensors[name].dtype} {tuple(tensors[name].shape)}, not float64 {shape}")
         if not torch.isfinite(tensors[name]).all():
             _refuse(path, f"tensor {name} has values that are not finite")
+        if name in (*COMPONENTS[1:], *SCORE[1:]) and (tensors[name] < 0).any():
+            _refuse(path, f"tensor {name} has negative values")
 
 
 def _refuse(path: Path, why: str) -> NoReturn:

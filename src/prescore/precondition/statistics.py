@@ -4,6 +4,9 @@ About 200 samples are enough, since a preconditioner needs only the scale of eac
 once, batch by batch, and the batches' statistics are merged by the formula of Chan, Golub & LeVeque (1983, "Algorithms
 for computing the sample variance", https://doi.org/10.1080/00031305.1983.10483115): the centred power never comes out
 as a difference of two large numbers.
+
+Two things are optional: the leading principal components (`components`), and the size of a model's score on the data
+(`score`), which `score_statistics` measures.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,8 +18,10 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.operators.frequency import multiplicity, symmetric_part
+from prescore.precondition.batches import Batch, batches, checked
+from prescore.precondition.components import Scatter, leading
+from prescore.precondition.score_statistics import ScoreStatistics
 
-Batch = Tensor | tuple[Tensor, ...] | list[Tensor]
 PIECE = 2**22  # numbers transformed at once: 64 MiB with their spectrum
 
 
@@ -43,6 +48,10 @@ class Statistics:
             each coefficient of the orthonormal transform.
         minimum, maximum: found in the data.
         version: of the library that measured it.
+        components: the K leading principal components of the data about their mean, orthonormal, (K, *event_shape),
+            or None. Signs are arbitrary.
+        component_variances: variances along them, decreasing, (K,), or None.
+        score: how large a model's score is on these data, or None.
     """
 
     count: int
@@ -56,6 +65,18 @@ class Statistics:
     minimum: float
     maximum: float
     version: str = field(default_factory=library_version)
+    components: Tensor | None = None
+    component_variances: Tensor | None = None
+    score: ScoreStatistics | None = None
+
+    @property
+    def remainder_variance(self) -> float | None:
+        """Mean variance of the directions orthogonal to all components; None without components, 0 if none is left."""
+        if self.component_variances is None:
+            return None
+        total = (self.power_centred * self.multiplicity).sum() / self.size_transformed  # Parseval
+        left = prod(self.event_shape) - len(self.component_variances)
+        return max((total - self.component_variances.sum()).item(), 0.0) / left if left else 0.0
 
     @property
     def transformed_dims(self) -> tuple[int, ...]:
@@ -79,7 +100,11 @@ class Statistics:
 
 
 def calibrate(
-    data: Tensor | Iterable[Batch], *, data_range: tuple[float, float] = (0.0, 1.0), axes: int | None = None
+    data: Tensor | Iterable[Batch],
+    *,
+    data_range: tuple[float, float] = (0.0, 1.0),
+    axes: int | None = None,
+    components: int | None = None,
 ) -> Statistics:
     """Measure the statistics of data.
 
@@ -90,31 +115,53 @@ def calibrate(
         data_range: (lowest, highest) value the data may have.
         axes: number of trailing axes to take spectra over, 1 to 3; by default all but the first (the channels), or
             the one that there is.
+        components: number K of leading principal components to find as well; none by default. They are exact as long
+            as 2^21 / d of them, or K if that is more, could hold the data, d numbers a sample (see `components.py`).
 
     Raises:
-        PrescoreError: no samples, mixed shapes, values that are not finite or outside `data_range`, or axes that
-            the samples do not have.
+        PrescoreError: no samples, mixed shapes, values that are not finite or outside `data_range`, axes that the
+            samples do not have, or more components than N - 1 or d.
 
-    Cost: one real transform a sample, in one pass; no more than one batch is held.
+    Cost: one real transform a sample, in one pass; no more than one batch is held. Components add 64 MiB (more if
+    2 K d numbers are) and a singular value decomposition of that size each time it is full, and at the end.
     """
     low, high = data_range
     if not -float("inf") < low < high < float("inf"):
         raise PrescoreError(f"data_range: {data_range} given; two finite numbers, the lower first, are needed")
+    if components is not None and (not isinstance(components, int) or components < 1):
+        raise PrescoreError(f"components: {components!r} is not a positive whole number")
     total: Statistics | None = None
-    for batch in _batches(data):
+    scatter: Scatter | None = None
+    for batch in batches(data):
         for piece in _pieces(batch):
-            part = _measure(piece, (float(low), float(high)), axes)
+            part, rows = _measure(piece, (float(low), float(high)), axes)
+            if components is not None:
+                scatter = scatter or Scatter(rows.shape[1], max(components, PIECE // 2 // rows.shape[1]))
+                scatter.add(rows if total is None else torch.cat([rows, _between(total, part)]))
             total = part if total is None else merge(total, part)
     if total is None:
         raise PrescoreError("data: no samples given")
-    return total
+    if components is None or scatter is None:
+        return total
+    most = min(total.count - 1, prod(total.event_shape))
+    if components > most:
+        raise PrescoreError(
+            f"components: {components} asked of {total.count} samples of {prod(total.event_shape)} numbers, "
+            f"which have at most {most}"
+        )
+    return _with_components(total, scatter.rows, components)
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-    """The statistics of both data sets together, exact up to rounding.
+    """The statistics of both data sets together.
+
+    Moments are exact up to rounding. Of the components as many are kept as the shorter list has; they are exact if
+    each list holds all variance of its data (`remainder_variance` 0), else their variances are too small by at most
+    the sum of the first variance that either list leaves out. The means of the score are weighted by count.
 
     Raises:
-        PrescoreError: they are of different event shapes, axes or data ranges.
+        PrescoreError: they are of different event shapes, axes or data ranges, only one has components or a score,
+            or the scores are of different models or levels.
     """
     for name in ("event_shape", "axes", "data_range"):
         if getattr(a, name) != getattr(b, name):
@@ -122,7 +169,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     count = a.count + b.count
     p, q = a.count / count, b.count / count
     between = mean_power((a.mean - b.mean)[None], a.transformed_dims)
-    return replace(
+    both = replace(
         a,
         count=count,
         mean=p * a.mean + q * b.mean,
@@ -131,7 +178,14 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
         power_centred=p * a.power_centred + q * b.power_centred + p * q * between,
         minimum=min(a.minimum, b.minimum),
         maximum=max(a.maximum, b.maximum),
+        score=_merged_score(a.score, b.score),
     )
+    of_a, of_b = _rows(a), _rows(b)
+    if of_a is None and of_b is None:
+        return both
+    if of_a is None or of_b is None:
+        raise PrescoreError("data: only one of two statistics has components; both or none are needed")
+    return _with_components(both, torch.cat([of_a, of_b, _between(a, b)]), min(len(of_a), len(of_b)))
 
 
 def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statistics:
@@ -140,6 +194,7 @@ def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statist
     a = (new_high - new_low) / (high - low)
     b = new_low - a * low
     mean, power_centred = a * statistics.mean + b, a**2 * statistics.power_centred
+    variances, score = statistics.component_variances, statistics.score
     return replace(
         statistics,
         data_range=(float(new_low), float(new_high)),
@@ -149,6 +204,8 @@ def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statist
         power_centred=power_centred,
         minimum=a * statistics.minimum + b,
         maximum=a * statistics.maximum + b,
+        component_variances=None if variances is None else a**2 * variances,
+        score=None if score is None else replace(score, levels=a * score.levels),
     )
 
 
@@ -161,16 +218,17 @@ def mean_power(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return symmetric_part(spectrum.square().sum(-1).mean(0), len(dims), x.shape[-1])
 
 
-def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> Statistics:
-    """Statistics of one piece (n, *event) by themselves."""
+def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> tuple[Statistics, Tensor]:
+    """Statistics of one piece (n, *event) by themselves, and its samples about their mean, (n, d)."""
     event_shape = tuple(x.shape[1:])
     axes = min(max(len(event_shape) - 1, 1), 3) if axes is None else axes
     if not 1 <= axes <= min(3, len(event_shape)) or 0 in event_shape:
         raise PrescoreError(f"axes: spectra over {axes} axes asked of samples of shape {event_shape}")
-    x = _checked(x, data_range)
+    x = checked(x, data_range)
     mean, dims = x.mean(0), tuple(range(-axes, 0))
-    power_centred = mean_power(x - mean, dims)
-    return Statistics(
+    centred = x - mean
+    power_centred = mean_power(centred, dims)
+    statistics = Statistics(
         count=len(x),
         event_shape=event_shape,
         axes=axes,
@@ -182,36 +240,46 @@ def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> St
         minimum=x.min().item(),
         maximum=x.max().item(),
     )
-
-
-def _batches(data: Tensor | Iterable[Batch]) -> Iterator[Tensor]:
-    for batch in [data] if isinstance(data, Tensor) else data:
-        x = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        if not isinstance(x, Tensor) or x.ndim < 2:
-            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise PrescoreError(f"data: a batch is {found}; a tensor of shape (N, *event) is needed")
-        yield x
+    return statistics, centred.flatten(1)
 
 
 def _pieces(batch: Tensor) -> Iterator[Tensor]:
     return (piece for piece in batch.split(max(1, PIECE // max(1, batch[:1].numel()))) if len(piece))
 
 
-def _checked(x: Tensor, data_range: tuple[float, float]) -> Tensor:
-    """The samples in float64 on the CPU, or a PrescoreError if they are not what data_range says."""
-    low, high = data_range
-    if x.dtype == torch.uint8:
-        return x.cpu().double() / 255 * (high - low) + low
-    if not x.is_floating_point():
-        raise PrescoreError(f"data: {x.dtype} given; floating point inside {data_range}, or uint8, is needed")
-    x = x.detach().cpu().double()
-    if not torch.isfinite(x).all():
-        raise PrescoreError(f"data: {int((~torch.isfinite(x)).sum())} values are not finite")
-    least, most = x.min().item(), x.max().item()
-    slack = 1e-5 * (high - low)  # float16 and float32 arithmetic may overshoot the ends by a rounding
-    if least < low - slack or most > high + slack:
-        raise PrescoreError(
-            f"data: values from {least:.4g} to {most:.4g} found, outside data_range ({low:g}, {high:g}); "
-            "scale the data to it, or name the range they have"
-        )
-    return x
+def _rows(statistics: Statistics) -> Tensor | None:
+    """The scatter that the components hold, as rows (K, d) for `leading`."""
+    if statistics.components is None or statistics.component_variances is None:
+        return None
+    sizes = (statistics.count * statistics.component_variances).sqrt()
+    return sizes.unsqueeze(1) * statistics.components.flatten(1)
+
+
+def _between(a: Statistics, b: Statistics) -> Tensor:
+    """The row, (1, d), that the distance of two means adds to the rows of both."""
+    return (a.count * b.count / (a.count + b.count)) ** 0.5 * (a.mean - b.mean).reshape(1, -1)
+
+
+def _with_components(statistics: Statistics, rows: Tensor, k: int) -> Statistics:
+    directions, squares = leading(rows, k)
+    return replace(
+        statistics,
+        components=directions.reshape(-1, *statistics.event_shape),
+        component_variances=squares / statistics.count,
+    )
+
+
+def _merged_score(a: ScoreStatistics | None, b: ScoreStatistics | None) -> ScoreStatistics | None:
+    if a is None and b is None:
+        return None
+    if a is None or b is None:
+        raise PrescoreError("data: only one of two statistics has a score; both or none are needed")
+    if a.model != b.model or not torch.equal(a.levels, b.levels):
+        raise PrescoreError("data: the scores of two statistics are of different models or noise levels")
+    count = a.count + b.count
+    return replace(
+        a,
+        count=count,
+        score_square=(a.count * a.score_square + b.count * b.score_square) / count,
+        residual_square=(a.count * a.residual_square + b.count * b.residual_square) / count,
+    )

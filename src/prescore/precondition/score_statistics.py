@@ -1,0 +1,158 @@
+"""How large a model's score is on the data, level by level: what the optimal reverse variance is computed from.
+
+With x = x0 + sigma n and the model's noise prediction eps = (x - D(x, sigma)) / sigma, d numbers in a sample,
+
+    Gamma(sigma) = E|eps|^2 / d = sigma^2 E|score|^2 / d        (`score_square`)
+    R(sigma)     = E|n - eps|^2 / d = E|x0 - D|^2 / (sigma^2 d)   (`residual_square`)
+
+For the exact D both say the same: the posterior variance of an entry of x0 is sigma^2 (1 - Gamma) = sigma^2 R. For a
+network, sigma^2 R is its own mean squared error.
+
+Estimation. Where sigma is large, 1 - Gamma ~ c / sigma^2 is far below the statistical error of E|eps|^2. But eps is
+almost n there, whose mean square is known to be 1: Gamma is estimated as the ratio of the sums of |eps|^2 and |n|^2,
+in which the common error cancels (a ratio estimate, bias of order 1 / (N d)). What is left of the relative error of
+the posterior variance is of order sigma / sqrt(c N d), beside sigma^2 / (c sqrt(N d)) without it; that of R does not
+grow with sigma.
+
+Between the levels the logit of Gamma, or of 1 - R, is interpolated linearly in log sigma: exact for data N(mu, c I),
+where logit Gamma = 2 log sigma - log c. Beyond the ends Gamma and R stay constant.
+
+Sources: Bao et al., "Analytic-DPM", ICLR 2022, https://arxiv.org/abs/2201.06503, eq. 8; Bao et al., "Estimating the
+optimal covariance with imperfect mean in diffusion probabilistic models", ICML 2022, https://arxiv.org/abs/2206.07309.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from prescore.errors import PrescoreError, SamplingError
+from prescore.grid import check_grid, geometric
+from prescore.noise import NoiseSource
+from prescore.precondition.batches import Batch, batches, checked
+
+ESTIMATES = ("score", "residual")
+USUAL_LEVELS = 24
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoreStatistics:
+    """Mean squares of a model's noise prediction and of its error. Tensors are float64.
+
+    Attributes:
+        levels: noise levels at which they were measured, decreasing, positive, (L,).
+        score_square: Gamma of the module, (L,).
+        residual_square: R of the module, (L,).
+        count: number of samples.
+        model: name of the model.
+    """
+
+    levels: Tensor
+    score_square: Tensor
+    residual_square: Tensor
+    count: int
+    model: str = ""
+
+    def posterior_variance(self, sigma: Tensor, estimate: str = "score") -> Tensor:
+        """Mean variance of an entry of x0 given x at the levels sigma, between 0 and sigma^2, like sigma."""
+        explained = self.score_square if estimate == "score" else 1 - self.residual_square
+        logit = torch.logit(explained, eps=1e-12)
+        return sigma**2 * torch.sigmoid(-_interpolate(sigma.log(), self.levels.log(), logit))
+
+
+def score_statistics(
+    denoiser: Callable[..., Tensor],
+    data: Tensor | Iterable[Batch],
+    levels: Tensor | Sequence[float] | None = None,
+    *,
+    data_range: tuple[float, float] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    model: str | None = None,
+    progress: bool = False,
+) -> ScoreStatistics:
+    """Measure the score of a model on data.
+
+    Args:
+        denoiser: a function `(x, sigma) -> x0` such as what `prescore.load` returns; it is called in its own `dtype`
+            and on its own `device` if it has these attributes, else in float32 on the CPU.
+        data: samples as the model sees them, (N, *event), or an iterable of batches, as in `calibrate`.
+        levels: decreasing positive noise levels; by default 24 in geometric progression over the model's range.
+        data_range: (lowest, highest) value of the data; by default the model's, or (0, 1).
+        seed: sample k at level i is noised by draw i of the generator of seed + k, whatever its batch.
+        batch_size: samples in one network call.
+        model: name to remember; by default the model's own.
+        progress: show a bar that counts network calls, on a terminal.
+
+    Raises:
+        PrescoreError: no samples, samples that are not what `calibrate` or the model takes, or levels that are not
+            decreasing and positive.
+        SamplingError: the model returned a wrong shape or values that are not finite.
+
+    Cost: one network call for each level and batch.
+    """
+    grid = _levels(denoiser, levels)
+    limits = getattr(denoiser, "data_range", (0.0, 1.0)) if data_range is None else data_range
+    if batch_size < 1:
+        raise PrescoreError(f"batch_size: {batch_size} is not a positive whole number")
+    sums, count, shape = torch.zeros(3, len(grid), dtype=torch.float64), 0, getattr(denoiser, "event_shape", None)
+    with tqdm(unit="call", disable=None if progress else True, leave=False) as bar, torch.no_grad():
+        for batch in batches(data):
+            for piece in batch.split(batch_size):
+                if len(piece) == 0:
+                    continue
+                shape = shape or tuple(piece.shape[1:])
+                if tuple(piece.shape[1:]) != tuple(shape):
+                    raise PrescoreError(f"data: samples of shape {tuple(piece.shape[1:])}, {tuple(shape)} are needed")
+                x0 = checked(piece, limits)
+                noise = NoiseSource(range(seed + count, seed + count + len(x0)), tuple(shape))
+                for i, sigma in enumerate(grid):
+                    n = noise()
+                    eps = n - (_denoised(denoiser, x0 + sigma * n, sigma) - x0) / sigma
+                    sums[:, i] += torch.stack([y.square().sum() for y in (eps, n - eps, n)])
+                    bar.update()
+                count += len(x0)
+    if count == 0:
+        raise PrescoreError("data: no samples given")
+    assert shape is not None
+    return ScoreStatistics(
+        levels=grid,
+        score_square=sums[0] / sums[2],
+        residual_square=sums[1] / (count * torch.Size(shape).numel()),
+        count=count,
+        model=getattr(denoiser, "name", "") if model is None else model,
+    )
+
+
+def _levels(denoiser: Callable[..., Tensor], levels: Tensor | Sequence[float] | None) -> Tensor:
+    if levels is not None:
+        grid = check_grid(levels).cpu()
+        if grid[-1] <= 0:
+            raise PrescoreError("levels: the last one is 0, where there is no score; leave it out")
+        return grid
+    low, high = getattr(denoiser, "sigma_min", None), getattr(denoiser, "sigma_max", None)
+    if low is None or high is None:
+        raise PrescoreError("levels: the model does not say its noise range; give decreasing noise levels")
+    return geometric(USUAL_LEVELS, low, high)
+
+
+def _denoised(denoiser: Callable[..., Tensor], x: Tensor, sigma: Tensor) -> Tensor:
+    """D(x, sigma) in float64 on the CPU, x and sigma going to the model as it wants them."""
+    device, dtype = getattr(denoiser, "device", "cpu"), getattr(denoiser, "dtype", torch.float32)
+    x0 = denoiser(x.to(device, dtype), sigma.to(device, dtype))
+    if not isinstance(x0, Tensor) or x0.shape != x.shape:
+        found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
+        raise SamplingError(f"the model returned {found} instead of shape {tuple(x.shape)}")
+    if not torch.isfinite(x0).all():
+        raise SamplingError(f"the output of the model is not finite at sigma = {sigma.item():.4g}")
+    return x0.cpu().double()
+
+
+def _interpolate(at: Tensor, falling: Tensor, values: Tensor) -> Tensor:
+    """Values given at falling positions, linear in between and constant beyond the ends."""
+    positions, values = falling.flip(0).to(at), values.flip(0).to(at)
+    first = (torch.searchsorted(positions, at.contiguous(), right=True) - 1).clamp(0, len(positions) - 2)
+    share = (at - positions[first]) / (positions[first + 1] - positions[first])
+    return torch.lerp(values[first], values[first + 1], share.clamp(0, 1))
