@@ -7,11 +7,27 @@ from support import reference
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.schedule import EDM, IDDPM, VE, VP, Cosine, GeometricVE, Schedule, Tabulated, VariancePreserving
+from prescore.schedule import (
+    EDM,
+    IDDPM,
+    VE,
+    VP,
+    Cosine,
+    GeometricVE,
+    Schedule,
+    SubVP,
+    Tabulated,
+    VariancePreserving,
+    as_schedule,
+)
+from prescore.schedule import (
+    SCHEDULES as NAMED,
+)
 
 SCHEDULES: dict[str, Schedule] = {
     "vp": VP(),
     "vp-refitted": VP.between(0.002, 80.0),
+    "subvp": SubVP(),
     "ve": VE(),
     "ve-geometric": GeometricVE(),
     "edm": EDM(),
@@ -46,7 +62,7 @@ def test_time_survives_the_way_to_sigma_and_back(schedule):
     torch.testing.assert_close(schedule.t(schedule.sigma(t)), t, rtol=1e-12, atol=atol)
 
 
-@pytest.mark.parametrize("schedule", [VP(), VE(), Cosine(), EDM()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", [VP(), SubVP(), VE(), Cosine(), EDM()], ids=lambda s: type(s).__name__)
 def test_smallest_times_keep_all_digits(schedule):
     t = torch.logspace(-14, -2, 200, dtype=torch.float64)
     torch.testing.assert_close(schedule.t(schedule.sigma(t)), t, rtol=1e-12, atol=0)
@@ -108,6 +124,16 @@ def test_vp_has_the_drift_and_diffusion_of_its_betas():
     beta = 19.9 * t + 0.1
     torch.testing.assert_close(schedule.f(t), -beta / 2, rtol=1e-12, atol=0)
     torch.testing.assert_close(schedule.g(t) ** 2, beta, rtol=1e-12, atol=0)
+
+
+def test_subvp_has_the_drift_and_the_smaller_noise_of_its_betas():
+    """Song et al., eq. 12 and 29: f = -beta / 2, g^2 = beta (1 - exp(-2 B)), and the noise 1 - s^2 of x_t."""
+    schedule, t = SubVP(), torch.linspace(1e-3, 1, 50, dtype=torch.float64)
+    beta, B = 19.9 * t + 0.1, 19.9 * t**2 / 2 + 0.1 * t
+    torch.testing.assert_close(schedule.s(t), torch.exp(-B / 2), rtol=1e-12, atol=0)
+    torch.testing.assert_close(schedule.f(t), -beta / 2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(schedule.g(t) ** 2, -beta * torch.expm1(-2 * B), rtol=1e-12, atol=0)
+    torch.testing.assert_close(schedule.s(t) * schedule.sigma(t), -torch.expm1(-B), rtol=1e-12, atol=0)
 
 
 def test_ve_in_variance_has_unit_diffusion():
@@ -176,6 +202,31 @@ def test_iddpm_index_is_the_nearest_level():
     assert torch.equal(schedule.index(sigma), nearest)
     assert torch.equal(schedule.index(schedule.u), torch.arange(1001))
     assert schedule.index(schedule.u[999] / 3).item() == 1000
+
+
+def test_nearest_is_a_level_that_the_network_knows():
+    schedule = IDDPM()
+    sigma = torch.logspace(-4, 4.5, 3000, dtype=torch.float64)
+    nearest = schedule.nearest(sigma)
+    torch.testing.assert_close((nearest - sigma).abs(), (sigma[:, None] - schedule.u).abs().amin(1), rtol=0, atol=0)
+    assert torch.isin(nearest, schedule.u).all()
+    assert torch.equal(EDM().nearest(sigma), sigma)
+
+
+def test_schedules_by_name():
+    assert {name: type(s) for name, s in NAMED.items()} == {
+        "edm": EDM,
+        "ve": VE,
+        "vp": VP,
+        "iddpm": IDDPM,
+        "cosine": Cosine,
+        "subvp": SubVP,
+    }
+    assert as_schedule("vp") == VP()
+    mine = VP(beta_d=10.0)
+    assert as_schedule(mine) is mine
+    with pytest.raises(PrescoreError, match=r"schedule: unknown name 'vpp'; did you mean vp"):
+        as_schedule("vpp")
 
 
 @pytest.mark.parametrize(

@@ -27,14 +27,15 @@ NeurIPS 2022, https://arxiv.org/abs/2206.00364, appendix B and Table 1.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, suggest
 
 Times = Tensor | float
 
@@ -47,7 +48,7 @@ def float64(values: Times | Sequence[float]) -> Tensor:
 class Schedule(ABC):
     """Scale s(t) and noise level sigma(t), their derivatives and the exact inverse of sigma.
 
-    The scale of this class is s = 1; `VariancePreserving` has the other.
+    The scale of this class is s = 1; `VariancePreserving` and `SubVP` have others.
 
     Raises:
         PrescoreError: the numbers given make no noise that rises from t_min to t_max.
@@ -102,6 +103,10 @@ class Schedule(ABC):
         """Diffusion coefficient of dx = f x dt + g dw."""
         return self.s(t) * (2 * self.dsigma(t) * self.sigma(t)).sqrt()
 
+    def nearest(self, sigma: Times) -> Tensor:
+        """The nearest level that a network of this schedule knows: sigma itself, unless it knows but some levels."""
+        return float64(sigma)
+
     @property
     def sigma_min(self) -> float:
         """sigma(t_min)."""
@@ -124,11 +129,8 @@ class VariancePreserving(Schedule):
 
 
 @dataclass(frozen=True)
-class VP(VariancePreserving):
-    """sigma = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1): f = -beta / 2, g = sqrt(beta), beta = beta_d t + beta_min.
-
-    Source: Song et al., "Score-based generative modeling through stochastic differential equations", ICLR 2021,
-    https://arxiv.org/abs/2011.13456, eq. 32-33; numbers from EDM, Table 1.
+class LinearBeta(Schedule):
+    """Schedules made from beta(t) = beta_d t + beta_min: f = -beta / 2.
 
     Args:
         beta_d, beta_min: slope and start of beta(t), not negative and not both 0.
@@ -139,6 +141,28 @@ class VP(VariancePreserving):
     beta_min: float = 0.1
     t_min: float = 1e-3
     t_max: float = 1.0
+
+    def beta(self, t: Times) -> Tensor:
+        """beta_d t + beta_min."""
+        return self.beta_d * float64(t) + self.beta_min
+
+    def integral(self, t: Times) -> Tensor:
+        """B(t) = beta_d t^2 / 2 + beta_min t, the integral of beta from 0."""
+        return float64(t) * (self.beta_d / 2 * float64(t) + self.beta_min)
+
+    def time(self, B: Tensor) -> Tensor:
+        """The time at which the integral is B."""
+        # The root of the quadratic equation in the form that subtracts nothing.
+        return 2 * B / (self.beta_min + (self.beta_min**2 + 2 * self.beta_d * B).sqrt())
+
+
+@dataclass(frozen=True)
+class VP(LinearBeta, VariancePreserving):
+    """sigma = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1): f = -beta / 2, g = sqrt(beta), beta = beta_d t + beta_min.
+
+    Source: Song et al., "Score-based generative modeling through stochastic differential equations", ICLR 2021,
+    https://arxiv.org/abs/2011.13456, eq. 32-33; numbers from EDM, Table 1.
+    """
 
     @classmethod
     def between(cls, sigma_min: float, sigma_max: float, t_min: float = 1e-3) -> "VP":
@@ -154,17 +178,40 @@ class VP(VariancePreserving):
         return cls(beta_d, high - beta_d / 2, t_min)
 
     def sigma(self, t: Times) -> Tensor:
-        t = float64(t)
-        return torch.expm1(t * (self.beta_d / 2 * t + self.beta_min)).sqrt()
+        return torch.expm1(self.integral(t)).sqrt()
 
     def dsigma(self, t: Times) -> Tensor:
         sigma = self.sigma(t)
-        return (self.beta_d * float64(t) + self.beta_min) * (1 + sigma**2) / (2 * sigma)
+        return self.beta(t) * (1 + sigma**2) / (2 * sigma)
 
     def t(self, sigma: Times) -> Tensor:
-        # The root of beta_d t^2 / 2 + beta_min t = log(1 + sigma^2), in the form that subtracts nothing.
-        log = torch.log1p(float64(sigma) ** 2)
-        return 2 * log / (self.beta_min + (self.beta_min**2 + 2 * self.beta_d * log).sqrt())
+        return self.time(torch.log1p(float64(sigma) ** 2))
+
+
+@dataclass(frozen=True)
+class SubVP(LinearBeta):
+    """sigma = 2 sinh(B / 2), s = exp(-B / 2), B the integral of beta: g = sqrt(beta (1 - exp(-2 B))).
+
+    x_t has the noise 1 - s^2 where VP has sqrt(1 - s^2).
+
+    Source: Song et al., https://arxiv.org/abs/2011.13456, eq. 12 and 29.
+    """
+
+    def sigma(self, t: Times) -> Tensor:
+        return 2 * torch.sinh(self.integral(t) / 2)
+
+    def dsigma(self, t: Times) -> Tensor:
+        return torch.cosh(self.integral(t) / 2) * self.beta(t)
+
+    def t(self, sigma: Times) -> Tensor:
+        return self.time(2 * torch.asinh(float64(sigma) / 2))
+
+    def scale(self, sigma: Times) -> Tensor:
+        half = float64(sigma) / 2
+        return 1 / (half + (1 + half**2).sqrt())
+
+    def ds(self, t: Times) -> Tensor:
+        return -self.beta(t) / 2 * self.s(t)
 
 
 @dataclass(frozen=True)
@@ -403,6 +450,9 @@ class IDDPM(Schedule):
         below_is_nearer = sigma - rising[above - 1] < rising[above] - sigma
         return self.M - torch.where(below_is_nearer, above - 1, above)
 
+    def nearest(self, sigma: Times) -> Tensor:
+        return self.u.to(float64(sigma).device)[self.index(sigma)]
+
     @property
     def t_min(self) -> float:
         return self.u[-2].item()
@@ -419,3 +469,22 @@ class IDDPM(Schedule):
 
     def t(self, sigma: Times) -> Tensor:
         return float64(sigma)
+
+
+# Those that need no arguments, by the names of EDM's Table 1 and of Song et al.
+SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
+    {"edm": EDM(), "ve": VE(), "vp": VP(), "iddpm": IDDPM(), "cosine": Cosine(), "subvp": SubVP()}
+)
+
+
+def as_schedule(schedule: Schedule | str) -> Schedule:
+    """The schedule itself, or the one that `SCHEDULES` has under this name.
+
+    Raises:
+        PrescoreError: there is none of this name.
+    """
+    if isinstance(schedule, Schedule):
+        return schedule
+    if schedule not in SCHEDULES:
+        raise PrescoreError(f"schedule: unknown name {schedule!r}; {suggest(str(schedule), SCHEDULES)}")
+    return SCHEDULES[schedule]
