@@ -77,7 +77,7 @@ def _with_score(
     from prescore.cli.plan import open_model
     from prescore.grid import geometric
     from prescore.precondition import in_range
-    from prescore.precondition.score_statistics import USUAL_LEVELS, score_statistics
+    from prescore.precondition.score import USUAL_LEVELS, score_statistics
 
     model = open_model(name, device, "float32", None, None)
     if model.event_shape != statistics.event_shape:

@@ -20,7 +20,7 @@ from torch import Tensor
 from prescore.assets import STATISTICS_SUFFIX, find
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
-from prescore.precondition.score_statistics import ScoreStatistics
+from prescore.precondition.score import ScoreStatistics
 from prescore.precondition.statistics import Statistics
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1

@@ -20,7 +20,7 @@ from prescore.errors import PrescoreError
 from prescore.operators.frequency import multiplicity, symmetric_part
 from prescore.precondition.batches import Batch, batches, checked
 from prescore.precondition.components import Scatter, leading
-from prescore.precondition.score_statistics import ScoreStatistics
+from prescore.precondition.score import ScoreStatistics
 
 PIECE = 2**22  # numbers transformed at once: 64 MiB with their spectrum
 

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError, suggest
 from prescore.precondition import Statistics
-from prescore.precondition.score_statistics import ESTIMATES, ScoreStatistics
+from prescore.precondition.score import ESTIMATES, ScoreStatistics
 from prescore.samplers.ddim import DDIM
 
 SLACK = 1.01  # levels may lie this factor outside those at which the score was measured
