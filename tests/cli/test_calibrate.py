@@ -11,6 +11,8 @@ from PIL import Image
 
 import prescore
 from prescore.data import load_images
+from prescore.grid import geometric
+from prescore.precondition.score import score_statistics
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 9, 8), dtype=np.uint8)
 
@@ -121,3 +123,65 @@ def test_data_without_scale_leave_no_file(tmp_path: Path, refused: Callable[...,
     np.savez(tmp_path / "zero.npz", images=np.zeros((20, 9, 8), np.uint8))
     assert "zero everywhere" in refused("calibrate", tmp_path / "zero.npz", "--out", tmp_path / "s.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["zero.npz"]
+
+
+def test_components(tmp_path: Path, data: Path, cli: Callable[..., Any], refused: Callable[..., str]) -> None:
+    arguments = ("calibrate", data, "--out", tmp_path / "s")
+    assert "components: 20 asked of 20 samples of 72 numbers" in refused(*arguments, "--components", 20)
+    assert "components: 0 " in refused(*arguments, "--components", 0)
+    assert not (tmp_path / "s").exists()
+    code, out, err = cli(*arguments, "--components", 4)
+    assert (code, err) == (0, "")
+    assert "principal components" in out
+    assert "share of all variance" in out
+    expected = prescore.precondition.calibrate(load_images(data), components=4)
+    assert torch.equal(prescore.load_statistics(tmp_path / "s").component_variances, expected.component_variances)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Data of the shape that the tiny model makes."""
+    np.savez(tmp_path / "small.npz", images=GREY[:, :8])
+    return tmp_path / "small.npz"
+
+
+def test_the_score_of_a_model(tmp_path: Path, small: Path, model: Path, cli: Callable[..., Any]) -> None:
+    arguments = ("--model", model, "--levels", 5, "--batch-size", 3, "--n", 7)
+    code, out, err = cli("calibrate", small, "--out", tmp_path / "s", *arguments)
+    assert (code, err) == (0, "")
+    assert "on 7 samples" in out
+    statistics, denoiser = prescore.load_statistics(tmp_path / "s"), prescore.load(model)
+    assert statistics.data_range == denoiser.data_range
+    expected = score_statistics(denoiser, load_images(small, n=7), geometric(5, 0.01, 50.0))
+    for name in ("levels", "score_square", "residual_square"):
+        torch.testing.assert_close(getattr(statistics.score, name), getattr(expected, name), rtol=1e-4, atol=1e-6)
+    assert (statistics.score.count, statistics.score.model) == (7, str(model))
+
+
+def test_floats_are_mapped_onto_the_range_of_the_model(
+    tmp_path: Path, small: Path, model: Path, cli: Callable[..., Any]
+) -> None:
+    np.save(tmp_path / "floats.npy", GREY[:, :8].astype(np.float64) / 255 * 200 - 100)
+    arguments = ("--model", model, "--levels", 3, "--n", 7)
+    assert cli("calibrate", small, "--out", tmp_path / "a", *arguments).code == 0
+    assert (
+        cli("calibrate", tmp_path / "floats.npy", "--range", -100, 100, "--out", tmp_path / "b", *arguments).code == 0
+    )
+    a, b = (prescore.load_statistics(tmp_path / name) for name in "ab")
+    assert a.data_range == b.data_range == (0.0, 1.0)
+    torch.testing.assert_close(b.score.residual_square, a.score.residual_square, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(b.mean, a.mean)
+
+
+def test_what_a_model_cannot_be_measured_on(
+    tmp_path: Path, data: Path, small: Path, model: Path, refused: Callable[..., str]
+) -> None:
+    out = ("--out", tmp_path / "s")
+    assert "makes samples (1, 8, 8), the data are (1, 9, 8)" in refused("calibrate", data, *out, "--model", model)
+    assert "no such file" in refused("calibrate", small, *out, "--model", tmp_path / "none")
+    for option in ("--levels", "--batch-size"):
+        assert f"{option}: does nothing without --model" in refused("calibrate", small, *out, option, 3)
+    assert "--device: does nothing without --model" in refused("calibrate", small, *out, "--device", "cpu")
+    assert "n: 1 noise levels" in refused("calibrate", small, *out, "--model", model, "--levels", 1)
+    assert "batch_size: 0" in refused("calibrate", small, *out, "--model", model, "--batch-size", 0)
+    assert not (tmp_path / "s").exists()

@@ -1,6 +1,7 @@
 """Statistics files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from prescore.errors import PrescoreError
 from prescore.precondition import calibrate, load_statistics, save_statistics
+from prescore.precondition.io import COMPONENTS, SCORE
+from prescore.precondition.score import ScoreStatistics
 
 
 @pytest.fixture
@@ -149,3 +152,92 @@ def test_unusable_tensors(path, name, value, message):
     rewrite(path, {name: value})
     with pytest.raises(PrescoreError, match=message):
         load_statistics(path)
+
+
+@pytest.fixture
+def full(tmp_path):
+    """Statistics with components and a score, and their file."""
+    x = torch.rand(9, 2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    score = ScoreStatistics(
+        levels=torch.tensor([3.0, 1.0, 0.1], dtype=torch.float64),
+        score_square=torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64),
+        residual_square=torch.tensor([0.01, 0.5, 0.8], dtype=torch.float64),
+        count=7,
+        model="some model",
+    )
+    statistics = replace(calibrate(x, components=3), score=score)
+    save_statistics(statistics, tmp_path / "f.safetensors")
+    return statistics, tmp_path / "f.safetensors"
+
+
+def test_components_and_score_come_back(full):
+    statistics, path = full
+    loaded = load_statistics(path)
+    for name in COMPONENTS:
+        assert torch.equal(getattr(loaded, name), getattr(statistics, name))
+    assert loaded.remainder_variance == statistics.remainder_variance
+    for name in ("levels", "score_square", "residual_square"):
+        assert torch.equal(getattr(loaded.score, name), getattr(statistics.score, name))
+    assert (loaded.score.count, loaded.score.model) == (7, "some model")
+
+
+def test_files_without_them_have_none(path):
+    loaded = load_statistics(path)
+    assert (loaded.components, loaded.component_variances, loaded.remainder_variance, loaded.score) == (None,) * 4
+
+
+def test_tensors_that_share_memory_are_written(full):
+    statistics, path = full
+    save_statistics(replace(statistics, mean_square=statistics.mean), path)
+    assert torch.equal(load_statistics(path).mean_square, statistics.mean)
+
+
+def test_each_comes_without_the_other(full):
+    statistics, path = full
+    save_statistics(replace(statistics, score=None), path)
+    assert load_statistics(path).score is None
+    assert load_statistics(path).components.shape == (3, 2, 4, 5)
+    save_statistics(replace(statistics, components=None, component_variances=None), path)
+    assert load_statistics(path).score.model == "some model"
+    assert load_statistics(path).components is None
+
+
+F64 = torch.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("component_variances", None, "tensor component_variances is missing"),
+        ("component_variances", torch.ones(2, dtype=F64), r"\(2,\), not float64 \(3,\)"),
+        ("component_variances", -torch.ones(3, dtype=F64), "tensor component_variances has negative values"),
+        ("components", torch.ones(3, 2, 4, dtype=F64), r"tensor components is torch\.float64 \(3, 2, 4\)"),
+        ("components", torch.ones((), dtype=F64), "tensor components is"),
+        ("components", torch.ones(0, 2, 4, 5, dtype=F64), "tensor components is"),
+        ("score_square", None, "tensor score_square is missing"),
+        ("residual_square", torch.ones(2, dtype=F64), r"\(2,\), not float64 \(3,\)"),
+        ("score_square", torch.full((3,), torch.nan, dtype=F64), "values that are not finite"),
+        ("residual_square", -torch.ones(3, dtype=F64), "tensor residual_square has negative values"),
+        ("score_levels", torch.ones(3, dtype=F64), "score_levels is not a row of decreasing noise levels"),
+        ("score_levels", torch.tensor([1.0, 0.5, 0.0], dtype=F64), "score_levels is not a row of decreasing"),
+        ("score_levels", torch.ones(1, 3, dtype=F64), r"\(1, 3\), not float64 \(3,\)"),
+    ],
+)
+def test_unusable_optional_tensors(full, name, value, message):
+    rewrite(full[1], {name: value})
+    with pytest.raises(PrescoreError, match=message) as error:
+        load_statistics(full[1])
+    assert "\n" not in str(error.value)
+
+
+def test_one_level_is_not_a_row(full):
+    rewrite(full[1], {name: torch.ones(1, dtype=F64) for name in SCORE})
+    with pytest.raises(PrescoreError, match="score_levels is not a row of decreasing noise levels"):
+        load_statistics(full[1])
+
+
+@pytest.mark.parametrize("metadata", [{"score_count": None}, {"score_count": '"x"'}, {"score_model": None}])
+def test_unreadable_metadata_of_the_score(full, metadata):
+    rewrite(full[1], **metadata)
+    with pytest.raises(PrescoreError, match="damaged statistics file, its metadata cannot be read"):
+        load_statistics(full[1])

@@ -39,4 +39,4 @@ def leading(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Fewer than k where the rows, (n, d), have not as many; signs are arbitrary.
     """
     _, values, directions = torch.linalg.svd(rows, full_matrices=False)
-    return directions[:k].contiguous(), values[:k].square()
+    return directions[:k].clone(), values[:k].square()

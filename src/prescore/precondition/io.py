@@ -45,7 +45,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
     if (score := statistics.score) is not None:
         tensors |= dict(zip(SCORE, (score.levels, score.score_square, score.residual_square), strict=True))
         metadata |= {"score_count": json.dumps(score.count), "score_model": json.dumps(score.model)}
-    write_atomically(path, save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
+    own = {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    write_atomically(path, save(own, metadata))
 
 
 def load_statistics(path: str | Path) -> Statistics:
