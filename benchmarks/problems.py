@@ -1,0 +1,327 @@
+"""What the solvers are compared on: four distributions with a denoiser, and the measures of what a solver makes of them.
+
+    natural     exact mixture of 40 Gaussians fitted to grey 16x16 patches of photographs (see mixtures.py)
+    topography  the same of heights and depths of the earth, whose spectrum is steeper
+    power-law   a Gaussian of 16x16 pixels whose power falls as |k|^-2
+    mnist       the shipped network mnist-ve
+
+Frechet distances are those between Gaussians of the same mean and covariance as the samples and the data: 256 pixels;
+for mnist the means of 2x2 blocks. The mixtures' and the Gaussian's own moments are exact; those of mnist are of 40,000
+of the training digits, and the others serve as true samples. On the Gaussian a linear solver needs no samples: every
+normal draw enters by a convolution, which the response to a single pixel shows. From these responses follow the exact
+mean and power of the samples, as if n were infinite; solvers that are not linear (step sizes from norms) are left out.
+
+The trajectory error of a deterministic solver is the root mean square, over pixels and samples, of the distance to the
+exact probability flow from the same initial state: closed form for the Gaussian; for mixtures FLOW_STEPS steps of the
+classical Runge-Kutta method, uniform in log sigma, down to FLOW_END.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from mixtures import Mixture, fit, fitted, patches
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+import prescore
+from prescore.data import load_images
+from prescore.grid import geometric
+from prescore.metrics import frechet_distance, power_spectrum_error
+from prescore.noise import NoiseSource
+from prescore.operators import Frequency
+from prescore.oracle import GaussianOracle
+from prescore.precondition import Statistics
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Solve = Callable[[Denoise, NoiseSource], Tensor]
+EDM_RANGE = (0.002, 80.0)
+FLOORS = 4  # independent sets of true samples
+FLOW_ROWS, FLOW_STEPS, FLOW_END = 1000, 200, 1e-4
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem(ABC):
+    """Args:
+    name: of the problem.
+    denoise: `(x, sigma) -> x0`, float64 in and out.
+    statistics: what a preconditioned solver is told of the data.
+    sigma_min, sigma_max: noise range.
+    identity: changes with the distribution.
+    """
+
+    name: str
+    denoise: Denoise
+    statistics: Statistics
+    sigma_min: float
+    sigma_max: float
+    identity: str
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.statistics.event_shape
+
+    @abstractmethod
+    def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:
+        """The measures of n samples that a solver makes."""
+
+    @abstractmethod
+    def floor(self, n: int) -> dict[str, list[float]]:
+        """The same measures of several independent sets of n true samples."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sampled(Problem):
+    """A problem judged by samples.
+
+    Args:
+        true: the i-th set of n independent true samples, (n, *event).
+        measures: what is measured of samples.
+        flow: where the exact probability flow takes states from sigma_max to 0, where it is known.
+        batch: samples at a time.
+    """
+
+    true: Callable[[int, int], Tensor]
+    measures: Callable[[Tensor], dict[str, float]]
+    flow: Callable[[Tensor], Tensor] | None = None
+    batch: int = 10**6
+
+    def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:
+        seeds = range(seed, seed + n)
+        x = torch.cat([solve(self.denoise, self.noise(seeds[i : i + self.batch])) for i in range(0, n, self.batch)])
+        values = self.measures(x)
+        if self.flow is not None and not stochastic:
+            rows = min(n, FLOW_ROWS)
+            exact = self.flow(self.sigma_max * self.noise(seeds[:rows])())
+            values["trajectory"] = (x[:rows] - exact).square().mean().sqrt().item()
+        return values
+
+    def floor(self, n: int) -> dict[str, list[float]]:
+        sets = [self.measures(self.true(i, n)) for i in range(FLOORS)]
+        return {name: [values[name] for values in sets] for name in sets[0]}
+
+    def noise(self, seeds: Sequence[int]) -> NoiseSource:
+        return NoiseSource(seeds, self.event_shape)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(Problem):
+    """Stationary Gaussian data and linear solvers: no samples, n is infinite."""
+
+    oracle: GaussianOracle
+
+    def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:
+        count = Impulses(self.event_shape, 1, 0)
+        solve(self.denoise, count)
+        x = solve(self.denoise, Impulses(self.event_shape, count.draw + 2, count.draw))
+        offset, responses, together = x[0], x[1:-1] - x[0], x[-1] - x[0]
+        if (together - responses.sum(0)).abs().max() > 1e-8 * responses.abs().max():
+            raise NotLinearError
+        transfer = torch.fft.rfft2(responses)
+        own = transfer.abs().square().sum(0).sqrt()
+        shift = (offset - self.oracle.mean).square().sum()
+        values = {"frechet": (shift + (self.multiplicity * (own - self.C.sqrt()).square()).sum()).item()}
+        if not stochastic:
+            exact = (self.C / (self.C + self.sigma_max**2)).sqrt()
+            start = self.oracle.ode_solution(
+                torch.zeros(1, *self.event_shape).double(), torch.tensor(self.sigma_max), 0
+            )
+            squares = (offset - start[0]).square().sum()
+            squares += (self.multiplicity * (transfer[0] - self.sigma_max * exact).abs().square()).sum()
+            values["trajectory"] = (squares / offset.numel()).sqrt().item()
+        return values
+
+    def floor(self, n: int) -> dict[str, list[float]]:
+        covariance = self.oracle.covariance.as_matrix(self.event_shape)
+        exact = self.oracle.mean.flatten(), covariance
+        sets = [self.oracle.transform(NoiseSource(_set(i, n), self.event_shape)()) for i in range(FLOORS)]
+        return {"frechet": [frechet_distance(x, exact) for x in sets]}
+
+    @property
+    def C(self) -> Tensor:
+        assert isinstance(self.oracle.covariance, Frequency)
+        return self.oracle.covariance.weights
+
+    @property
+    def multiplicity(self) -> Tensor:
+        return self.statistics.multiplicity
+
+
+class NotLinearError(Exception):
+    """A solver whose samples are not a linear function of its draws."""
+
+
+class Impulses(NoiseSource):
+    """In place of normal draws: row i + 1 has a 1 in the first pixel of draw i; row 0 nothing, the last row all."""
+
+    def __init__(self, event_shape: Sequence[int], rows: int, draws: int) -> None:
+        super().__init__(range(rows), event_shape)
+        self.draws = draws
+
+    def __call__(self) -> Tensor:
+        z = torch.zeros(len(self.seeds), *self.event_shape, dtype=torch.float64)
+        if self.draws:
+            z.flatten(1)[[self.draw + 1, -1], 0] = 1
+        self.draw += 1
+        return z
+
+
+def _set(i: int, n: int) -> range:
+    """Seeds of the i-th set of true samples; solvers use lower ones."""
+    return range(10**9 + i * n, 10**9 + (i + 1) * n)
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """The exact probability flow of a mixture, computed once for a set of states and kept in a file."""
+
+    mixture: Mixture
+    identity: str
+    file: Path | None
+    known: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        key = f"{self.identity}-{digest(x)}-{FLOW_STEPS}-{FLOW_END:g}"
+        if key not in self.known and self.file is not None and self.file.is_file():
+            with safe_open(self.file, framework="pt") as file:
+                self.known.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        if key not in self.known:
+            self.known[key] = runge_kutta(self.mixture, x, geometric(FLOW_STEPS + 1, FLOW_END, EDM_RANGE[1]))
+            if self.file is not None:
+                save_file(self.known, self.file)
+        return self.known[key]
+
+
+def runge_kutta(denoise: Denoise, x: Tensor, levels: Tensor) -> Tensor:
+    """dx/dlam = D - x, lam = -log sigma, by the classical method over the levels; then D."""
+    for s, t in tqdm(pairwise(levels), total=len(levels) - 1, desc="exact flow", leave=False):
+        h, middle = (s / t).log(), (s * t).sqrt()
+        k1 = denoise(x, s) - x
+        k2 = denoise(y := x + h / 2 * k1, middle) - y
+        k3 = denoise(y := x + h / 2 * k2, middle) - y
+        k4 = denoise(y := x + h * k3, t) - y
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return denoise(x, levels[-1])
+
+
+def mixture_problem(name: str, data: Path, cache: Path | None, quick: bool) -> Problem:
+    mixture = fit(patches(data, "train")[::20], 4, 5) if quick else fitted(data, cache)
+    held_out = patches(data, "test", stride=16)
+    bound = held_out.abs().max().item()
+    exact, identity = mixture.moments, digest(mixture.covariances)
+    return Sampled(
+        name=name,
+        denoise=mixture,
+        statistics=prescore.calibrate(held_out, data_range=(-bound, bound)),
+        sigma_min=EDM_RANGE[0],
+        sigma_max=EDM_RANGE[1],
+        identity=identity,
+        true=lambda i, n: mixture.sample(_set(i, n)),
+        measures=lambda x: {"frechet": frechet_distance(x, exact)},
+        flow=Flow(mixture, identity, None if quick else data.with_name(f"{name}-flow.safetensors")),
+    )
+
+
+def power_law(size: int = 16) -> Problem:
+    shape = (1, size, size)
+    oracle = GaussianOracle.power_law(shape, mean=0.0, rms=0.5)
+    assert isinstance(oracle.covariance, Frequency)
+    power = (oracle.covariance.weights * size**2).expand(1, size, -1)
+    square = oracle.covariance.as_matrix(shape).diagonal().reshape(shape)
+    statistics = Statistics(
+        count=10**6,
+        event_shape=shape,
+        axes=2,
+        data_range=(-4.0, 4.0),
+        mean=oracle.mean,
+        mean_square=square,
+        power=power,
+        power_centred=power,
+        minimum=-4.0,
+        maximum=4.0,
+    )
+    return Linear(
+        name="power-law",
+        denoise=oracle,
+        statistics=statistics,
+        sigma_min=EDM_RANGE[0],
+        sigma_max=EDM_RANGE[1],
+        identity=digest(power),
+        oracle=oracle,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """The digits of a file in a random order: the first `reference` are the data, the others true samples."""
+
+    path: Path
+    reference: int = 40_000
+
+    @cached_property
+    def images(self) -> Tensor:
+        if not self.path.is_file():
+            raise SystemExit(
+                f"{self.path}: no such file; it is to hold the 60,000 training images of MNIST, uint8 (60000, 28, 28), "
+                "as the array train (.npz). Say where it is with --data"
+            )
+        x = load_images(self.path, key="train", pad=32)
+        return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))].double() / 255
+
+    def true(self, i: int, n: int) -> Tensor:
+        left = len(self.images) - self.reference
+        if n > left:
+            raise SystemExit(f"--n: {n}, but only {left} digits are left for true samples")
+        first = self.reference + i * n % (left - n + 1)
+        return self.images[first : first + n]
+
+
+def mnist(data: Path, device: str) -> Problem:
+    digits, model = Digits(data), prescore.load("mnist-ve", device=device)
+    reference = digits.images[: digits.reference]
+    features, spectrum = blocks(reference), prescore.calibrate(reference)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        with torch.no_grad():
+            return model(x.to(device, torch.float32), sigma.to(device, torch.float32)).to(x)
+
+    return Sampled(
+        name="mnist",
+        denoise=denoise,
+        statistics=prescore.load_statistics("mnist-ve"),
+        sigma_min=model.sigma_min,
+        sigma_max=model.sigma_max,
+        identity="mnist-ve",
+        true=digits.true,
+        measures=lambda x: {
+            "frechet": frechet_distance(blocks(x), features),
+            "spectrum": power_spectrum_error(x, spectrum),
+        },
+        batch=250,
+    )
+
+
+def blocks(x: Tensor) -> Tensor:
+    """Means of 2x2 blocks."""
+    return torch.nn.functional.avg_pool2d(x, 2)
+
+
+def digest(x: Tensor) -> str:
+    return hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()[:12]
+
+
+NAMES = ("natural", "topography", "power-law", "mnist")
+
+
+def make_problem(name: str, data: Path | None, cache: Path | None, quick: bool, device: str) -> Problem:
+    if name == "power-law":
+        return power_law()
+    data = data or Path(f"data/{name}.npz")
+    return mnist(data, device) if name == "mnist" else mixture_problem(name, data, cache, quick)

@@ -1,0 +1,492 @@
+"""All solvers side by side with those of diffusers, at equal numbers of network calls, on data known exactly.
+
+    python benchmarks/solvers.py --problem natural --data data/natural.npz
+
+Compared are the names of `prescore.samplers.SAMPLERS` whose number of calls is known before, and PEERS, the schedulers
+of diffusers (see peers.py, which runs them in float64 on the same levels, states and draws as ours). For a number of
+calls every solver takes as many steps as it can, and is run on its usual grid and on each of the common grids
+
+    karras      EDM's, rho = 7
+    log-snr     uniform in log sigma
+    uniform-t   uniform in the time of a VP schedule fitted to the range
+
+all of which go from sigma_max to sigma_min and then to 0. The table and the figure show the best of all these; what was
+taken is in the JSON file, together with every other cell. Problems and measures are described in problems.py. Beside
+the distance of n samples stands that of n true ones, the floor, as mean and spread of several independent sets.
+
+Without --calls, all solvers are run at 5, 6, 8, 10 and 14 calls and the SELECTED ones also at 20 and 36. A file of
+results is read again and only what it lacks is computed: a cell is taken over if problem, options, grid, calls, n and
+seed agree, and the version of prescore. After a change of code use --fresh. Preconditioned solvers have as reference
+the spectrum of other data than the problem was made from.
+
+Left out, with the reason printed: names that need what a problem does not have, and, on the power law, solvers
+that are not linear.
+"""
+
+import argparse
+import json
+import math
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import diffusers
+import peers
+import torch
+from diffusers.utils import logging
+from problems import NAMES, Denoise, NotLinearError, Problem, make_problem
+from torch import Tensor
+from tqdm import tqdm
+
+import prescore
+from prescore.errors import PrescoreError
+from prescore.grid import karras, log_snr, uniform_t
+from prescore.noise import NoiseSource
+from prescore.precondition.gaussian import frequency_gaussian
+from prescore.samplers import SAMPLERS, Sampler, make_sampler
+from prescore.schedule import VP
+
+HERE = Path(__file__).parent
+Cell = dict[str, Any]
+GRIDS: Mapping[str, Callable[[int, float, float], Tensor]] = {
+    "karras": lambda n, low, high: karras(n, low, high, final_zero=True),
+    "log-snr": lambda n, low, high: log_snr(n, low, high, final_zero=True),
+    "uniform-t": lambda n, low, high: uniform_t(VP.between(low, high), n, final_zero=True),
+}
+ALL_CALLS, MORE_CALLS = (5, 6, 8, 10, 14), (20, 36)
+N = {"natural": 6000, "topography": 6000, "power-law": 6000, "mnist": 5000}
+MNIST_CALLS = (6, 10, 18)
+
+
+class NotApplicableError(Exception):
+    """A solver that cannot be run on a problem at all."""
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A solver of the table.
+
+    Args:
+        label: in the results.
+        name: in `SAMPLERS`.
+        options: of `make_sampler`; a function is called with the problem.
+    """
+
+    label: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    peer = False
+
+    @property
+    def highlighted(self) -> bool:
+        """Whether it is one of the preconditioned family."""
+        return "reference" in SAMPLERS[self.name].needs
+
+    def sampler(self, problem: Problem, levels: Tensor) -> Sampler:
+        options = {key: value(problem) if callable(value) else value for key, value in self.options.items()}
+        needs = set(SAMPLERS[self.name].needs) - set(options)
+        if "reference" in needs:
+            options["reference"] = frequency_gaussian(problem.statistics)
+        if other := needs - {"reference"}:
+            raise NotApplicableError(f"needs {', '.join(sorted(other))}")
+        return make_sampler(self.name, grid=levels, **options)
+
+    def levels(self, problem: Problem, grid: str, calls: int) -> Tensor | None:
+        """The levels of as many steps as `calls` allow; None if there are none."""
+        some = torch.tensor([problem.sigma_max, problem.sigma_min, 0.0])
+        sampler = self.sampler(problem, some)
+        if sampler.total_calls(1) is None:
+            raise NotApplicableError("its calls are not known before")
+        for steps in range(calls, 0, -1):
+            try:
+                if grid == "usual":
+                    levels = sampler.usual_levels(problem.sigma_min, problem.sigma_max, steps)
+                else:
+                    levels = GRIDS[grid](steps, problem.sigma_min, problem.sigma_max)
+                sampler.check(problem.event_shape, levels)
+            except PrescoreError:
+                continue
+            needed = sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
+            if needed is not None and needed <= calls:
+                return levels
+        return None
+
+    def stochastic(self, problem: Problem) -> bool:
+        return self.sampler(problem, torch.tensor([problem.sigma_max, problem.sigma_min, 0.0])).stochastic
+
+    def run(self, problem: Problem, levels: Tensor, denoise: Denoise, noise: NoiseSource) -> Tensor:
+        sampler = self.sampler(problem, levels)
+        x, state = sampler.initial(noise, levels[0]), sampler.start(levels)
+        for sigma, sigma_next in pairwise(levels):
+            x, state = sampler.step(denoise, x, sigma, sigma_next, state, noise)
+        return x
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A scheduler of diffusers.
+
+    Args:
+        label: in the results.
+        name: in `peers.NAMES`.
+        options: of the scheduler.
+        calls: network calls on a grid of n levels and a final 0.
+        draws: whether it draws random numbers.
+        finish: it cannot end in 0: run it to sigma_min, and take the denoiser's answer there.
+        least: steps.
+    """
+
+    label: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    calls: Callable[[int], int] = field(default=lambda n: n, compare=False)
+    draws: bool = False
+    finish: bool = False
+    least: int = 2
+
+    peer = True
+    highlighted = False
+
+    def levels(self, problem: Problem, grid: str, calls: int) -> Tensor | None:
+        if grid == "usual":  # diffusers has no usual grid in sigma: the common ones stand for its options
+            return None
+        fitting = [n for n in range(self.least, calls + 1) if self.calls(n) <= calls]
+        return GRIDS[grid](max(fitting), problem.sigma_min, problem.sigma_max) if fitting else None
+
+    def stochastic(self, problem: Problem) -> bool:
+        return self.draws
+
+    def run(self, problem: Problem, levels: Tensor, denoise: Denoise, noise: NoiseSource) -> Tensor:
+        x = levels[0] * noise()
+        if not self.finish:
+            return peers.run(self.name, denoise, levels, x, noise, **self.options)
+        return denoise(peers.run(self.name, denoise, levels[:-1], x, noise, **self.options), levels[-2])
+
+
+Method = Ours | Peer
+# Further forms of our solvers, beside one row for each name of the table.
+VARIANTS: tuple[Ours, ...] = ()
+PEERS = (
+    Peer("diffusers DDIM", "DDIM"),
+    Peer("diffusers Euler", "EulerDiscrete"),
+    Peer("diffusers Heun", "HeunDiscrete", calls=lambda n: 2 * n - 1),
+    Peer("diffusers LMS", "LMSDiscrete"),
+    Peer("diffusers PNDM (PLMS)", "PNDM", {"skip_prk_steps": True}, calls=lambda n: n + 1, least=4),
+    Peer("diffusers DEIS-2", "DEISMultistep", {"solver_order": 2}, finish=True),
+    Peer("diffusers DEIS-3", "DEISMultistep", {"solver_order": 3}, finish=True),
+    Peer("diffusers DPM-Solver++(2S)", "DPMSolverSinglestep", {"solver_order": 2}),
+    Peer("diffusers DPM-Solver++(2M)", "DPMSolverMultistep", {"solver_order": 2}),
+    Peer("diffusers DPM-Solver++(3M)", "DPMSolverMultistep", {"solver_order": 3}, least=3),
+    Peer("diffusers UniPC-2", "UniPCMultistep", {"solver_order": 2}),
+    Peer("diffusers UniPC-3", "UniPCMultistep", {"solver_order": 3}, least=3),
+    Peer("diffusers SDE-DPM-Solver++(2M)", "DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"}, draws=True),
+    Peer("diffusers Euler ancestral", "EulerAncestralDiscrete", draws=True),
+    Peer("diffusers DDPM", "DDPM", draws=True),
+)
+SELECTED = (
+    *("p-ode-1", "p-ode-2m", "p-ode-3m", "p-seeds-1", "p-seeds-2", "p-seeds-3", "p-sde-2m"),
+    *("ddim", "dpmpp-2m", "dpmpp-3m", "dpmpp-sde-2m", "heun"),
+    *("diffusers Heun", "diffusers DPM-Solver++(2M)", "diffusers DPM-Solver++(3M)", "diffusers UniPC-2"),
+    *("diffusers UniPC-3", "diffusers DEIS-3", "diffusers SDE-DPM-Solver++(2M)"),
+)
+
+
+def methods(names: Sequence[str] | None) -> list[Method]:
+    """All solvers, or those named."""
+    everything = [*(Ours(name, name) for name in SAMPLERS), *VARIANTS, *PEERS]
+    if names is None:
+        return everything
+    known = {method.label: method for method in everything}
+    if unknown := [name for name in names if name not in known]:
+        raise SystemExit(f"--solvers: {', '.join(unknown)} not known; there are {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+class Counted:
+    """A denoiser that counts its calls and shows them."""
+
+    def __init__(self, denoise: Denoise, bar: tqdm) -> None:
+        self.denoise, self.bar, self.calls = denoise, bar, 0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.calls += 1
+        self.bar.update()
+        return self.denoise(x, sigma)
+
+
+def evaluate(method: Method, problem: Problem, levels: Tensor, n: int, seed: int, bar: tqdm) -> Cell:
+    """The measures, or why there are none."""
+    calls = []
+
+    def solve(denoise: Denoise, noise: NoiseSource) -> Tensor:
+        counted = Counted(denoise, bar)
+        x = method.run(problem, levels, counted, noise)
+        calls.append(counted.calls)
+        return x
+
+    start = time.perf_counter()
+    cell: Cell = {"steps": len(levels) - 1, "stochastic": method.stochastic(problem)}
+    try:
+        values = problem.evaluate(solve, n, seed, cell["stochastic"])
+        cell["values"] = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    except NotLinearError:
+        raise NotApplicableError("is not linear") from None
+    except PrescoreError as error:
+        cell["values"], cell["error"] = {}, str(error)
+    return cell | {"calls_used": max(calls, default=0), "seconds": round(time.perf_counter() - start, 2)}
+
+
+def key(cell: Cell) -> str:
+    """What must agree for a cell to be taken over."""
+    return json.dumps(
+        [cell[name] for name in ("problem", "identity", "solver", "options", "grid", "calls", "n", "seed")]
+    )
+
+
+class Results:
+    """Cells in a JSON file, written after each of them."""
+
+    def __init__(self, path: Path, fresh: bool) -> None:
+        self.path, self.versions = path, versions()
+        self.cells: dict[str, Cell] = {}
+        self.floors: dict[str, dict[str, list[float]]] = {}
+        if path.is_file() and not fresh:
+            content = json.loads(path.read_text())
+            if content["versions"]["prescore"] == self.versions["prescore"]:
+                self.cells = {key(cell): cell for cell in content["cells"]}
+                self.floors = content["floors"]
+
+    def save(self) -> None:
+        content = {"versions": self.versions, "machine": machine(), "floors": self.floors}
+        content["cells"] = list(self.cells.values())
+        whole = self.path.with_suffix(".part")
+        whole.write_text(json.dumps(content, indent=1) + "\n")
+        whole.replace(self.path)
+
+
+def versions() -> dict[str, str]:
+    return {"prescore": prescore.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+
+
+def sweep(problem: Problem, chosen: Sequence[Method], options: argparse.Namespace, results: Results) -> list[Cell]:
+    """All cells of the problem with these options, computed where the results lack them."""
+    floor_key = f"{problem.name} {problem.identity} {options.n}"
+    if floor_key not in results.floors:
+        results.floors[floor_key] = problem.floor(options.n)
+    floor = results.floors[floor_key]
+    cells: list[Cell] = []
+    with tqdm(unit="call", disable=options.quiet) as bar:
+        for method in chosen:
+            try:
+                for calls in options.calls:
+                    if calls in options.selected_calls and method.label not in SELECTED:
+                        continue
+                    own: list[tuple[Tensor, Cell]] = []
+                    for grid in options.grids:
+                        bar.set_description(f"{method.label}, {calls} calls, {grid}")
+                        cell = describe(method, problem, grid, calls, options)
+                        levels = method.levels(problem, grid, calls)
+                        if levels is None:
+                            continue
+                        if key(cell) not in results.cells:
+                            # The usual grid may be one of the common ones.
+                            same = [other for seen, other in own if torch.equal(seen, levels)]
+                            found = same[0] if same else evaluate(method, problem, levels, options.n, options.seed, bar)
+                            results.cells[key(cell)] = found | cell | {"floor": floor}
+                            results.save()
+                        own.append((levels, results.cells[key(cell)]))
+                    cells += [cell for _, cell in own]
+            except NotApplicableError as error:
+                tqdm.write(f"{method.label}: left out, {error}")
+    return cells
+
+
+def describe(method: Method, problem: Problem, grid: str, calls: int, options: argparse.Namespace) -> Cell:
+    return {
+        "problem": problem.name,
+        "identity": problem.identity,
+        "solver": method.label,
+        "peer": method.peer,
+        "options": {k: v if isinstance(v, int | float | str) else str(v) for k, v in method.options.items()},
+        "grid": grid,
+        "calls": calls,
+        "n": options.n,
+        "seed": options.seed,
+    }
+
+
+def best(cells: Sequence[Cell], measure: str) -> dict[str, dict[int, Cell]]:
+    """For each solver and number of calls the cell of the best grid; solvers from best to worst."""
+    table: dict[str, dict[int, Cell]] = defaultdict(dict)
+    for cell in cells:
+        value = cell["values"].get(measure)
+        old = table[cell["solver"]].get(cell["calls"])
+        if value is not None and (old is None or value < old["values"][measure]):
+            table[cell["solver"]][cell["calls"]] = cell
+    rows = {solver: row for solver, row in table.items() if row}
+    return dict(sorted(rows.items(), key=lambda row: mean(math.log(c["values"][measure]) for c in row[1].values())))
+
+
+def floor_of(cells: Sequence[Cell], measure: str) -> tuple[float, float] | None:
+    """Mean and spread of what true samples have."""
+    values = cells[0]["floor"].get(measure)
+    return None if values is None else (mean(values), stdev(values))
+
+
+def markdown(cells: Sequence[Cell], measure: str) -> str:
+    """Best value over the grids, the grid's initial, and in brackets the value on the usual grid."""
+    rows = best(cells, measure)
+    calls = sorted({cell["calls"] for cell in cells})
+    usual = {(c["solver"], c["calls"]): c["values"].get(measure) for c in cells if c["grid"] == "usual"}
+    lines = [["solver", *map(str, calls)], ["---"] * (len(calls) + 1)]
+    for solver, row in rows.items():
+        line = [solver]
+        for n in calls:
+            if n not in row:
+                line.append("")
+                continue
+            other = usual.get((solver, n))
+            bracket = "" if other is None else f" ({other:.3g})"
+            line.append(f"{row[n]['values'][measure]:.3g} {row[n]['grid'][0]}{bracket}")
+        lines.append(line)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def findings(cells: Sequence[Cell]) -> list[str]:
+    """How the best preconditioned solver compares with the floor and with the best peer."""
+    lines = []
+    ours = {method.label for method in methods(None) if method.highlighted}
+    peers_of = {method.label for method in methods(None) if method.peer}
+    for measure in sorted({name for cell in cells for name in cell["values"]}):
+        rows, floor = best(cells, measure), floor_of(cells, measure)
+        for n in sorted({cell["calls"] for cell in cells}):
+            values = {solver: row[n]["values"][measure] for solver, row in rows.items() if n in row}
+            own = min((s for s in values if s in ours), key=values.__getitem__, default=None)
+            peer = min((s for s in values if s in peers_of), key=values.__getitem__, default=None)
+            if own is None or peer is None:
+                continue
+            text = f"{measure}, {n} calls: {own} {values[own]:.3g}"
+            text += "" if floor is None else f" ({values[own] / floor[0]:.2f} times the floor)"
+            lines.append(f"{text}; best peer {peer} {values[peer]:.3g} ({values[peer] / values[own]:.2f} times that)")
+    return lines
+
+
+def report(problem: Problem, cells: Sequence[Cell], options: argparse.Namespace) -> str:
+    text = f"Problem {problem.name}, n = {options.n}, best of the grids {', '.join(options.grids)}\n"
+    for measure in sorted({name for cell in cells for name in cell["values"]}):
+        floor = floor_of(cells, measure)
+        beside = "" if floor is None else f"; true samples {floor[0]:.3g} +- {floor[1]:.2g}"
+        text += f"\n{measure} against network calls{beside}\n\n{markdown(cells, measure)}\n"
+    if options.selected_calls:
+        text += f"\nOnly a selection was run at {' and '.join(map(str, options.selected_calls))} calls.\n"
+    lines = findings(cells)
+    return text + ("\n" + "\n".join(f"- {line}" for line in lines) + "\n" if lines else "")
+
+
+def draw(problem: Problem, cells: Sequence[Cell], path: Path) -> None:
+    """Measures against calls: preconditioned solvers in colour, our others blue, peers grey; the floor as a band."""
+    from matplotlib.figure import Figure
+
+    measures = sorted({name for cell in cells for name in cell["values"]})
+    figure = Figure(figsize=(6.5 * len(measures), 5.5), layout="constrained")
+    highlighted = [method.label for method in methods(None) if method.highlighted]
+    for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+        rows = best(cells, measure)
+        named = [solver for solver, row in rows.items() if next(iter(row.values()))["peer"]][:5]
+        for solver, row in reversed(rows.items()):
+            calls = sorted(row)
+            values = [row[n]["values"][measure] for n in calls]
+            peer = row[calls[0]]["peer"]
+            if solver in highlighted:
+                style = {"color": f"C{highlighted.index(solver)}", "lw": 2, "marker": "o", "zorder": 3}
+            elif solver in named:
+                style = {
+                    "color": "black",
+                    "ls": ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))[named.index(solver)],
+                    "lw": 1.2,
+                }
+            else:
+                style = {"color": "0.75" if peer else "tab:blue", "lw": 0.8, "alpha": 0.8 if peer else 0.35}
+            axes.loglog(calls, values, label=solver if solver in highlighted + named else None, **style)
+        floor = floor_of(cells, measure)
+        if floor is not None:
+            axes.axhspan(floor[0] - floor[1], floor[0] + floor[1], color="tab:green", alpha=0.25, lw=0)
+            axes.axhline(floor[0], color="tab:green", lw=1.2, label="true samples")
+        ticks = sorted({cell["calls"] for cell in cells})
+        axes.set_xticks(ticks, labels=[str(n) for n in ticks], minor=False)
+        axes.set_xticks([], minor=True)
+        lowest = min(row[n]["values"][measure] for row in rows.values() for n in row)
+        lowest = min(lowest, floor[0]) if floor else lowest
+        axes.set_ylim(lowest / 1.5, min(axes.get_ylim()[1], lowest * 1e3))
+        title = {"frechet": "Frechet distance", "trajectory": "trajectory error (RMS)", "spectrum": "spectrum error"}
+        axes.set(xlabel="network calls", title=f"{problem.name}: {title[measure]}")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Compare solvers at equal numbers of network calls")
+    parser.add_argument("--problem", choices=NAMES, default="natural")
+    parser.add_argument("--data", type=Path, help="by default data/PROBLEM.npz; the power law needs none")
+    parser.add_argument("--cache", type=Path, help="file of the fitted mixture; by default beside the data")
+    parser.add_argument("--solvers", nargs="+", help="by default all")
+    parser.add_argument("--calls", type=int, nargs="+", help="by default 5 6 8 10 14, and 20 36 for a selection")
+    parser.add_argument("--grids", nargs="+", choices=["usual", *GRIDS], default=["usual", *GRIDS])
+    parser.add_argument("--n", type=int, help="samples; by default 6000, 5000 for mnist")
+    parser.add_argument("--seed", type=int, default=0, help="of the first sample")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "results", help="folder of solvers-PROBLEM.json, .md and .png"
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--device", default="cpu", help="of the network of mnist")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few hundred samples of a small mixture, as a smoke test"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(arguments)
+    options.selected_calls = ()
+    if options.calls is None and options.problem == "mnist":
+        options.calls = list(MNIST_CALLS)
+    elif options.calls is None:
+        options.calls, options.selected_calls = [*ALL_CALLS, *MORE_CALLS], MORE_CALLS
+    if options.quick:
+        options.n, options.calls, options.selected_calls = options.n or 200, [5, 10], ()
+    options.n = options.n or N[options.problem]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = options_of(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()
+    chosen = methods(options.solvers)
+    problem = make_problem(options.problem, options.data, options.cache, options.quick, options.device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = f"solvers-{problem.name}{'-quick' if options.quick else ''}"
+    results = Results(options.out / f"{stem}.json", options.fresh)
+    cells = sweep(problem, chosen, options, results)
+    results.save()
+    if not cells:
+        raise SystemExit("nothing was run: no solver fits these calls and grids")
+    text = report(problem, cells, options)
+    (options.out / f"{stem}.md").write_text(text)
+    draw(problem, cells, options.out / f"{stem}.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
