@@ -77,6 +77,25 @@ class LinearOperator(ABC):
         """The product A right as one operator of this kind, or None if it is not one."""
         return None
 
+    @property
+    def eigenvalues(self) -> Tensor:
+        """The real numbers that multiply the coordinates of x in the eigenbasis: A x is
+        `from_eigenbasis(eigenvalues * to_eigenbasis(x), event_shape)`.
+
+        Raises:
+            PrescoreError: the eigenbasis of this operator is not known.
+        """
+        self._refuse("has no eigenbasis known here, so it cannot be used coordinate by coordinate")
+
+    def to_eigenbasis(self, x: Tensor) -> Tensor:
+        """Coordinates of x, real or complex, that `eigenvalues` broadcasts to. Where the basis is not the eigenbasis,
+        there may be more of them than entries of x."""
+        return self.coefficients(x)
+
+    def from_eigenbasis(self, c: Tensor, event_shape: Sequence[int]) -> Tensor:
+        """The batch, shape (B, *event_shape), that has the coordinates c: the inverse of `to_eigenbasis`."""
+        return self.synthesise(c)
+
     def coefficients(self, x: Tensor) -> Tensor:
         """x itself in the basis of this operator: the inverse of `synthesise`."""
         return x
@@ -165,6 +184,10 @@ class Identity(LinearOperator):
         if f(torch.ones(1, dtype=torch.float64)).item() != 1:
             self._refuse("stays itself only under functions with f(1) = 1; use Pixel(weights) for a multiple of it")
         return self
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        return torch.ones((), dtype=torch.float64)
 
     def largest_gain(self, event_shape: Sequence[int]) -> float:
         return 1.0

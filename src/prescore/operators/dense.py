@@ -110,6 +110,20 @@ class PCA(LinearOperator):
         rest = f(self.spectrum.new_tensor([self.rest])).item()
         return PCA(self.basis, f(self.spectrum), rest)
 
+    @property
+    def eigenvalues(self) -> Tensor:
+        return torch.cat([self.spectrum, self.spectrum.new_full((len(self.basis),), self.rest)])
+
+    def to_eigenbasis(self, x: Tensor) -> Tensor:
+        """The k coordinates along Q and, after them, the n entries of what is left, (I - Q Q^T) x: (B, k + n)."""
+        Q, flat = self._like("basis", x), x.flatten(1)
+        inside = flat @ Q
+        return torch.cat([inside, flat - inside @ Q.mT], 1)
+
+    def from_eigenbasis(self, c: Tensor, event_shape: Sequence[int]) -> Tensor:
+        k = self.basis.shape[1]
+        return torch.addmm(c[:, k:], c[:, :k], self._like("basis", c).mT).reshape(-1, *event_shape)
+
     def merge(self, right: LinearOperator) -> "PCA | None":
         if not isinstance(right, PCA) or right.basis is not self.basis:
             return None

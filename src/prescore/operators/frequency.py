@@ -82,6 +82,10 @@ class Frequency(LinearOperator):
             return None
         return Frequency(self.weights * right.weights.to(self.weights), self.axes, self.length)
 
+    @property
+    def eigenvalues(self) -> Tensor:
+        return self.weights
+
     def coefficients(self, x: Tensor) -> Tensor:
         return forward(x, self.axes) / self._size(x)
 

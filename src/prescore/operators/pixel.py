@@ -40,6 +40,10 @@ class Pixel(LinearOperator):
     def merge(self, right: LinearOperator) -> "Pixel | None":
         return Pixel(self.weights * right.weights.to(self.weights)) if isinstance(right, Pixel) else None
 
+    @property
+    def eigenvalues(self) -> Tensor:
+        return self.weights
+
     def largest_gain(self, event_shape: Sequence[int]) -> float:
         return self.weights.abs().max().item()
 

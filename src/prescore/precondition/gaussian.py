@@ -1,0 +1,84 @@
+"""The Gaussian model of the data, N(mu, C), with C diagonal in a cheap basis: pixels, frequencies or principal components.
+
+It is the part of the data that is known exactly. Its denoiser is D_G(x, sigma) = mu + C (C + sigma^2)^-1 (x - mu).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prescore.errors import PrescoreError
+from prescore.operators.base import LinearOperator, broadcasts
+from prescore.operators.frequency import Frequency
+from prescore.operators.pixel import Pixel
+from prescore.precondition.statistics import Statistics
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """N(mean, covariance).
+
+    Args:
+        mean: real, broadcastable to an event.
+        covariance: symmetric, with known eigenbasis: `Pixel`, `Frequency`, `PCA`. Its eigenvalues are variances in
+            the units of the data squared.
+        label: what it was made from, in a word.
+
+    Raises:
+        PrescoreError: a variance is negative, or the eigenbasis is not known.
+    """
+
+    mean: Tensor
+    covariance: LinearOperator
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        lowest = self.covariance.eigenvalues.min().item()
+        if lowest < 0:
+            raise PrescoreError(f"covariance: its smallest eigenvalue is {lowest:.3g}; a variance is not negative")
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """Coordinates of x - mean, real; complex ones are pairs in a last axis of length 2. `variances` fit them."""
+        return self.transform(x - self.mean.to(x))
+
+    def transform(self, z: Tensor) -> Tensor:
+        """Coordinates of z itself, without the mean: for noise."""
+        c = self.covariance.to_eigenbasis(z)
+        return torch.view_as_real(c) if c.is_complex() else c
+
+    def synthesise(self, c: Tensor, event_shape: Sequence[int]) -> Tensor:
+        """The batch x, (B, *event_shape), that has the coordinates c."""
+        x = self.covariance.from_eigenbasis(torch.view_as_complex(c) if self._complex else c, event_shape)
+        return x + self.mean.to(x)
+
+    @property
+    def variances(self) -> Tensor:
+        """C for each coordinate, float64; broadcasts to `analyse(x)`."""
+        C = self.covariance.eigenvalues.double()
+        # Once for each real and imaginary part: weights of the full shape are multiplied without strides of 0.
+        return C.unsqueeze(-1).repeat_interleave(2, -1) if self._complex else C
+
+    @property
+    def _complex(self) -> bool:
+        return isinstance(self.covariance, Frequency)
+
+    def check(self, event_shape: Sequence[int]) -> None:
+        """Raise PrescoreError unless it is a distribution of events of this shape."""
+        if not broadcasts(self.mean.shape, event_shape):
+            raise PrescoreError(
+                f"the mean of the statistics has shape {tuple(self.mean.shape)}, the model's events {tuple(event_shape)}"
+            )
+        self.covariance.check(event_shape)
+
+
+def frequency_gaussian(statistics: Statistics) -> Gaussian:
+    """One variance for each frequency and channel: the power about the mean. Two real FFTs for each network call."""
+    C = Frequency(statistics.power_centred / statistics.size_transformed, statistics.axes, statistics.length)
+    return Gaussian(statistics.mean, C, "frequency")
+
+
+def pixel_gaussian(statistics: Statistics) -> Gaussian:
+    """One variance for each entry of an event."""
+    return Gaussian(statistics.mean, Pixel((statistics.mean_square - statistics.mean**2).clamp(min=0)), "pixel")

@@ -1,0 +1,349 @@
+"""Exponential integrators around a Gaussian: DDIM, DPM-Solver, DPM-Solver++, SEEDS, and their preconditioned form.
+
+A Gaussian model N(mu, C) of the data is solved exactly; only what the network adds to it is approximated. In the
+basis where C is diagonal, coordinate by coordinate, with X = x - mu, the denoiser is split into
+
+    D(x, sigma) - mu = C / (C + sigma^2) X + R,      R = c F,    c = sigma / sqrt(C + sigma^2)
+
+(c is the EDM's c_out up to a constant). For stochasticity l, p = (1 + l^2) / 2 and lam = -log sigma, the reverse
+diffusion from s to t < s then reads exactly
+
+    X_t = (v_t / v_s)^p X_s + int_s^t 2p (v_t / v)^p c F dlam + noise,        v = C + sigma^2
+    noise variance = v_t (1 - (v_t / v_s)^(l^2))
+
+with l = 0 the probability-flow ODE and l = 1 the reverse SDE. F, which varies slowly, is replaced by the polynomial
+in lam through its values at the points known: earlier steps (multistep, "2M", "3M") or stages inside the step
+(SEEDS-2 and 3, DPM-Solver-2 and 3). One formula, whose C makes the published methods:
+
+    prediction   C               order 1     order 2, 3, l = 0           l = 1
+    noise        infinite        DDIM        DPM-Solver-2, -3            SEEDS, VP form
+    data         0               DDIM        DPM-Solver++ 2S, 2M, 3M     DPM-Solver++ SDE-2M
+    edm          sigma_data^2                                            SEEDS, EDM form (Prop. 3.2)
+    gaussian     per coordinate  the preconditioned forms, from the statistics of the data
+
+Nothing here divides by C: a = C / (1 + C) and b = 1 / (1 + C) take its place, and both ends are ordinary numbers.
+
+Noise of the stages. It is the Brownian path of the step, seen at each stage: N_m = (v_m / v_q)^p N_q + new noise from
+q to m, for any stages. Algorithm 4 of SEEDS prints exponents that agree with this only for r1 = 1/3, r2 = 2/3.
+
+Orders. Three stages have order 3 for any 0 < r1 < r2 < 1 here, by the condition of Hochbruck & Ostermann (their
+family with gamma); as published they have it only for r2 = 2/3, where the two agree. `weights="published"` is what the
+papers print: at order 2 the polynomial's value at the middle of the step instead of its integral (still order 2, by
+another constant), and at order 3 (3M) half of the second difference, a slip that leaves order 2. A multistep method
+of order 3 has one order 1 step at its start as published, which alone limits it to order 2: `warm_up` spends one more
+call there.
+
+The step to sigma = 0 is a single evaluation without noise: with noise or data prediction it is D itself.
+
+Sources: Gonzalez et al., "SEEDS: Exponential SDE solvers for fast high-quality sampling from diffusion models",
+NeurIPS 2023, https://arxiv.org/abs/2305.14267, Prop. 3.1, 3.2, Algorithms 1-4; Lu et al., "DPM-Solver",
+NeurIPS 2022, https://arxiv.org/abs/2206.00927, Algorithms 1, 2; Lu et al., "DPM-Solver++",
+https://arxiv.org/abs/2211.01095, Algorithms 1, 2 and Appendix; Karras et al., https://arxiv.org/abs/2206.00364, Eq. 7;
+Hochbruck & Ostermann, "Explicit exponential Runge-Kutta methods for semilinear parabolic problems", SIAM J. Numer.
+Anal. 2005, https://doi.org/10.1137/040611434, Eq. 5.8.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prescore.errors import PrescoreError, suggest
+from prescore.grid import karras
+from prescore.noise import NoiseSource
+from prescore.precondition.gaussian import Gaussian
+from prescore.samplers.base import Denoise, Sampler
+from prescore.samplers.phi import phi
+
+CHOICES = {"prediction": ("noise", "data", "edm", "gaussian"), "weights": ("exact", "published")}
+NODES, GAUSS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(32))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The part that is solved exactly, one variance C = a / b for each coordinate, in multiples of 1 + C.
+
+    a, b: real, float64, a + b = 1. b = 0 is C infinite, a = 0 is C = 0.
+    """
+
+    a: Tensor
+    b: Tensor
+
+    @classmethod
+    def of(cls, C: Tensor) -> "Linear":
+        b = 1 / (1 + C)
+        return cls(torch.where(C.isinf(), 1.0, C * b), b)
+
+    def v(self, sigma: float | Tensor) -> Tensor:
+        """C + sigma^2."""
+        return self.a + self.b * sigma**2
+
+    def skip(self, sigma: float) -> Tensor:
+        """C / (C + sigma^2)."""
+        return self.a / self.v(sigma)
+
+    def out(self, sigma: float) -> Tensor:
+        """c = sigma / sqrt(C + sigma^2)."""
+        return sigma / self.v(sigma).sqrt()
+
+    def keep(self, s: float, t: float, l: float) -> Tensor:  # noqa: E741
+        """(v_t / v_s)^p: what is left of X."""
+        return (self.v(t) / self.v(s)) ** ((1 + l**2) / 2)
+
+    def std(self, s: float, t: float, l: float) -> Tensor:  # noqa: E741
+        """Deviation of the noise from s to t."""
+        reach = (s**2 - t**2) / self.v(s)  # 1 - v_t / v_s over b
+        log = torch.where(self.b == 0, -1.0, torch.log1p(-self.b * reach) / (self.b * reach).clamp(min=1e-300))
+        return (self.v(t) * l**2 * reach * -log * phi(1, l**2 * self.b * reach * log)).sqrt()
+
+    def moments(self, s: float, t: float, l: float, n: int) -> list[Tensor]:  # noqa: E741
+        """The weights of 1, r, .., r^(n-1), r = (lam - lam_s) / (lam_t - lam_s), under the integral from s to t."""
+        p = (1 + l**2) / 2
+        first = self._first(s, t, l) if t == 0 or l in (0, 1) else None
+        if n == 1 and first is not None:
+            return [first]
+        h = math.log(s / t)
+        moments: list[Any] = [0.0] * n
+        for x, gauss in zip(NODES.tolist(), GAUSS.tolist(), strict=True):
+            r = (1 + x) / 2
+            sigma = s * math.exp(-r * h)
+            kernel = gauss / 2 * h * 2 * p * (self.v(t) / self.v(sigma)) ** p * self.out(sigma)
+            moments = [m + kernel * r**k for k, m in enumerate(moments)]
+        return moments if first is None else [first, *moments[1:]]
+
+    def _first(self, s: float, t: float, l: float) -> Tensor:  # noqa: E741
+        """int_s^t 2p (v_t / v)^p c dlam in closed form, for l = 0 and l = 1."""
+        root_t = self.v(t).sqrt()
+        # sigma / sqrt(v) at t, which at t = 0 has the limit 1/sqrt(b) for C = 0.
+        out_t = torch.where((self.a == 0), self.b.rsqrt(), t / root_t)
+        if l == 1:
+            root_s = self.v(s).sqrt()
+            return 2 * (s**2 - t**2) / (root_s * (s + root_s * out_t))
+        # arctan(x) - arctan(y) = arctan((x - y) / (1 + x y)), x = s / sqrt C, y = t / sqrt C.
+        z = (s - t) * torch.where(self.a == 0, 0.0, (self.a * self.b).sqrt() / (self.a + self.b * s * t))
+        arctan = torch.where(z == 0, 1.0, z.atan() / torch.where(z == 0, 1.0, z))
+        return (s - t) / (torch.where(self.a == 0, 0.0, self.a / root_t) + self.b * s * out_t) * arctan
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """What a step leaves for the next: the state it returned, x and its coordinates X, and the remainders (sigma, R)
+    that a multistep method still uses, newest first."""
+
+    x: Tensor | None = None
+    X: Tensor | None = None
+    past: tuple[tuple[float, Tensor], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Exponential(Sampler):
+    """Exponential integrator of order k around the reference Gaussian (see the module).
+
+    Args:
+        prediction: the reference: noise (C infinite), data (C = 0), edm (C = sigma_data^2) or gaussian (`reference`).
+        reference: the Gaussian model of the data, for prediction="gaussian" only.
+        sigma_data: standard deviation of the data, for prediction="edm" only.
+        l: stochasticity, from 0 (probability-flow ODE) to 1 (reverse SDE).
+        k: points in the polynomial, 1 to 3.
+        multistep: take the points from earlier steps (one call a step) instead of stages (k calls).
+        r1, r2: where the stages lie in the step, in lam, 0 < r1 < r2 < 1: 1/2 for k = 2, 1/3 and 2/3 for k = 3.
+        weights: exact (the integral of the polynomial) or published (see the module).
+        warm_up: start a multistep method with k = 3 by a two-stage step, one call more, so that it has order 3.
+
+    Raises:
+        PrescoreError: an unknown choice, a number out of range, stages out of order, or a reference that is missing or
+            not used.
+
+    Cost of a step beside the network: a few passes over the state; with a reference, one transform to its basis and
+    one back for each call, and one more for each draw of noise. Weights are computed once for each pair of levels, in
+    float64, k + 2 numbers a coordinate and step.
+    """
+
+    prediction: str = "noise"
+    reference: Gaussian | None = None
+    sigma_data: float = 0.5
+    l: float = 1.0  # noqa: E741
+    k: int = 1
+    multistep: bool = False
+    r1: float | None = None
+    r2: float | None = None
+    weights: str = "exact"
+    warm_up: bool = True
+
+    family: ClassVar[str] = "exponential"
+    usual_steps: ClassVar[int] = 10
+    _rules: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise PrescoreError(f"{name}: unknown value {value!r}; {suggest(str(value), choices)}")
+        if self.k not in (1, 2, 3):
+            raise PrescoreError(f"k: {self.k} points; there are solvers of 1, 2 and 3")
+        if not 0 <= self.l <= 1:
+            raise PrescoreError(f"l: {self.l} is not between 0 (no noise) and 1 (the reverse SDE)")
+        if not 0 < self.sigma_data < math.inf:
+            raise PrescoreError(f"sigma_data: {self.sigma_data} is not a positive number")
+        if self.reference is None and self.prediction == "gaussian":
+            raise PrescoreError("reference: prediction='gaussian' needs one; see prescore.frequency_gaussian")
+        if self.reference is not None and self.prediction != "gaussian":
+            raise PrescoreError(f"reference: prediction={self.prediction!r} does not use it; use 'gaussian'")
+        given = [r for r in (self.r1, self.r2) if r is not None]
+        if len(given) > (0 if self.multistep else self.k - 1):
+            raise PrescoreError(f"r1, r2: {given} given, but this solver has {len(self.stages)} stages inside a step")
+        if not all(r < q for r, q in pairwise((0, *self.stages, 1))):
+            raise PrescoreError(f"r1, r2: {self.stages} given; 0 < r1 < r2 < 1 is needed")
+        if self.k == 3 and not self.multistep and abs(self.stages[0] - 2 / 3) < 1e-3:
+            raise PrescoreError("r1: with r1 = 2/3 no weights give order 3; the papers use 1/3")
+
+    @property
+    def stages(self) -> tuple[float, ...]:
+        """The points inside a step, as fractions of it in lam."""
+        if self.multistep or self.k == 1:
+            return ()
+        if self.k == 2:
+            return (1 / 2 if self.r1 is None else self.r1,)
+        return (1 / 3 if self.r1 is None else self.r1, 2 / 3 if self.r2 is None else self.r2)
+
+    @property
+    def order(self) -> int:
+        if self.l > 0:
+            # Noise makes F rough along the path: a difference of earlier values does not extrapolate it.
+            return 1 if self.multistep else min(self.k, 2)
+        slips = self.weights == "published" or not self.warm_up
+        return 2 if self.k == 3 and self.multistep and slips else self.k
+
+    @property
+    def stochastic(self) -> bool:
+        return self.l > 0
+
+    def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
+        """T levels of the EDM's grid (rho = 7) from sigma_max to sigma_min, then 0."""
+        return karras(steps, sigma_min, sigma_max, final_zero=True)
+
+    def total_calls(self, steps: int, final_zero: bool = True) -> int:
+        if self.multistep:
+            return steps + (1 if self._warms_up and steps > 1 else 0)
+        return self.k * (steps - 1) + 1 if final_zero else self.k * steps
+
+    def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
+        steps = len(levels) - 1
+        least = self.k if self.multistep else 1 + (self.k > 1 and levels[-1].item() == 0)
+        if steps < least:
+            raise PrescoreError(f"steps: {steps} are too few for this solver of order {self.k}, it needs {least}")
+        if self.reference is not None:
+            self.reference.check(event_shape)
+
+    def start(self, levels: Tensor) -> History:
+        return History()
+
+    def step(
+        self, denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: History, noise: NoiseSource
+    ) -> tuple[Tensor, History]:
+        s, t = sigma.item(), sigma_next.item()
+        l = self.l if t > 0 else 0.0  # noqa: E741
+        X = state.X if state.X is not None and state.x is x else self._analyse(x)
+        points = [(s, self._remainder(denoise(x, sigma), X, s)), *(state.past if t > 0 else ())]
+        N, q = None, s  # the noise on the way from s to q, and how far it has come
+        for m in (*self._inside(s, t, state), t):
+            if l > 0:
+                keep, std = self._noise_rule(q, m, l, X)
+                fresh = std * self._transform(noise())
+                N, q = fresh if N is None else _add(fresh, keep, N), m
+            keep, weights = self._rule(s, m, tuple(level for level, _ in points), l, X)
+            U = keep * X if N is None else _add(N, keep, X)
+            for weight, (_, R) in zip(weights, points, strict=True):
+                U = _add(U, weight, R)
+            u = self._synthesise(U, x.shape[1:])
+            if m > t:
+                points.append((m, self._remainder(denoise(u, sigma.new_tensor(m)), U, m)))
+        past = sorted(points, key=lambda point: point[0])[: self.k - 1] if self.multistep else []
+        return u, History(u, U, tuple(past))
+
+    @property
+    def _warms_up(self) -> bool:
+        return self.multistep and self.k == 3 and self.warm_up
+
+    def _inside(self, s: float, t: float, state: History) -> list[float]:
+        """The levels of the stages inside this step."""
+        if t == 0:
+            return []
+        first = self._warms_up and not state.past
+        return [s * (t / s) ** r for r in ((1 / 2,) if first else self.stages)]
+
+    @cached_property
+    def _linear(self) -> Linear:
+        C = {"noise": math.inf, "data": 0.0, "edm": self.sigma_data**2}
+        if self.reference is not None:
+            return Linear.of(self.reference.variances)
+        return Linear.of(torch.tensor(C[self.prediction], dtype=torch.float64))
+
+    def _analyse(self, x: Tensor) -> Tensor:
+        return x if self.reference is None else self.reference.analyse(x)
+
+    def _transform(self, z: Tensor) -> Tensor:
+        return z if self.reference is None else self.reference.transform(z)
+
+    def _synthesise(self, X: Tensor, event_shape: Sequence[int]) -> Tensor:
+        return X if self.reference is None else self.reference.synthesise(X, event_shape)
+
+    def _remainder(self, denoised: Tensor, X: Tensor, sigma: float) -> Tensor:
+        """R = D - mu - C / (C + sigma^2) X."""
+        (skip,) = self._remember(("skip", sigma), X, lambda: [-self._linear.skip(sigma)])
+        return _add(self._analyse(denoised), skip, X)
+
+    def _noise_rule(self, s: float, t: float, l: float, like: Tensor) -> list[Any]:  # noqa: E741
+        linear = self._linear
+        return self._remember(("noise", s, t), like, lambda: [linear.keep(s, t, l), linear.std(s, t, l)])
+
+    def _rule(self, s: float, t: float, levels: tuple[float, ...], l: float, like: Tensor) -> tuple[Any, list[Any]]:  # noqa: E741
+        """Weights of X and of the remainders at `levels`, of which the first is s, in the step from s to t."""
+
+        def compute() -> list[Tensor]:
+            weights = self._polynomial(s, t, levels, l)
+            out = [self._linear.out(level) for level in levels]
+            return [self._linear.keep(s, t, l), *(w / c for w, c in zip(weights, out, strict=True))]
+
+        keep, *weights = self._remember(("rule", s, t, *levels), like, compute)
+        return keep, weights
+
+    def _polynomial(self, s: float, t: float, levels: tuple[float, ...], l: float) -> list[Tensor]:  # noqa: E741
+        """Weights of F at `levels` in the integral from s to t."""
+        n = len(levels)
+        M = self._linear.moments(s, t, l, n)
+        if n == 1:
+            return M
+        d = [math.log(s / level) / math.log(s / t) for level in levels]  # positions, in units of the step
+        if self.k == 3 and not self.multistep:
+            # Hochbruck & Ostermann: the errors of the two stages cancel in the last line, whatever r1 and r2.
+            r1, r2 = self.stages
+            gamma = (3 * r2**2 - 2 * r2) / (2 * r1 - 3 * r1**2)
+            if n == 2:
+                slope = M[1] / d[1] + gamma * self._linear.moments(s, levels[1], l, 2)[1]
+                return [M[0] - slope, slope]
+            slope = M[1] / (gamma * r1 + r2)
+            return [M[0] - (1 + gamma) * slope, gamma * slope, slope]
+        if self.weights == "published":
+            M = [M[0], M[0] / 2] if n == 2 else [M[0], M[1], M[2] / 2]
+        inverse = np.linalg.inv(np.vander(d, increasing=True)).tolist()
+        return [sum((M[i] * inverse[i][j] for i in range(n)), torch.zeros(())) for j in range(n)]
+
+    def _remember(self, key: tuple[Any, ...], like: Tensor, compute: Any) -> list[Any]:
+        """Weights in the precision and on the device of `like`; plain numbers where there is one for all coordinates."""
+        key = (*key, like.dtype, like.device)
+        if key not in self._rules:
+            self._rules[key] = [w.item() if w.ndim == 0 else w.to(like.device, like.dtype) for w in compute()]
+        return self._rules[key]
+
+
+def _add(y: Tensor, weight: float | Tensor, x: Tensor) -> Tensor:
+    """y + weight * x in one pass."""
+    return torch.addcmul(y, weight, x) if isinstance(weight, Tensor) else torch.add(y, x, alpha=weight)
