@@ -1,16 +1,18 @@
 """A command line to call, and a tiny trained model with statistics of its data."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from prescore.checkpoints.native import ModelDescription, save_model
+from prescore.checkpoints.native import ModelDescription, load_model, save_model
 from prescore.cli import main
 from prescore.models.song_unet import SongUNet
 from prescore.precondition import calibrate, save_statistics
+from prescore.precondition.score import score_statistics
 
 SIDE = 8
 ARGUMENTS = {"img_resolution": SIDE, "in_channels": 1, "out_channels": 1, "model_channels": 16, "channel_mult": [1]}
@@ -56,7 +58,7 @@ def refused(cli: Cli) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the model `mnist-ve` and its statistics, both tiny."""
+    """A folder with the model `mnist-ve` and its statistics, both tiny; these with components and a score."""
     folder = tmp_path_factory.mktemp("assets")
     generator = torch.Generator().manual_seed(0)
     network = SongUNet(**ARGUMENTS, generator=generator)
@@ -65,7 +67,8 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save_model(folder / "mnist-ve.safetensors", description, network.state_dict())
     data = torch.rand(50, 1, SIDE, SIDE, generator=generator).cumsum(-1).cumsum(-2) / SIDE**2
-    save_statistics(calibrate(data), folder / "mnist-ve.statistics.safetensors")
+    score = score_statistics(load_model(folder / "mnist-ve.safetensors"), data)
+    save_statistics(replace(calibrate(data, components=9), score=score), folder / "mnist-ve.statistics.safetensors")
     return folder
 
 

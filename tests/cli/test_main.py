@@ -28,6 +28,11 @@ def test_every_command_has_help(cli: Callable[..., Any], command: str, flag: str
     assert f"prescore {command}" in out
 
 
+def test_the_help_of_sample_says_where_the_options_of_samplers_are(cli: Callable[..., Any]) -> None:
+    assert "prescore samplers NAME" in " ".join(cli("sample", "--help").out.split())
+    assert "--level-steps" in cli("samplers", "ald").out
+
+
 def test_version(cli: Callable[..., Any]) -> None:
     assert cli("--version") == (0, f"prescore {prescore.__version__}\n", "")
 

@@ -6,9 +6,9 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,11 +19,13 @@ from safetensors.torch import save_file
 
 import prescore
 from prescore.cli.options import options_of
+from prescore.cli.plan import BASES, IDLE
 from prescore.cli.sample import sample
 from prescore.denoiser import Denoiser
 from prescore.grid import geometric, iddpm, karras, uniform_t
 from prescore.images import grid, to_uint8
-from prescore.samplers import SAMPLERS
+from prescore.precondition.gaussian import Gaussian
+from prescore.samplers import SAMPLERS, Entry
 from prescore.schedule import VP
 
 Cli = Callable[..., Any]
@@ -190,12 +192,101 @@ def test_the_noise_range_may_be_narrowed(tmp_path: Path, cli: Cli, refused: Refu
     assert "sigma_min < sigma_max" in refused(*arguments, "--sigma-min", 5, "--sigma-max", 5)
 
 
-def test_no_option_of_a_sampler_is_one_of_the_command_too() -> None:
+def test_an_option_of_a_sampler_hides_none_of_the_command_that_would_do_something() -> None:
     own = {name.replace("_", "-") for name in inspect.signature(sample).parameters}
     for entry in SAMPLERS.values():
         flags = [option.flag.removeprefix("--") for option in options_of(entry).values()]
         assert len(set(flags)) == len(flags)
-        assert own.isdisjoint(flags)
+        idle = set() if entry.takes("preconditioner") else {"alpha", "pixel"}
+        assert (own - idle).isdisjoint(flags)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference(prescore.Sampler):
+    """A sampler that ends at the mean of its reference, as if that had no variance.
+
+    Args:
+        reference: the Gaussian.
+    """
+
+    reference: Gaussian | None = None
+    family: ClassVar[str] = "reference"
+
+    def step(self, denoise: Any, x: Any, sigma: Any, sigma_next: Any, state: Any, noise: Any) -> tuple[Any, Any]:
+        assert self.reference is not None
+        return 0 * denoise(x, sigma) + self.reference.mean + self.reference.variances.mean(), state
+
+
+@pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a sampler that needs a reference Gaussian."""
+    entry = Entry(Reference, "a toy", "https://example.org", needs=("reference",))
+    monkeypatch.setattr("prescore.samplers.SAMPLERS", {**SAMPLERS, "toy": entry})
+    return "toy"
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_the_reference_gaussian_is_made_from_statistics(
+    tmp_path: Path, cli: Cli, shipped: str, model: Path, statistics: Path, reference: str, basis: str
+) -> None:
+    G = BASES[basis](prescore.load_statistics(statistics))
+    expected = to_uint8(G.mean + G.variances.mean())[0].numpy()
+    usual = [] if basis == "frequency" else ["--basis", basis]
+    arguments = ("--sampler", reference, "--steps", 2, "--n", 1, "--out", tmp_path / "a.npz")
+    for options in ([shipped, *usual], [shipped, "--basis", basis], [model, "--statistics", statistics, *usual]):
+        assert cli("sample", *options, *arguments).err == ""
+        with np.load(tmp_path / "a.npz") as file:
+            assert np.array_equal(file["images"][0, ..., 0], expected)
+            settings = json.loads(file["settings"].item())
+        assert settings["basis"] == basis
+        assert settings["statistics"] == (shipped if shipped in options else str(statistics))
+
+
+def test_a_reference_that_cannot_be_made(tmp_path: Path, refused: Refused, model: Path, reference: str) -> None:
+    arguments = ("sample", model, "--sampler", reference, "--out", tmp_path / "a.png")
+    message = refused(*arguments)
+    assert f"--sampler toy: {model} comes without statistics of its data" in message
+    assert f"--basis: {model} comes without statistics" in refused(*arguments, "--basis", "pixel")
+    assert "--alpha: sampler 'toy' cannot use a preconditioner" in refused(*arguments, "--alpha", 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_statistics_that_a_sampler_cannot_use_are_refused(
+    tmp_path: Path, refused: Refused, shipped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Entry(Reference, "a toy", "https://example.org", {"reference": None})
+    monkeypatch.setattr("prescore.samplers.SAMPLERS", {**SAMPLERS, "plain": plain})
+    arguments = ("sample", shipped, "--sampler", "plain", "--out", tmp_path / "a.png")
+    assert "--statistics: sampler 'plain' has no use for statistics" in refused(*arguments, "--statistics", shipped)
+    for option, value in {"--alpha": [3], "--pixel": [], "--basis": ["pixel"]}.items():
+        assert f"{option}: sampler 'plain' cannot use a" in refused(*arguments, option, *value).replace(
+            ", --no-pixel", ""
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adaptive(Reference):
+    """A sampler whose step calls the model once for each sample of the batch."""
+
+    def total_calls(self, steps: int, final_zero: bool = True) -> None:
+        """Not known before."""
+
+    def step(self, denoise: Any, x: Any, sigma: Any, sigma_next: Any, state: Any, noise: Any) -> tuple[Any, Any]:
+        for _ in x:
+            denoised = denoise(x, sigma)
+        return denoised, state
+
+
+def test_the_calls_of_an_adaptive_sampler_are_counted(
+    tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Entry(Adaptive, "a toy", "https://example.org")
+    monkeypatch.setattr("prescore.samplers.SAMPLERS", {**SAMPLERS, "toy": entry})
+    arguments = ("sample", model, "--sampler", "toy", "--steps", 2, "--n", 5, "--batch-size", 2)
+    out = cli(*arguments, "--out", tmp_path / "a.npz").out
+    assert facts_of(out)["calls"] == "as many as the tolerance needs"
+    assert out.splitlines()[-1].startswith("10 network calls in ")  # 2 steps of 2 + 2 + 1
 
 
 # Values of options whose default is None or would be refused, and of some others another one than the default.
@@ -206,19 +297,24 @@ VALUES: dict[str, object] = {
     "first": "predictor",
     "level_steps": 2,
     "step_size": 1e-5,
+    "S_tmax": 10.0,
 }
+# Options beside the one in question: those without which it would do nothing, or take long.
+BESIDE: dict[str, list[object]] = {"form": ["--alpha", 5], "precondition_prior": ["--alpha", 5]}
+LOOSE = {"eps_abs": 0.5, "eps_rel": 0.5, "rtol": 0.1, "atol": 0.1}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_option_is_used(tmp_path: Path, cli: Cli, shipped: str, name: str) -> None:
-    preconditioned = ["--alpha", 5] if SAMPLERS[name].takes("preconditioner") else []
-    for option in options_of(SAMPLERS[name]).values():
-        value = VALUES.get(option.name, not option.default if option.is_switch else option.default)
+    options = options_of(SAMPLERS[name])
+    loose = [part for key, value in LOOSE.items() if key in options for part in (options[key].flag, value)]
+    for option in options.values():
+        value = (VALUES | LOOSE).get(option.name, not option.default if option.is_switch else option.default)
         assert value is not None, option.name
         flag = [option.flags[not value]] if option.is_switch else [option.flag, word(value)]
         path = tmp_path / f"{option.name}.npz"
-        arguments = ("sample", shipped, "--sampler", name, *preconditioned, "--steps", 4, "--n", 1, *flag)
-        assert cli(*arguments, "--out", path).err == ""
+        arguments = ("sample", shipped, "--sampler", name, "--steps", 4, "--n", 1, *BESIDE.get(option.name, []))
+        assert cli(*arguments, *loose, *flag, "--out", path).err == ""
         with np.load(path) as file:
             settings = json.loads(file["settings"].item())
         assert settings[option.name] == (list(value) if isinstance(value, tuple) else value)
@@ -270,7 +366,7 @@ def levels_of(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (["karras"], 7.0, karras(4, 0.01, 50, 7.0)),
         (["geometric"], None, geometric(4, 0.01, 50)),
         (["iddpm"], None, iddpm(4, 0.01, 50)),
-        (["uniform-t"], None, uniform_t(VP.between(0.01, 50), 4)),
+        (["uniform-t"], None, uniform_t(VP(t_min=VP().t(0.01).item(), t_max=VP().t(50).item()), 4)),
         (["geometric", "--sigma-max", 5], None, geometric(4, 0.01, 5)),
     ],
 )
@@ -300,6 +396,13 @@ def test_the_noise_levels_may_be_listed(tmp_path: Path, cli: Cli, model: Path, m
     settings = json.loads((tmp_path / "f" / "settings.json").read_text())
     assert (settings["grid"], settings["steps"]) == ([50, 10, 2, 0.5, 0], 4)
     assert cli(*arguments, "--grid", "50,10,2,0.5,0").out.splitlines()[-1].startswith("0 network calls")
+
+
+@pytest.mark.parametrize("cls", IDLE)
+def test_options_that_may_do_nothing_are_fields(cls: type) -> None:
+    names = {field.name for field in fields(cls)}
+    for option, (field, _) in IDLE[cls].items():
+        assert {option, field} <= names
 
 
 def test_options_that_would_do_nothing_are_refused(tmp_path: Path, refused: Refused, model: Path) -> None:
@@ -344,6 +447,7 @@ BAD = {
     "steps and grid: give one of them": ["--grid", "5,1,0", "--steps", 2],
     "--sigma-min, --sigma-max: do nothing beside a list": ["--grid", "5,1,0", "--sigma-max", 20],
     "--rho: belongs to --grid karras": ["--rho", 5],
+    "--basis: sampler 'pc' cannot use a reference": ["--basis", "pixel"],
     "rho: -1.0 is not a positive number": ["--grid", "karras", "--rho", -1],
     "levels asked for, but only": ["--grid", "iddpm", "--steps", 5000],
     "device: 'gpu9' cannot be used": ["--device", "gpu9"],

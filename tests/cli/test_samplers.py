@@ -38,7 +38,8 @@ def test_every_option_is_explained(cli: Callable[..., Any], name: str) -> None:
     options = options_of(SAMPLERS[name]).values()
     flags = re.findall(r"^  (--\S+?)(?:, --no-\S+)?  \(", out, re.MULTILINE)
     assert flags == [option.flag for option in options]
-    assert ("--alpha" in out) == SAMPLERS[name].takes("preconditioner")
+    assert ("--alpha, --pixel" in out) == SAMPLERS[name].takes("preconditioner")
+    assert ("--basis" in out) == SAMPLERS[name].takes("reference")
     assert all(option.help for option in options), [option.name for option in options if not option.help]
     assert max(map(len, out.splitlines())) <= WIDTH
 

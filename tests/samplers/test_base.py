@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from support import filter_weights
 
-from prescore.denoiser import Denoiser, guided
+from prescore.denoiser import Denoiser, expand, guided
 from prescore.errors import PrescoreError, SamplingError
 from prescore.operators import Frequency
-from prescore.precondition import Preconditioner
+from prescore.precondition import Preconditioner, calibrate
+from prescore.precondition.score import score_statistics
 from prescore.samplers import SAMPLERS, make_sampler, sample
 
 SHAPE = (1, 8, 8)
@@ -15,17 +18,25 @@ NAMES = sorted(SAMPLERS)
 
 def shrink(x, sigma):
     """Elementwise, so its arithmetic cannot depend on the batch."""
-    return 0.5 + (x - 0.5) / (1 + sigma**2)
+    return 0.5 + (x - 0.5) / (1 + expand(sigma, x) ** 2)
 
 
 def preconditioner():
     return Preconditioner(Frequency(WEIGHTS, axes=2, length=8))
 
 
+def statistics():
+    data = torch.rand(20, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    score = score_statistics(model(), data)
+    return replace(calibrate(data), score=score)
+
+
+NEEDED = {"preconditioner": preconditioner, "reference": statistics, "statistics": statistics}
+
+
 def sampler(name, **options):
-    M = preconditioner() if "preconditioner" in SAMPLERS[name].needs else None
-    options = {"steps": 6} | options
-    return make_sampler(name, preconditioner=M, **options)
+    needs = {need: NEEDED[need]() for need in SAMPLERS[name].needs}
+    return make_sampler(name, **{"steps": 6} | needs | options)
 
 
 def model(function=shrink):
@@ -48,23 +59,27 @@ def test_a_sample_depends_on_its_seed_alone(name, size):
     assert torch.equal(draw(name, seeds), together)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Where steps depend on the data a rounding may accept or reject one, and so change the sample by its tolerance.
+FIXED = [name for name in NAMES if sampler(name).total_calls(6) is not None]
+
+
+@pytest.mark.parametrize("name", FIXED)
 def test_with_a_network_the_batch_matters_only_by_its_rounding(name):
     """A float32 convolution may sum in another order for another batch; the state around it is float64."""
     torch_generator = torch.Generator().manual_seed(0)
     kernel = torch.randn(1, 1, 3, 3, generator=torch_generator) / 9
 
     def network(x, sigma):
-        return torch.tanh(torch.nn.functional.conv2d(x / (1 + sigma), kernel, padding=1))
+        return torch.tanh(torch.nn.functional.conv2d(x / (1 + expand(sigma, x)), kernel, padding=1))
 
     runs = [sample(model(network), sampler(name), seeds=range(5), batch_size=b, progress=False) for b in (1, 3, 5)]
     for run in runs[1:]:
         torch.testing.assert_close(run, runs[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIXED)
 def test_the_number_of_calls_is_what_the_sampler_says(name):
-    for options in ({}, {"grid": torch.tensor([3.0, 1.0, 0.2]), "steps": None}):
+    for options in ({}, {"grid": torch.tensor([3.0, 2.0, 1.5, 1.0, 0.5, 0.2]), "steps": None}):
         calls = []
 
         def counted(x, sigma, calls=calls):
@@ -73,7 +88,7 @@ def test_the_number_of_calls_is_what_the_sampler_says(name):
 
         s = sampler(name, **options)
         sample(model(counted), s, seeds=[0], progress=False)
-        steps = 2 if options else 6
+        steps = 5 if options else 6
         assert len(calls) == s.total_calls(steps, final_zero=not options)
 
 
@@ -124,7 +139,8 @@ def test_state_precision(name):
     assert draw(name, [0]).dtype == torch.float64
     narrow = draw(name, [0], dtype=torch.float32)
     assert narrow.dtype == torch.float32
-    torch.testing.assert_close(narrow.double(), draw(name, [0]), rtol=1e-3, atol=1e-3)
+    if name in FIXED:
+        torch.testing.assert_close(narrow.double(), draw(name, [0]), rtol=1e-3, atol=1e-3)
 
 
 def test_the_model_is_called_in_its_own_precision():
@@ -162,10 +178,14 @@ def test_conditions_follow_their_sample():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_that_returns_nan_is_caught_where_it_happens(name):
     def fails(x, sigma):
-        return shrink(x, sigma) if sigma > 1 else x * float("nan")
+        return shrink(x, sigma) if (sigma > 1).all() else x * float("nan")
 
-    with pytest.raises(SamplingError, match=r"output of the model is not finite at step \d of 6 \(sigma = 0\.3"):
+    with pytest.raises(SamplingError, match=r"output of the model is not finite at step \d of 6") as caught:
         sample(model(fails), sampler(name), seeds=[0], progress=False)
+    step = int(str(caught.value).split(" of 6")[0].split()[-1])
+    levels = sampler(name).levels(0.01, 50.0)
+    assert f"(sigma = {levels[step - 1]:.4g})" in str(caught.value)
+    assert levels[step] <= 1 < levels[step - 2]  # the step that crosses 1 if it calls the model below, or the next
 
 
 def test_a_model_that_returns_the_wrong_shape():

@@ -1,11 +1,18 @@
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import ClassVar
+
 import pytest
 import torch
 
 from prescore.errors import PrescoreError
 from prescore.noise import NoiseSource
-from prescore.operators import Identity, RollSkew
-from prescore.precondition import Preconditioner
-from prescore.samplers import SAMPLERS, make_sampler
+from prescore.operators import Identity, Pixel, RollSkew
+from prescore.precondition import Preconditioner, calibrate
+from prescore.precondition.gaussian import Gaussian, frequency_gaussian
+from prescore.samplers import SAMPLERS, Entry, Sampler, make_sampler
+
+GAUSSIAN = Gaussian(torch.zeros(4), Pixel(torch.ones(4)))
 
 
 @pytest.mark.parametrize(
@@ -13,7 +20,8 @@ from prescore.samplers import SAMPLERS, make_sampler
     [
         ({"name": "pcs"}, "unknown name 'pcs'; did you mean pc"),
         ({"name": "zzz"}, "unknown name 'zzz'; known: pc, pds"),
-        ({"name": "pds"}, "preconditioner: sampler 'pds' cannot run without one"),
+        ({"name": "pds"}, "preconditioner: sampler 'pds' cannot run without one; make one by prescore.freq"),
+        ({"name": "pc", "reference": GAUSSIAN}, "reference: sampler 'pc' cannot use one"),
         ({"name": "ald", "snr": 0.1}, "snr: sampler 'ald' has no such option; it has level_steps"),
         ({"name": "ancestral", "predictor": "none"}, "predictor: sampler 'ancestral' has no such option"),
         ({"name": "ancestral", "snr": 0.1}, "snr: sampler 'ancestral' has no such option; it has form"),
@@ -44,23 +52,50 @@ def test_bad_input_is_one_clear_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+STATISTICS = calibrate(torch.rand(9, 1, 4, generator=torch.Generator().manual_seed(0)))
+NEEDED = {"preconditioner": Preconditioner(Identity()), "reference": STATISTICS, "statistics": STATISTICS}
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_entry_declares_itself(name):
     entry = SAMPLERS[name]
-    assert entry.cls(**entry.fixed).order >= 1
+    assert make_sampler(name, **{need: NEEDED[need] for need in entry.needs}).order >= 1
     assert entry.cls.family
+    assert entry.about
     assert entry.source.startswith("https://")
-    assert entry.options
+    free = {f.name for f in fields(entry.cls)}
+    assert free >= {*entry.fixed, *entry.idle, *entry.needs}
+    assert not set(entry.fixed) & {*entry.idle, *entry.needs}
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if not SAMPLERS[name].needs])
 def test_a_sampler_says_whether_its_steps_are_random(name):
-    """One step from the same state with two different sources of noise."""
-    s = make_sampler(name, grid=torch.tensor([1.0, 0.5]))
+    """Steps from the same state with two different sources of noise."""
+    s = make_sampler(name, grid=torch.tensor([4.0, 3.0, 2.0, 1.5, 1.0, 0.5]))
     ends = []
     for seed in (0, 1):
         noise = NoiseSource([seed], (4,))
-        x = torch.ones(1, 4, dtype=torch.float64)
-        sigma, sigma_next = s.grid
-        ends.append(s.step(lambda x, sigma: x / (1 + sigma**2), x, sigma, sigma_next, s.start(s.grid), noise)[0])
+        x, state = torch.ones(1, 4, dtype=torch.float64), s.start(s.grid)
+        for sigma, sigma_next in pairwise(s.grid):
+            x, state = s.step(lambda x, sigma: x / (1 + sigma**2), x, sigma, sigma_next, state, noise)
+        ends.append(x)
     assert torch.equal(*ends) != s.stochastic
+
+
+def test_a_reference_may_be_given_as_statistics(monkeypatch):
+    """Then it is the Gaussian that is diagonal in frequency."""
+    entry = Entry(Reference, "a toy", "https://example.org", needs=("reference",))
+    monkeypatch.setattr("prescore.samplers.SAMPLERS", {"toy": entry})
+    assert make_sampler("toy", reference=GAUSSIAN).reference is GAUSSIAN
+    made = make_sampler("toy", reference=STATISTICS).reference
+    assert torch.equal(made.variances, frequency_gaussian(STATISTICS).variances)
+    with pytest.raises(PrescoreError, match="reference: sampler 'toy' cannot run without one; give statistics"):
+        make_sampler("toy")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference(Sampler):
+    """A sampler that has a reference."""
+
+    reference: Gaussian | None = None
+    family: ClassVar[str] = "toy"

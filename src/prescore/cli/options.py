@@ -103,9 +103,10 @@ def argument_docs(cls: type) -> dict[str, str]:
         section = re.search(
             r"^Args:\n((?: .*\n|\n)*)", inspect.cleandoc(base.__dict__.get("__doc__") or "") + "\n", re.M
         )
-        parts = re.split(r"^ {4}(\w+(?:, \w+)*): ", section[1] if section else "", flags=re.MULTILINE)
+        parts = re.split(r"^ {4}(\S[^:\n]*): ", section[1] if section else "", flags=re.MULTILINE)
         for names, text in zip(parts[1::2], parts[2::2], strict=True):
-            texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+            if re.fullmatch(r"\w+(, \w+)*", names):  # not "a, b and the others"
+                texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
     return texts
 
 

@@ -1,6 +1,7 @@
 """What `prescore sample` was asked for: resolved, and refused where it does not fit, before anything is drawn."""
 
 import hashlib
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,27 +17,34 @@ from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, suggest
 from prescore.grid import check_grid, geometric, iddpm, karras, uniform_t
 from prescore.noise import check_seeds
-from prescore.precondition import frequency_preconditioner, load_statistics, pixel_preconditioner
+from prescore.precondition import frequency_preconditioner, in_range, load_statistics, pixel_preconditioner
+from prescore.precondition.gaussian import frequency_gaussian, pixel_gaussian
 from prescore.samplers import PredictorCorrector, Sampler, find_sampler, make_sampler
+from prescore.samplers.edm import EDMChurn, EDMFlow
 from prescore.schedule import VP
 
-DEFAULT_ALPHA = 5.0
+DEFAULT_ALPHA, DEFAULT_BASIS = 5.0, "frequency"
+BASES = {"frequency": frequency_gaussian, "pixel": pixel_gaussian}
+# Arguments of samplers that `open_statistics` makes.
+FROM_STATISTICS = ("preconditioner", "reference", "statistics")
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 RHO = 7.0
 # Ways to spread n noise levels over a range.
 GRIDS: Mapping[str, Callable[..., Tensor]] = {
     "karras": karras,
     "geometric": geometric,
-    "uniform-t": lambda n, low, high, final_zero: uniform_t(VP.between(low, high), n, final_zero),
+    "uniform-t": lambda n, low, high, final_zero: uniform_t(_vp(low, high), n, final_zero),
     "iddpm": iddpm,
 }
 PLAIN = (bool, int, float, str, tuple)  # types of what may stand among the settings
 # Options that act only through another field of the sampler: that field, and its value that leaves them idle.
-IDLE: Mapping[type[Sampler], Mapping[str, tuple[str, object]]] = {
+IDLE: Mapping[type, dict[str, tuple[str, object]]] = {
     PredictorCorrector: {
         **dict.fromkeys(("snr", "corrector_steps", "first", "norm"), ("corrector", "none")),
         **dict.fromkeys(("form", "precondition_prior"), ("preconditioner", None)),
     },
+    EDMFlow: {"alpha": ("order", 1)},
+    EDMChurn: dict.fromkeys(("S_tmin", "S_tmax", "S_noise"), ("S_churn", 0.0)),
 }
 
 
@@ -54,7 +62,13 @@ def open_model(name: str, device: str | None, dtype: str, sigma_min: float | Non
 
 
 def open_statistics(
-    model: str, sampler: str, file: str | None, alpha: float | None, pixel: bool | None
+    model: str,
+    denoiser: Denoiser,
+    sampler: str,
+    file: str | None,
+    alpha: float | None,
+    pixel: bool | None,
+    basis: str | None,
 ) -> tuple[dict[str, Any], dict[str, object]]:
     """What the sampler is to be given that is made from statistics of the data, and what it was made from.
 
@@ -62,35 +76,51 @@ def open_statistics(
         PrescoreError: there are no statistics, or an option would do nothing.
     """
     entry = find_sampler(sampler)
-    asked = {"--statistics": file, "--alpha": alpha, "--pixel, --no-pixel": pixel}
-    if not entry.takes("preconditioner"):
-        for option, value in asked.items():
-            if value is not None:
-                raise PrescoreError(f"{option}: sampler {sampler!r} cannot use a preconditioner")
-    if file is None and alpha is None and "preconditioner" not in entry.needs:
-        if pixel is not None:
-            raise PrescoreError("--pixel, --no-pixel: there is no preconditioner; give --alpha or --statistics")
+    uses = {"--alpha": ("preconditioner", alpha), "--pixel, --no-pixel": ("preconditioner", pixel)}
+    for option, (argument, value) in (uses | {"--basis": ("reference", basis)}).items():
+        if value is not None and not entry.takes(argument):
+            raise PrescoreError(f"{option}: sampler {sampler!r} cannot use a {argument}")
+    taken = [argument for argument in FROM_STATISTICS if entry.takes(argument)]
+    if file is not None and not taken:
+        raise PrescoreError(f"--statistics: sampler {sampler!r} has no use for statistics")
+    asked = {"preconditioner": alpha, "reference": basis}
+    wanted = [a for a in taken if a in entry.needs or file is not None or asked.get(a) is not None]
+    if pixel is not None and "preconditioner" not in wanted:
+        raise PrescoreError("--pixel, --no-pixel: there is no preconditioner; give --alpha or --statistics")
+    if not wanted:
         return {}, {}
     if file is None and model not in shipped_models():
-        option = "--alpha" if alpha is not None else f"--sampler {sampler}"
+        given = [option for option, value in (("--alpha", alpha), ("--basis", basis)) if value is not None]
         raise PrescoreError(
-            f"{option}: {model} comes without statistics of its data; "
+            f"{(*given, f'--sampler {sampler}')[0]}: {model} comes without statistics of its data; "
             "measure them with `prescore calibrate` and name them with --statistics FILE"
         )
     path = find(file or model, STATISTICS_SUFFIX)
-    alpha = DEFAULT_ALPHA if alpha is None else alpha
-    statistics = load_statistics(path)
-    M = frequency_preconditioner(statistics, alpha)
-    M = M @ pixel_preconditioner(statistics, alpha) if pixel else M
-    facts = {"statistics": file or model, "statistics_sha256": _digest(path), "alpha": alpha, "pixel": bool(pixel)}
-    return {"preconditioner": M}, facts
+    statistics, made = load_statistics(path), dict[str, Any]()
+    facts: dict[str, object] = {"statistics": file or model, "statistics_sha256": _digest(path)}
+    if "preconditioner" in wanted:
+        alpha = DEFAULT_ALPHA if alpha is None else alpha
+        M = frequency_preconditioner(statistics, alpha)
+        made["preconditioner"] = M @ pixel_preconditioner(statistics, alpha) if pixel else M
+        facts |= {"alpha": alpha, "pixel": bool(pixel)}
+    statistics = in_range(statistics, denoiser.data_range)
+    if "reference" in wanted:
+        basis = DEFAULT_BASIS if basis is None else basis
+        if basis not in BASES:
+            raise PrescoreError(f"basis: unknown value {basis!r}; {suggest(basis, BASES)}")
+        made["reference"] = BASES[basis](statistics)
+        facts |= {"basis": basis}
+    if "statistics" in wanted:
+        made["statistics"] = statistics
+    return made, facts
 
 
 def build_sampler(name: str, steps: int | None, made: Mapping[str, Any], options: Mapping[str, Any]) -> Sampler:
     """The sampler with the options that were given, each of which must do something."""
     sampler = make_sampler(name, steps=steps, **made, **options)
+    rules = ChainMap(*(IDLE.get(cls, {}) for cls in type(sampler).__mro__))
     for option in options:
-        field, idle = IDLE.get(type(sampler), {}).get(option, ("", ""))
+        field, idle = rules.get(option, ("", ""))
         if field and getattr(sampler, field) == idle:
             flag = "--" + option.replace("_", "-")
             raise PrescoreError(f"{flag}: does nothing in sampler {name!r} with {field} = {str(idle).lower()}")
@@ -160,6 +190,12 @@ def count_seeds(seed: int, n: int) -> list[int]:
     if n < 1:
         raise PrescoreError(f"n: {n} samples asked for; at least 1 is needed")
     return check_seeds(range(seed, seed + n))
+
+
+def _vp(low: float, high: float) -> VP:
+    """The VP schedule of linear betas, over the times of a noise range."""
+    vp = VP()
+    return replace(vp, t_min=vp.t(low).item(), t_max=vp.t(high).item())
 
 
 def _numbers(grid: str) -> list[float]:

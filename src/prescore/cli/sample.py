@@ -53,6 +53,13 @@ def sample(
     pixel: Annotated[
         bool | None, typer.Option("--pixel/--no-pixel", help="Precondition pixels as well as frequencies.")
     ] = None,
+    basis: Annotated[
+        str | None,
+        typer.Option(
+            help="In which the sampler's reference Gaussian is diagonal: frequency, pixel or pca.",
+            show_default="frequency",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Where the network runs: cpu, cuda, ...")] = None,
     dtype: Annotated[
         str, typer.Option(help="Precision of the network: float64, float32, float16, bfloat16.")
@@ -60,7 +67,7 @@ def sample(
 ) -> None:
     """Draw samples from a trained model.
 
-    Beside the options below, every option of the sampler: `prescore samplers NAME` explains those of sampler NAME.
+    Every option of the sampler may be given beside those below: `prescore samplers NAME` explains them.
 
     Sample k is a function of its seed alone, not of the batch size or of the others. A folder may be interrupted by
     Ctrl-C: finished samples stay, and the same command draws the others.
@@ -72,7 +79,7 @@ def sample(
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
     denoiser = open_model(model, device, dtype, sigma_min, sigma_max)
-    made, made_from = open_statistics(model, sampler, statistics, alpha, pixel)
+    made, made_from = open_statistics(model, denoiser, sampler, statistics, alpha, pixel, basis)
     method = build_sampler(sampler, steps, made, context.obj)
     is_narrowed = (sigma_min, sigma_max) != (None, None)
     method, spread = choose_grid(method, denoiser, grid, rho, is_narrowed)

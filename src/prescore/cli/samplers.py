@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from prescore.samplers import Entry, Sampler
 
 WIDTH = 100
+# What `prescore sample` makes for a sampler that takes it: the flags, and what it is.
+MADE = {
+    "preconditioner": ("--alpha, --pixel, --statistics", "the preconditioner: its strength, parts, and what it is of."),
+    "reference": ("--basis, --statistics", "the Gaussian that is integrated exactly: its basis, and what it is of."),
+    "statistics": ("--statistics", "statistics of the data with the size of the model's score."),
+}
 
 
 def samplers(
@@ -52,14 +58,23 @@ def describe(name: str, entry: "Entry") -> str:
         default = "" if option.default is None else f"; default: {show(option.default)}"
         text = textwrap.fill(option.help, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
         parts.append(f"  {', '.join(option.flags)}  ({option.value}{default})\n{text}")
-    if entry.takes("preconditioner"):
-        parts.append("  --alpha, --pixel, --statistics\n      the preconditioner: see `prescore sample --help`.")
+    for argument, (flags, text) in MADE.items():
+        if entry.takes(argument):
+            parts.append(f"  {flags}\n      {text}")
     return "\n\n".join(parts)
 
 
 def facts_of(entry: "Entry") -> list[object]:
     """Order, strong order, calls a step, needs, what, source."""
-    sampler = entry.cls(**entry.fixed)  # type: ignore[arg-type]
+    from torch import ones
+
+    from prescore.operators import Identity, Pixel
+    from prescore.precondition import Preconditioner
+    from prescore.precondition.gaussian import Gaussian
+
+    stand_ins = {"preconditioner": Preconditioner(Identity()), "reference": Gaussian(ones(1), Pixel(ones(1)))}
+    needed = {need: stand_ins[need] for need in entry.needs if need in stand_ins}
+    sampler = entry.cls(**entry.fixed, **needed)  # type: ignore[arg-type]
     strong = "-" if sampler.strong_order is None else f"{sampler.strong_order:g}"
     needs = ", ".join(entry.needs) or "-"
     return [sampler.order, strong, calls_per_step(sampler), needs, entry.about, entry.source.removeprefix("https://")]

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from prescore.errors import PrescoreError, suggest
-from prescore.precondition import Preconditioner
+from prescore.precondition import Preconditioner, Statistics
+from prescore.precondition.gaussian import Gaussian, frequency_gaussian
 from prescore.samplers.base import Preconditionable, Progress, Sampler, sample, score
 from prescore.samplers.langevin import AnnealedLangevin
 from prescore.samplers.predictor_corrector import PredictorCorrector
@@ -33,6 +34,12 @@ __all__ = [
 
 
 OBJECTS = ("preconditioner", "reference")  # fields that `make_sampler` names, with `steps` and `grid`
+# What to give to a sampler that needs it.
+NEEDED = {
+    "preconditioner": "make one by prescore.frequency_preconditioner(statistics, alpha)",
+    "reference": "give statistics of the data, prescore.load_statistics(file), or a Gaussian",
+    "statistics": "give statistics of the data with the size of the model's score",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Entry:
 
     def takes(self, name: str) -> bool:
         """Whether the sampler has this argument, and the name leaves it free."""
-        return name not in (*self.fixed, *self.idle) and any(f.name == name for f in fields(self.cls))
+        return name not in (*self.fixed, *self.idle) and any(f.name == name for f in fields(self.cls) if f.init)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -96,6 +103,7 @@ def make_sampler(
     steps: int | None = None,
     grid: Tensor | None = None,
     preconditioner: Preconditioner | None = None,
+    reference: Gaussian | Statistics | None = None,
     **options: object,
 ) -> Sampler:
     """The sampler called `name` (see `SAMPLERS`).
@@ -104,6 +112,8 @@ def make_sampler(
         steps: number T of steps, on the sampler's usual grid over the model's noise range.
         grid: or a decreasing tensor of noise levels, (T + 1,), that may end in 0.
         preconditioner: from `prescore.frequency_preconditioner` and its like.
+        reference: the Gaussian that the sampler integrates exactly, or statistics of the data, of which it is then
+            the one that is diagonal in frequency (`prescore.precondition.gaussian` has others).
         options: hyper-parameters of that sampler, as its class lists them.
 
     Raises:
@@ -117,11 +127,13 @@ def make_sampler(
         if option not in entry.options:
             own = ", ".join(entry.options) or "none"
             raise PrescoreError(f"{option}: sampler {name!r} has no such option; it has {own}")
-    given: dict[str, Any] = {"steps": steps, "grid": grid, "preconditioner": preconditioner}
+    if isinstance(reference, Statistics):
+        reference = frequency_gaussian(reference)
+    given: dict[str, Any] = {"steps": steps, "grid": grid, "preconditioner": preconditioner, "reference": reference}
     given = {key: value for key, value in given.items() if value is not None} | options
     for need in entry.needs:
         if need not in given:
-            raise PrescoreError(f"{need}: sampler {name!r} cannot run without one")
+            raise PrescoreError(f"{need}: sampler {name!r} cannot run without one; {NEEDED[need]}")
     for argument in OBJECTS:
         if argument in given and not entry.takes(argument):
             raise PrescoreError(f"{argument}: sampler {name!r} cannot use one")
