@@ -16,11 +16,11 @@ with eta = 1 is the exact reverse step, and every eta lands on the exact varianc
 Bounds (Theorem 2): 0 <= C(s) <= s^2, and C(s) <= ((high - low) / 2)^2 for data inside [low, high].
 
 Two estimates of C(s). "score" is the paper's, s^2 (1 - Gamma): it is a small difference of large numbers where s is
-large, and is right only for the exact D. "residual" is E|x0 - D|^2 / d itself: it is the optimal variance for the
+large (see `prescore.precondition.score`), and is right only for the exact D. "residual" is E|x0 - D|^2 / d itself: it is the optimal variance for the
 network at hand, however imperfect (Bao et al. 2022b), and has no such cancellation. For the exact D they agree.
 
-The last noise is clipped: its mean size in the result is at most `clip` of 255 grey levels (the paper's section on
-sampling; the authors use 2, and 1 on some data), since it stays in the sample but for the last denoising step.
+The last noise is clipped, as the authors do for images: its mean size is at most `clip` of 255 grey levels (2, or 1
+on some data), since nothing but the last denoising step can take it out of the sample again.
 The authors' code also clamps D to the range of the data; here that is left to the denoiser.
 
 Order: v* - v is of second order in the step, so the moments converge as those of DDIM, with order 1. With eta = 0
