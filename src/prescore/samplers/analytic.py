@@ -16,8 +16,9 @@ with eta = 1 is the exact reverse step, and every eta lands on the exact varianc
 Bounds (Theorem 2): 0 <= C(s) <= s^2, and C(s) <= ((high - low) / 2)^2 for data inside [low, high].
 
 Two estimates of C(s). "score" is the paper's, s^2 (1 - Gamma): it is a small difference of large numbers where s is
-large (see `prescore.precondition.score`), and is right only for the exact D. "residual" is E|x0 - D|^2 / d itself: it is the optimal variance for the
-network at hand, however imperfect (Bao et al. 2022b), and has no such cancellation. For the exact D they agree.
+large (see `prescore.precondition.score`), and is right only for the exact D. "residual" is E|x0 - D|^2 / d itself:
+it is the optimal variance for the network at hand, however imperfect (Bao et al. 2022b), and has no such
+cancellation. For the exact D they agree.
 
 The last noise is clipped, as the authors do for images: its mean size is at most `clip` of 255 grey levels (2, or 1
 on some data), since nothing but the last denoising step can take it out of the sample again.
