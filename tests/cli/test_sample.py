@@ -242,12 +242,16 @@ def test_the_reference_gaussian_is_made_from_statistics(
         assert settings["statistics"] == (shipped if shipped in options else str(statistics))
 
 
-def test_a_reference_that_cannot_be_made(tmp_path: Path, refused: Refused, model: Path, reference: str) -> None:
+def test_a_reference_that_cannot_be_made(
+    tmp_path: Path, refused: Refused, model: Path, statistics: Path, reference: str
+) -> None:
     arguments = ("sample", model, "--sampler", reference, "--out", tmp_path / "a.png")
     message = refused(*arguments)
     assert f"--sampler toy: {model} comes without statistics of its data" in message
     assert f"--basis: {model} comes without statistics" in refused(*arguments, "--basis", "pixel")
     assert "--alpha: sampler 'toy' cannot use a preconditioner" in refused(*arguments, "--alpha", 3)
+    message = refused(*arguments, "--statistics", statistics, "--basis", "pixels")
+    assert "basis: unknown value 'pixels'; did you mean pixel?" in message
     assert not list(tmp_path.iterdir())
 
 

@@ -56,7 +56,7 @@ def sample(
     basis: Annotated[
         str | None,
         typer.Option(
-            help="In which the sampler's reference Gaussian is diagonal: frequency, pixel or pca.",
+            help="In which the sampler's reference Gaussian is diagonal: frequency or pixel.",
             show_default="frequency",
         ),
     ] = None,
