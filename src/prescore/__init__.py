@@ -4,22 +4,28 @@ from prescore.checkpoints import load
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
 from prescore.precondition import (
+    Gaussian,
     Preconditioner,
     Statistics,
     calibrate,
+    frequency_gaussian,
     frequency_preconditioner,
     load_statistics,
+    pca_gaussian,
+    pixel_gaussian,
     pixel_preconditioner,
     radial_preconditioner,
     save_statistics,
+    score_statistics,
 )
-from prescore.samplers import SAMPLERS, Progress, Sampler, make_sampler, sample
+from prescore.samplers import SAMPLERS, Progress, Sampler, log_likelihood, make_sampler, sample, subspace_sample
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SAMPLERS",
     "Denoiser",
+    "Gaussian",
     "Preconditioner",
     "PrescoreError",
     "Progress",
@@ -27,12 +33,18 @@ __all__ = [
     "SamplingError",
     "Statistics",
     "calibrate",
+    "frequency_gaussian",
     "frequency_preconditioner",
     "load",
     "load_statistics",
+    "log_likelihood",
     "make_sampler",
+    "pca_gaussian",
+    "pixel_gaussian",
     "pixel_preconditioner",
     "radial_preconditioner",
     "sample",
     "save_statistics",
+    "score_statistics",
+    "subspace_sample",
 ]

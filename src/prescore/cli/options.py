@@ -89,7 +89,7 @@ def options_of(entry: "Entry") -> dict[str, Option]:
                 field.name,
                 kinds or (str,),
                 NoneType in members,
-                None if field.default is MISSING else field.default,
+                entry.defaults.get(field.name, None if field.default is MISSING else field.default),
                 literal or tuple(choices.get(field.name, ())),
                 texts.get(field.name, ""),
             )

@@ -18,13 +18,13 @@ from prescore.errors import PrescoreError, suggest
 from prescore.grid import check_grid, geometric, iddpm, karras, uniform_t
 from prescore.noise import check_seeds
 from prescore.precondition import frequency_preconditioner, in_range, load_statistics, pixel_preconditioner
-from prescore.precondition.gaussian import frequency_gaussian, pixel_gaussian
+from prescore.precondition.gaussian import frequency_gaussian, pca_gaussian, pixel_gaussian
 from prescore.samplers import PredictorCorrector, Sampler, find_sampler, make_sampler
 from prescore.samplers.edm import EDMChurn, EDMFlow
 from prescore.schedule import VP
 
 DEFAULT_ALPHA, DEFAULT_BASIS = 5.0, "frequency"
-BASES = {"frequency": frequency_gaussian, "pixel": pixel_gaussian}
+BASES = {"frequency": frequency_gaussian, "pixel": pixel_gaussian, "pca": pca_gaussian}
 # Arguments of samplers that `open_statistics` makes.
 FROM_STATISTICS = ("preconditioner", "reference", "statistics")
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

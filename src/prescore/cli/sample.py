@@ -56,7 +56,7 @@ def sample(
     basis: Annotated[
         str | None,
         typer.Option(
-            help="In which the sampler's reference Gaussian is diagonal: frequency or pixel.",
+            help="In which the sampler's reference Gaussian is diagonal: frequency, pixel or pca.",
             show_default="frequency",
         ),
     ] = None,

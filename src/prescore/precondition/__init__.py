@@ -1,5 +1,6 @@
 """Preconditioners, and the statistics of data that they are built from."""
 
+from prescore.precondition.gaussian import Gaussian, frequency_gaussian, pca_gaussian, pixel_gaussian
 from prescore.precondition.io import load_statistics, save_statistics
 from prescore.precondition.masks import (
     frequency_preconditioner,
@@ -10,20 +11,27 @@ from prescore.precondition.masks import (
     radial_preconditioner,
 )
 from prescore.precondition.preconditioner import Preconditioner
+from prescore.precondition.score import ScoreStatistics, score_statistics
 from prescore.precondition.statistics import Statistics, calibrate, in_range, merge
 
 __all__ = [
+    "Gaussian",
     "Preconditioner",
+    "ScoreStatistics",
     "Statistics",
     "calibrate",
+    "frequency_gaussian",
     "frequency_preconditioner",
     "in_range",
     "load_statistics",
     "log_power",
     "merge",
     "normalise",
+    "pca_gaussian",
+    "pixel_gaussian",
     "pixel_preconditioner",
     "radial_mask",
     "radial_preconditioner",
     "save_statistics",
+    "score_statistics",
 ]

@@ -1,4 +1,4 @@
-"""The Gaussian model of the data, N(mu, C), with C diagonal in a cheap basis: pixels, frequencies or principal components.
+"""The Gaussian model of the data, N(mu, C), C diagonal in a cheap basis: pixels, frequencies or principal components.
 
 It is the part of the data that is known exactly. Its denoiser is D_G(x, sigma) = mu + C (C + sigma^2)^-1 (x - mu).
 """
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.operators.base import LinearOperator, broadcasts
+from prescore.operators.dense import PCA
 from prescore.operators.frequency import Frequency
 from prescore.operators.pixel import Pixel
 from prescore.precondition.statistics import Statistics
@@ -67,9 +68,8 @@ class Gaussian:
     def check(self, event_shape: Sequence[int]) -> None:
         """Raise PrescoreError unless it is a distribution of events of this shape."""
         if not broadcasts(self.mean.shape, event_shape):
-            raise PrescoreError(
-                f"the mean of the statistics has shape {tuple(self.mean.shape)}, the model's events {tuple(event_shape)}"
-            )
+            own = tuple(self.mean.shape)
+            raise PrescoreError(f"the statistics are of events of shape {own}, the model's have {tuple(event_shape)}")
         self.covariance.check(event_shape)
 
 
@@ -82,3 +82,16 @@ def frequency_gaussian(statistics: Statistics) -> Gaussian:
 def pixel_gaussian(statistics: Statistics) -> Gaussian:
     """One variance for each entry of an event."""
     return Gaussian(statistics.mean, Pixel((statistics.mean_square - statistics.mean**2).clamp(min=0)), "pixel")
+
+
+def pca_gaussian(statistics: Statistics) -> Gaussian:
+    """One variance for each principal component, and one for all that is left. Two matrix products for each call.
+
+    Raises:
+        PrescoreError: the statistics have no components.
+    """
+    if statistics.components is None or statistics.component_variances is None:
+        raise PrescoreError("statistics: they have no principal components; measure them with `--components K`")
+    rest = statistics.remainder_variance or 0.0
+    Q = statistics.components.flatten(1).mT.contiguous()
+    return Gaussian(statistics.mean, PCA(Q, statistics.component_variances, rest), "pca")

@@ -44,7 +44,7 @@ Anal. 2005, https://doi.org/10.1137/040611434, Eq. 5.8.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -61,7 +61,7 @@ from prescore.precondition.gaussian import Gaussian
 from prescore.samplers.base import Denoise, Sampler
 from prescore.samplers.phi import phi
 
-CHOICES = {"prediction": ("noise", "data", "edm", "gaussian"), "weights": ("exact", "published")}
+SIGMA_DATA = 0.5
 NODES, GAUSS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(32))
 
 
@@ -148,7 +148,7 @@ class Exponential(Sampler):
     Args:
         prediction: the reference: noise (C infinite), data (C = 0), edm (C = sigma_data^2) or gaussian (`reference`).
         reference: the Gaussian model of the data, for prediction="gaussian" only.
-        sigma_data: standard deviation of the data, for prediction="edm" only.
+        sigma_data: standard deviation of the data, for prediction="edm" only; by default 0.5, as EDM's networks.
         l: stochasticity, from 0 (probability-flow ODE) to 1 (reverse SDE).
         k: points in the polynomial, 1 to 3.
         multistep: take the points from earlier steps (one call a step) instead of stages (k calls).
@@ -167,7 +167,7 @@ class Exponential(Sampler):
 
     prediction: str = "noise"
     reference: Gaussian | None = None
-    sigma_data: float = 0.5
+    sigma_data: float | None = None
     l: float = 1.0  # noqa: E741
     k: int = 1
     multistep: bool = False
@@ -177,12 +177,16 @@ class Exponential(Sampler):
     warm_up: bool = True
 
     family: ClassVar[str] = "exponential"
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {
+        "prediction": ("noise", "data", "edm", "gaussian"),
+        "weights": ("exact", "published"),
+    }
     usual_steps: ClassVar[int] = 10
     _rules: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in CHOICES.items():
+        for name, choices in self.choices.items():
             value = getattr(self, name)
             if value not in choices:
                 raise PrescoreError(f"{name}: unknown value {value!r}; {suggest(str(value), choices)}")
@@ -190,10 +194,14 @@ class Exponential(Sampler):
             raise PrescoreError(f"k: {self.k} points; there are solvers of 1, 2 and 3")
         if not 0 <= self.l <= 1:
             raise PrescoreError(f"l: {self.l} is not between 0 (no noise) and 1 (the reverse SDE)")
-        if not 0 < self.sigma_data < math.inf:
+        if self.sigma_data is not None and self.prediction != "edm":
+            raise PrescoreError(f"sigma_data: prediction={self.prediction!r} does not use it; use 'edm'")
+        if self.sigma_data is not None and not 0 < self.sigma_data < math.inf:
             raise PrescoreError(f"sigma_data: {self.sigma_data} is not a positive number")
         if self.reference is None and self.prediction == "gaussian":
-            raise PrescoreError("reference: prediction='gaussian' needs one; see prescore.frequency_gaussian")
+            raise PrescoreError(
+                "reference: prediction='gaussian' needs one; p-ode-1, p-seeds-1, ... take it"
+            )
         if self.reference is not None and self.prediction != "gaussian":
             raise PrescoreError(f"reference: prediction={self.prediction!r} does not use it; use 'gaussian'")
         given = [r for r in (self.r1, self.r2) if r is not None]
@@ -215,11 +223,9 @@ class Exponential(Sampler):
 
     @property
     def order(self) -> int:
-        if self.l > 0:
-            # Noise makes F rough along the path: a difference of earlier values does not extrapolate it.
-            return 1 if self.multistep else min(self.k, 2)
-        slips = self.weights == "published" or not self.warm_up
-        return 2 if self.k == 3 and self.multistep and slips else self.k
+        slips = self.multistep and (self.weights == "published" or not self.warm_up)
+        # With noise, the second moments of three points along one path are right to order 2 only.
+        return 2 if self.k == 3 and (slips or self.l > 0) else self.k
 
     @property
     def stochastic(self) -> bool:
@@ -281,9 +287,9 @@ class Exponential(Sampler):
 
     @cached_property
     def _linear(self) -> Linear:
-        C = {"noise": math.inf, "data": 0.0, "edm": self.sigma_data**2}
         if self.reference is not None:
             return Linear.of(self.reference.variances)
+        C = {"noise": math.inf, "data": 0.0, "edm": (self.sigma_data or SIGMA_DATA) ** 2}
         return Linear.of(torch.tensor(C[self.prediction], dtype=torch.float64))
 
     def _analyse(self, x: Tensor) -> Tensor:
@@ -337,7 +343,7 @@ class Exponential(Sampler):
         return [sum((M[i] * inverse[i][j] for i in range(n)), torch.zeros(())) for j in range(n)]
 
     def _remember(self, key: tuple[Any, ...], like: Tensor, compute: Any) -> list[Any]:
-        """Weights in the precision and on the device of `like`; plain numbers where there is one for all coordinates."""
+        """Weights in the precision and on the device of `like`; plain numbers where all coordinates share them."""
         key = (*key, like.dtype, like.device)
         if key not in self._rules:
             self._rules[key] = [w.item() if w.ndim == 0 else w.to(like.device, like.dtype) for w in compute()]
