@@ -20,9 +20,7 @@ from prescore.schedule import (
     VariancePreserving,
     as_schedule,
 )
-from prescore.schedule import (
-    SCHEDULES as NAMED,
-)
+from prescore.schedule import SCHEDULES as NAMED
 
 SCHEDULES: dict[str, Schedule] = {
     "vp": VP(),

@@ -33,6 +33,7 @@ https://arxiv.org/abs/2206.00364, eq. 4, Algorithms 1 and 2, appendix D.2 (alpha
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,7 +44,7 @@ from prescore.errors import PrescoreError
 from prescore.grid import karras
 from prescore.noise import NoiseSource
 from prescore.samplers.base import Denoise, Sampler
-from prescore.schedule import Schedule, as_schedule
+from prescore.schedule import SCHEDULES, Schedule, as_schedule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,6 +66,7 @@ class EDMFlow(Sampler):
     schedule: Schedule | str = "edm"
 
     family: ClassVar[str] = "EDM"
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"schedule": tuple(SCHEDULES)}
     usual_steps: ClassVar[int] = 18
 
     def __post_init__(self) -> None:
@@ -95,23 +97,28 @@ class EDMFlow(Sampler):
         if sigma_next == 0 and schedule.sigma(0.0) > 0:
             return denoise(x, sigma), state
 
-        def slope(x: Tensor, t: Tensor) -> Tensor:
-            """(dx_t/dt) / s at x_t = s x."""
-            sigma = schedule.sigma(t)
-            rate = (schedule.dsigma(t) / sigma).item()
-            return ((schedule.f(t).item() + rate) * x).sub_(denoise(x, sigma), alpha=rate)
+        def slope(t: Tensor) -> tuple[float, float]:
+            """(a, b) of dx_t/dt = s (a x - b D)."""
+            rate = (schedule.dsigma(t) / schedule.sigma(t)).item()
+            return schedule.f(t).item() + rate, rate
 
         t = schedule.t(sigma.item())
         t_next = schedule.t(sigma_next.item()) if sigma_next > 0 else torch.zeros_like(t)
         s, s_next, h = schedule.s(t).item(), schedule.s(t_next).item(), (t_next - t).item()
-        d = slope(x, t)
+        (a, b), D = slope(t), denoise(x, sigma)
+
+        def euler(h: float, s_next: float) -> Tensor:
+            """s / s_next (x + h (a x - b D))."""
+            return (s / s_next * (1 + h * a) * x).add_(D, alpha=-s / s_next * h * b)
+
         if self.order == 1 or sigma_next == 0:
-            return torch.add(x, d, alpha=h).mul_(s / s_next), state
+            return euler(h, s_next), state
         t_mid, w = t + self.alpha * h, 1 / (2 * self.alpha)
-        s_mid = schedule.s(t_mid).item()
-        d_mid = slope(torch.add(x, d, alpha=self.alpha * h).mul_(s / s_mid), t_mid)
-        x = torch.add(x, d, alpha=(1 - w) * h).add_(d_mid, alpha=w * h * s_mid / s)
-        return x.mul_(s / s_next), state
+        s_mid, (a_mid, b_mid) = schedule.s(t_mid).item(), slope(t_mid)
+        x_mid = euler(self.alpha * h, s_mid)
+        D_mid = denoise(x_mid, schedule.sigma(t_mid))
+        k = w * h * s_mid / s_next
+        return euler((1 - w) * h, s_next).add_(x_mid, alpha=k * a_mid).add_(D_mid, alpha=-k * b_mid), state
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
