@@ -12,7 +12,8 @@ part `test`, other photographs, so that the sampler knows nothing of the mixture
 
 The denoiser, P_k = (C_k + sigma^2)^-1 and y_k = P_k (x - m_k), is
 
-    D = x - sigma^2 sum_k p(k | x) y_k,    log p(k | x) = log w_k - (log det(C_k + sigma^2) + (x - m_k)^T y_k) / 2 + const
+    D = x - sigma^2 sum_k p(k | x) y_k,
+    log p(k | x) = log w_k - (log det(C_k + sigma^2) + (x - m_k)^T y_k) / 2 + const.
 
 All P_k x are one matrix product, P comes from eigendecompositions made once, and is kept for the levels used last.
 `prescore.oracle.MixtureOracle` says the same, five times slower. Float64 throughout.
@@ -153,7 +154,7 @@ def fit(x: Tensor, components: int = COMPONENTS, iterations: int = ITERATIONS, s
             covariances[k] += (d.mT @ d + prior) / (total[k] + PRIOR)
         return Mixture(total / len(rows), means.reshape(-1, *x.shape[1:]), covariances)
 
-    for _ in tqdm(range(iterations), desc="EM", leave=False):
+    for _ in tqdm(range(iterations), desc="EM", leave=False, disable=None):
         r = torch.softmax(maximise(r).log_prob(rows), 1)
     return maximise(r)
 

@@ -1,4 +1,4 @@
-"""What the solvers are compared on: four distributions with a denoiser, and the measures of what a solver makes of them.
+"""What the solvers are compared on: four distributions with a denoiser, and the measures of what a solver makes.
 
     natural     exact mixture of 40 Gaussians fitted to grey 16x16 patches of photographs (see mixtures.py)
     topography  the same of heights and depths of the earth, whose spectrum is steeper
@@ -43,7 +43,7 @@ from prescore.precondition import Statistics
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Solve = Callable[[Denoise, NoiseSource], Tensor]
 EDM_RANGE = (0.002, 80.0)
-FLOORS = 4  # independent sets of true samples
+FLOORS = 16  # independent sets of true samples
 FLOW_ROWS, FLOW_STEPS, FLOW_END = 1000, 200, 1e-4
 
 
@@ -86,12 +86,14 @@ class Sampled(Problem):
         measures: what is measured of samples.
         flow: where the exact probability flow takes states from sigma_max to 0, where it is known.
         batch: samples at a time.
+        floors: how many sets of true samples to take.
     """
 
     true: Callable[[int, int], Tensor]
     measures: Callable[[Tensor], dict[str, float]]
     flow: Callable[[Tensor], Tensor] | None = None
     batch: int = 10**6
+    floors: int = FLOORS
 
     def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:
         seeds = range(seed, seed + n)
@@ -104,7 +106,7 @@ class Sampled(Problem):
         return values
 
     def floor(self, n: int) -> dict[str, list[float]]:
-        sets = [self.measures(self.true(i, n)) for i in range(FLOORS)]
+        sets = [self.measures(self.true(i, n)) for i in range(self.floors)]
         return {name: [values[name] for values in sets] for name in sets[0]}
 
     def noise(self, seeds: Sequence[int]) -> NoiseSource:
@@ -201,7 +203,7 @@ class Flow:
 
 def runge_kutta(denoise: Denoise, x: Tensor, levels: Tensor) -> Tensor:
     """dx/dlam = D - x, lam = -log sigma, by the classical method over the levels; then D."""
-    for s, t in tqdm(pairwise(levels), total=len(levels) - 1, desc="exact flow", leave=False):
+    for s, t in tqdm(pairwise(levels), total=len(levels) - 1, desc="exact flow", leave=False, disable=None):
         h, middle = (s / t).log(), (s * t).sqrt()
         k1 = denoise(x, s) - x
         k2 = denoise(y := x + h / 2 * k1, middle) - y
@@ -260,7 +262,8 @@ def power_law(size: int = 16) -> Problem:
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """The digits of a file in a random order: the first `reference` are the data, the others true samples."""
+    """The digits of a file in a random order: the first `reference` are the data, the others true samples (four sets
+    of 5000)."""
 
     path: Path
     reference: int = 40_000
@@ -305,6 +308,7 @@ def mnist(data: Path, device: str) -> Problem:
             "spectrum": power_spectrum_error(x, spectrum),
         },
         batch=250,
+        floors=4,
     )
 
 

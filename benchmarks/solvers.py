@@ -286,7 +286,7 @@ def sweep(problem: Problem, chosen: Sequence[Method], options: argparse.Namespac
         results.floors[floor_key] = problem.floor(options.n)
     floor = results.floors[floor_key]
     cells: list[Cell] = []
-    with tqdm(unit="call", disable=options.quiet) as bar:
+    with tqdm(unit="call", disable=None) as bar:
         for method in chosen:
             try:
                 for calls in options.calls:
@@ -335,7 +335,12 @@ def best(cells: Sequence[Cell], measure: str) -> dict[str, dict[int, Cell]]:
         if value is not None and (old is None or value < old["values"][measure]):
             table[cell["solver"]][cell["calls"]] = cell
     rows = {solver: row for solver, row in table.items() if row}
-    return dict(sorted(rows.items(), key=lambda row: mean(math.log(c["values"][measure]) for c in row[1].values())))
+
+    def rank(item: tuple[str, dict[int, Cell]]) -> float:
+        values = [cell["values"][measure] for n, cell in item[1].items() if n not in MORE_CALLS or len(item[1]) == 1]
+        return mean(math.log(max(value, 1e-300)) for value in values) if values else math.inf
+
+    return dict(sorted(rows.items(), key=rank))
 
 
 def floor_of(cells: Sequence[Cell], measure: str) -> tuple[float, float] | None:
@@ -394,6 +399,9 @@ def report(problem: Problem, cells: Sequence[Cell], options: argparse.Namespace)
     return text + ("\n" + "\n".join(f"- {line}" for line in lines) + "\n" if lines else "")
 
 
+DASHES = ("-", "--", ":", "-.", (0, (8, 2, 1, 1, 1, 2)))
+
+
 def draw(problem: Problem, cells: Sequence[Cell], path: Path) -> None:
     """Measures against calls: preconditioned solvers in colour, our others blue, peers grey; the floor as a band."""
     from matplotlib.figure import Figure
@@ -403,7 +411,7 @@ def draw(problem: Problem, cells: Sequence[Cell], path: Path) -> None:
     highlighted = [method.label for method in methods(None) if method.highlighted]
     for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         rows = best(cells, measure)
-        named = [solver for solver, row in rows.items() if next(iter(row.values()))["peer"]][:5]
+        named = [solver for solver, row in rows.items() if next(iter(row.values()))["peer"]][: len(DASHES)]
         for solver, row in reversed(rows.items()):
             calls = sorted(row)
             values = [row[n]["values"][measure] for n in calls]
@@ -426,9 +434,9 @@ def draw(problem: Problem, cells: Sequence[Cell], path: Path) -> None:
         ticks = sorted({cell["calls"] for cell in cells})
         axes.set_xticks(ticks, labels=[str(n) for n in ticks], minor=False)
         axes.set_xticks([], minor=True)
-        lowest = min(row[n]["values"][measure] for row in rows.values() for n in row)
-        lowest = min(lowest, floor[0]) if floor else lowest
-        axes.set_ylim(lowest / 1.5, min(axes.get_ylim()[1], lowest * 1e3))
+        seen = [row[n]["values"][measure] for solver, row in rows.items() if solver in highlighted + named for n in row]
+        if seen:  # the others may leave the picture, and so may what is exact up to rounding
+            axes.set_ylim(max(min(seen), 1e-4 * (floor or [max(seen)])[0]) / 1.5, 1.5 * max(seen))
         title = {"frechet": "Frechet distance", "trajectory": "trajectory error (RMS)", "spectrum": "spectrum error"}
         axes.set(xlabel="network calls", title=f"{problem.name}: {title[measure]}")
         axes.grid(alpha=0.3, which="both")
@@ -455,7 +463,6 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a few hundred samples of a small mixture, as a smoke test"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     options.selected_calls = ()
     if options.calls is None and options.problem == "mnist":
