@@ -91,7 +91,11 @@ PAIRS = {
         lambda g: Exponential(grid=g, l=1, **DPM), "DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"}
     ),
     "UniPC-2": Pair(lambda g: UniPC(grid=g, p=2), "UniPCMultistep", {"solver_order": 2}),
-    "DEIS-2": Pair(lambda g: DEIS(grid=g, degree=1, variable="log-rho"), "DEISMultistep", {"solver_order": 2}),
+    "DEIS-2": Pair(
+        lambda g: DEIS(grid=g, degree=1, variable="log-rho"),
+        "DEISMultistep",
+        {"solver_order": 2, "lower_order_final": False},
+    ),
     "PNDM (PLMS)": Pair(
         lambda g: PNDM(grid=g, variant="plms"), "PNDM", {"skip_prk_steps": True, "set_alpha_to_one": True}
     ),
