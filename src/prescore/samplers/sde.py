@@ -1,6 +1,6 @@
 """Predictors of the reverse SDE that work in the scaled coordinates x_t = s(t) x of a schedule.
 
-The reverse SDE dx_t = [f x_t - g^2 score_t] dt + g dw is the same process in every coordinates, but a step of finite
+The reverse SDE dx_t = [f x_t - g^2 score_t] dt + g dw is the same process in any coordinates, but a step of finite
 size is not. `predictor_corrector` steps in x = x_t / s. The models of Song et al. were sampled in x_t, where for a VP
 or sub-VP schedule the drift f x_t is discretised too. With r = s / s_next <= 1 for the step from sigma to sigma_next,
 G^2 = sigma^2 - sigma_next^2 and score_t = score / s, these steps are in unscaled coordinates
@@ -27,7 +27,7 @@ its Euler-Maruyama steps by 1/N on times that are (1 - eps)/(N - 1) apart; its s
 than Euler-Maruyama, no ancestral sampling and no corrector.
 
 Source: Song et al., "Score-based generative modeling through stochastic differential equations", ICLR 2021,
-https://arxiv.org/abs/2011.13456, eq. 6, 46 and 47, Algorithms 3 and 5, appendices E and F.
+https://arxiv.org/abs/2011.13456, eq. 6, Algorithms 3 and 5, appendices E and F.
 """
 
 import math
