@@ -100,7 +100,7 @@ class Sampler:
         raise TypeError(f"{type(self).__name__} does not define a step")
 
     def total_calls(self, steps: int, final_zero: bool = True) -> int | None:
-        """Network calls that `steps` steps take on a grid that does (or does not) end in 0; None if not known before."""
+        """Network calls that `steps` steps take on a grid that does (or does not) end in 0; None if not known."""
         return steps
 
     def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
@@ -169,6 +169,8 @@ def sample(
     progress: bool = True,
     condition: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float64,
+    initial: Tensor | None = None,
+    draw: int = 0,
 ) -> Tensor:
     """Draw one sample for each seed.
 
@@ -185,6 +187,9 @@ def sample(
         condition: named tensors of N rows, one for each sample, passed to the denoiser as keyword arguments.
         dtype: of the state between the calls. A step is computed in the precision of the network's answer, float32
             at least, and added to the state.
+        initial: states at the highest noise level, (N, *event), where the sampler would draw them, for a run that
+            goes on from another.
+        draw: index of the first draw of each sample; a run that goes on from another takes draws of its own.
 
     Returns:
         Samples in the model's own coordinates, shape (N, *event), in `dtype` on the model's device.
@@ -204,6 +209,8 @@ def sample(
     for name, values in conditions.items():
         if len(values) != len(numbers):
             raise PrescoreError(f"condition {name!r} has {len(values)} rows for {len(numbers)} seeds")
+    if initial is not None and initial.shape != (len(numbers), *shape):
+        raise PrescoreError(f"initial: shape {tuple(initial.shape)} instead of {(len(numbers), *shape)}")
     batches = [slice(first, first + size) for first in range(0, len(numbers), size)]
     calls = sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
     total = None if calls is None else len(batches) * calls * getattr(denoiser, "network_calls", 1)
@@ -212,8 +219,9 @@ def sample(
         for batch in batches:
             rows = {name: values[batch] for name, values in conditions.items()}
             model = _Model(denoiser, rows, dtype, bar)
-            noise = NoiseSource(numbers[batch], shape, dtype=model.step_dtype, device=model.device)
-            parts.append(_trajectory(model, sampler, levels.to(model.device), noise, callback))
+            noise = NoiseSource(numbers[batch], shape, dtype=model.step_dtype, device=model.device, draw=draw)
+            first = None if initial is None else initial[batch].to(model.device)
+            parts.append(_trajectory(model, sampler, levels.to(model.device), noise, callback, first))
     return torch.cat(parts)
 
 
@@ -223,8 +231,10 @@ def _trajectory(
     levels: Tensor,
     noise: NoiseSource,
     callback: Callable[[Progress], None] | None,
+    first: Tensor | None,
 ) -> Tensor:
-    x, state, steps = sampler.initial(noise, levels[0]).to(model.dtype), sampler.start(levels), len(levels) - 1
+    x = (sampler.initial(noise, levels[0]) if first is None else first).to(model.dtype)
+    state, steps = sampler.start(levels), len(levels) - 1
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
         model.where = f"at step {i + 1} of {steps} (sigma = {sigma.item():.4g})"
         model.diagnosis = lambda: sampler.diagnosis(noise.event_shape, levels)
