@@ -34,7 +34,6 @@ https://arxiv.org/abs/2204.13902: eq. 13-15 (tAB), section 4 and Table 2 (rhoRK,
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -96,24 +95,39 @@ def _gauss_legendre() -> tuple[Tensor, Tensor]:
 
 
 def lagrange_integrals(time: Schedule, nodes: Tensor, s: Tensor, t: Tensor, power: int = 0) -> Tensor:
-    """Integrals from s to t of sigma^power L_j(time(sigma)) dsigma, j = 0..k-1.
+    """Integrals from s to t of sigma^power L_j(time(sigma)) dsigma, j = 0..k-1, for n intervals at once, (n, k).
 
     Args:
         time: v(sigma) is its time.
-        nodes: (k,) levels at which the polynomials L_j are 1 or 0.
-        s, t: levels, s > t; t = 0 is allowed if power >= 0.
+        nodes: (n, k) levels at which the polynomials L_j are 1 or 0.
+        s, t: levels, (n,), s > t; t = 0 is allowed if power >= 0.
     """
     points, weights = _gauss_legendre()
-    if t > 0:
-        sigma = s * torch.exp(points * torch.log(t / s))
-        weights = weights * torch.log(t / s) * sigma
-    else:
-        sigma, weights = s * (1 - points), -weights * s
-    v, v_nodes = time.t(sigma), time.t(nodes)
-    others = torch.eye(len(nodes), dtype=torch.bool)
-    factors = (v - v_nodes[:, None, None]) / (v_nodes[None, :, None] - v_nodes[:, None, None])
-    L = torch.where(others[:, :, None], torch.ones(()), factors).prod(0)
-    return (weights * sigma**power * L).sum(-1)
+    s, ratio = s[:, None], (t / s)[:, None].log()
+    sigma = torch.where(ratio.isinf(), s * (1 - points), s * torch.exp(points * ratio))
+    weights = torch.where(ratio.isinf(), -weights * s, weights * ratio * sigma)
+    v, v_nodes = time.t(sigma)[:, None, None], time.t(nodes)[..., None]
+    itself = torch.eye(nodes.shape[1], dtype=torch.bool)[..., None]
+    factors = (v - v_nodes[:, :, None]) / (v_nodes[:, None] - v_nodes[:, :, None])
+    L = torch.where(itself, 1.0, factors).prod(1)
+    return ((weights * sigma**power)[:, None] * L).sum(-1)
+
+
+def multistep_integrals(
+    time: Schedule, levels: Tensor, counts: Sequence[int], power: int = 0, ahead: bool = False
+) -> list[list[float]]:
+    """`lagrange_integrals` over every step, with the counts[i] newest levels known in step i as its nodes.
+
+    The newest node is the level at which the step starts or, with `ahead`, one more: that at which it ends.
+    """
+    integrals: list[list[float]] = [[] for _ in counts]
+    for count in set(counts):
+        i = torch.tensor([i for i, other in enumerate(counts) if other == count])
+        nodes = levels[i[:, None] + ahead - torch.arange(count + ahead)]
+        rows = lagrange_integrals(time, nodes, levels[i], levels[i + 1], power).tolist()
+        for step, row in zip(i.tolist(), rows, strict=True):
+            integrals[step] = row
+    return integrals
 
 
 class Tableau(NamedTuple):
@@ -222,14 +236,12 @@ class DEIS(Sampler):
         check_steps(levels, self.degree + 1, f"degree {self.degree}")
 
     def start(self, levels: Tensor) -> History:
-        levels, weights = levels.cpu(), []
-        for i, (s, t) in enumerate(pairwise(levels)):
-            known = levels[max(0, i - self.degree) : i + 1].flip(0)
-            time = clock(self.variable, levels) if len(known) > 1 else EDM()
-            if t == 0 and time.t(0.0).isneginf():
-                known = known[:1]
-            weights.append(lagrange_integrals(time, known, s, t).tolist())
-        return History(weights, 0, ())
+        levels = levels.cpu()
+        counts = [min(i, self.degree) + 1 for i in range(len(levels) - 1)]
+        time = clock(self.variable, levels) if self.degree else EDM()
+        if levels[-1] == 0 and time.t(0.0).isneginf():
+            counts[-1] = 1
+        return History(multistep_integrals(time, levels, counts), 0, ())
 
     def step(
         self, denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: History, noise: NoiseSource

@@ -35,18 +35,18 @@ Source: Zhao, Bai, Rao, Zhou and Lu, "UniPC: a unified predictor-corrector frame
 models", NeurIPS 2023, https://arxiv.org/abs/2302.04867, section 3 and Algorithms 1, 2, 5-8.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.noise import NoiseSource
 from prescore.samplers.base import Denoise, Sampler
-from prescore.samplers.deis import WARMUPS, check_steps, check_word, classical_step, combine, lagrange_integrals
+from prescore.samplers.deis import WARMUPS, check_steps, check_word, classical_step, combine, multistep_integrals
 from prescore.schedule import GeometricVE
 
 PREDICTIONS = ("data", "noise")
@@ -123,35 +123,36 @@ class UniPC(Sampler):
     def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
         check_steps(levels, self.p, f"order {self.p}")
 
-    def formula(self, nodes: Tensor, s: Tensor, t: Tensor) -> Formula:
-        """The step from s to t with the polynomial through the values of m at `nodes`, the first of which is s."""
-        if self.prediction == "data":
-            keep, power, scale = t / s, -2, -t  # x_t = t/s x - t int m / sigma^2 dsigma
-        else:
-            keep, power, scale = torch.ones(()), 0, torch.ones(())  # x_t = x + int m dsigma
-        if t == 0:
-            return Formula(keep.item(), [1.0 if self.prediction == "data" else -s.item()])
-        if len(nodes) == 2 and self.B != "exact":
-            first = lagrange_integrals(LAM, s[None], s, t, power)[0] * scale
-            h, r = (s / t).log(), (s / nodes[1]).log() / (s / t).log()
-            z = -h if self.prediction == "data" else h
-            B = z if self.B == "bh1" else torch.expm1(z)
-            second = -(1 if self.prediction == "data" else t) * B / (2 * r)
-            return Formula(keep.item(), [(first - second).item(), second.item()])
-        return Formula(keep.item(), (lagrange_integrals(LAM, nodes, s, t, power) * scale).tolist())
-
     def start(self, levels: Tensor) -> State:
         levels, steps = levels.cpu(), len(levels) - 1
-        predictors, correctors = [], []
-        for i, (s, t) in enumerate(pairwise(levels)):
-            p = min(self.p, i + 1, steps - i if self.lower_order_final else self.p)
-            nodes = levels[i + 1 - p : i + 1].flip(0)
-            predictors.append(self.formula(nodes, s, t))
-            if t > 0:
-                with_t = self.formula(torch.cat([nodes, t[None]]), s, t)
-                # The value at t is the newest.
-                correctors.append(Formula(with_t.keep, [with_t.weights[-1], *with_t.weights[:-1]]))
-        return State(predictors, correctors, 0, None, ())
+        left = [steps - i if self.lower_order_final else self.p for i in range(steps)]
+        orders = [min(self.p, i + 1, left[i]) for i in range(steps)]
+        if levels[-1] == 0:
+            orders[-1] = 1
+        positive = levels[levels > 0]
+        correctors = self.formulas(positive, orders[: len(positive) - 1], ahead=True)
+        return State(self.formulas(levels, orders, ahead=False), correctors, 0, None, ())
+
+    def formulas(self, levels: Tensor, orders: Sequence[int], ahead: bool) -> list[Formula]:
+        """The predictor of each step or, with `ahead`, the corrector, which knows m at the end of the step too."""
+        data = self.prediction == "data"
+        integrals = multistep_integrals(LAM, levels, orders, -2 if data else 0, ahead)
+        formulas = []
+        for i, (s, t) in enumerate(pairwise(levels.tolist())):
+            # x_t = t/s x - t int m / sigma^2 dsigma    or    x_t = x + int m dsigma
+            keep, scale, total = (t / s, -t, 1 - t / s) if data else (1.0, 1.0, t - s)
+            weights = [scale * integral for integral in integrals[i]]
+            if t == 0:
+                weights = [total]
+            elif len(weights) == 2 and self.B != "exact":
+                h = math.log(s / t)
+                z = -h if data else h
+                B = z if self.B == "bh1" else math.expm1(z)
+                r = 1 if ahead else math.log(s / levels[i - 1].item()) / h
+                other = (-1 if data else -t) * B / (2 * r)
+                weights = [other, total - other] if ahead else [total - other, other]
+            formulas.append(Formula(keep, weights))
+        return formulas
 
     def step(
         self, denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: State, noise: NoiseSource
