@@ -61,7 +61,7 @@ class AdaptiveState:
     """What an adaptive sampler knows of each sample; a callback finds it in `Progress.state`.
 
     Attributes:
-        calls: network calls that the sample needed so far, (B,). Its batch was called as often as the slowest one.
+        calls: of the denoiser that the sample needed so far, (B,). Its batch made as many as its slowest sample.
         rejections: how many of its steps were rejected, (B,).
         h: length of its next step in the sampler's time, (B,); 0 if the sampler is to choose it anew.
     """

@@ -223,7 +223,7 @@ class Likelihood:
         log_prob: log density in nats, (B,), float64; with `bins`, of the dequantised data.
         bits_per_dim: (B,); with `bins`, an upper bound on the bits per whole number.
         latent: where the flow takes each x at sigma_max, (B, *event).
-        state: network calls that each x needed.
+        state: calls of the denoiser that each x needed.
     """
 
     log_prob: Tensor
