@@ -17,8 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 
 POSITIVE = {"log-uniform": geometric(13, 0.05, START), "karras": karras(21, 0.05, START)}
 GRIDS = POSITIVE | {"to zero": append_zero(karras(12, 0.05, START))}
-GRID = pytest.mark.parametrize("levels", GRIDS.values(), ids=GRIDS)
-POSITIVE_GRID = pytest.mark.parametrize("levels", POSITIVE.values(), ids=POSITIVE)
+GRID = pytest.mark.parametrize("levels", list(GRIDS.values()), ids=GRIDS)
+POSITIVE_GRID = pytest.mark.parametrize("levels", list(POSITIVE.values()), ids=POSITIVE)
 
 
 def difference(ours, name, levels, **config):
