@@ -37,7 +37,7 @@ from prescore.oracle import Full, MixtureOracle
 
 SIZE, STRIDE = 16, 8
 COMPONENTS, ITERATIONS, PRIOR, RIDGE = 40, 30, 10.0, 1e-5
-LEVELS_KEPT = 64  # 21 MB each
+LEVELS_KEPT = 40  # 21 MB each
 CHUNK = 500  # rows at a time, so that all P_k x of them stay in the cache of the processor
 
 SOURCES = {

@@ -15,7 +15,8 @@ weights) is left out. Runs alternate; a time is the median over the runs, a rati
 neighbouring runs. On one CPU thread it is processor time.
 
 Preconditioned solvers have no peer. Their cost beyond the isotropic solver of the same order is given in pairs of real
-FFTs, one forward and one inverse transform of the whole batch as measured here, the unit of their promise.
+FFTs, one forward and one inverse transform of the whole batch as measured here; beside it stand the transforms that a
+step makes, counted. What is more than these is the passes over the spectrum, whose weights are one number a frequency.
 """
 
 import argparse
@@ -33,6 +34,7 @@ import torch
 from diffusers.utils import logging
 from pds_step import machine, timed
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import prescore
 from prescore.noise import NoiseSource
@@ -193,6 +195,22 @@ def alternate(makers: Mapping[str, Callable[[], Run]], device: str, seconds: flo
     return times
 
 
+class Transforms(TorchFunctionMode):
+    """Counts real transforms, forward and inverse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = self.inverse = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        self.forward += name.startswith("fft_rfft")
+        self.inverse += name.startswith("fft_irfft")
+        return func(*args, **(kwargs or {}))
+
+
 def ratio(a: Sequence[float], b: Sequence[float]) -> float:
     return median(x / y for x, y in zip(a, b, strict=True))
 
@@ -229,6 +247,10 @@ def preconditioned(name: str, inputs: Inputs, device: str, seconds: float) -> di
     times = alternate(makers, device, seconds)
     row: dict[str, Any] = {"method": name, "runs": len(times["pair"]), "pair": median(times["pair"])}
     row |= {form: median(times[form]) / STEPS for form in samplers}
+    run = makers["preconditioned"]()
+    with Transforms() as counted:
+        run()
+    row |= {"forward": counted.forward / STEPS, "inverse": counted.inverse / STEPS}
     extra = zip(times["preconditioned"], times["isotropic"], times["pair"], strict=True)
     return row | {"pairs more": median((a - b) / STEPS / c for a, b, c in extra)}
 
@@ -241,11 +263,13 @@ def tables(rows: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]]) -> str
         ratios = [f"{r['ratio ' + form]:.2f}" for form in ("float32", "float64", "x0")]
         lines.append([r["method"], *ms, *ratios, str(r["runs"])])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    lines = [["method", "ms", "isotropic ms", "pair of FFTs ms", "pairs more", "runs"]]
+    lines = [["method", "ms", "isotropic ms", "pair of FFTs ms", "pairs more", "forward", "inverse", "runs"]]
     lines.append(["---"] * len(lines[0]))
     for r in own:
         ms = [f"{1e3 * r[form]:.3g}" for form in ("preconditioned", "isotropic", "pair")]
-        lines.append([r["method"], *ms, f"{r['pairs more']:.2f}", str(r["runs"])])
+        lines.append(
+            [r["method"], *ms, f"{r['pairs more']:.2f}", f"{r['forward']:g}", f"{r['inverse']:g}", str(r["runs"])]
+        )
     return text + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -382,8 +382,8 @@ def findings(cells: Sequence[Cell]) -> list[str]:
             if own is None or peer is None:
                 continue
             text = f"{measure}, {n} calls: {own} {values[own]:.3g}"
-            text += "" if floor is None else f" ({values[own] / floor[0]:.2f} times the floor)"
-            lines.append(f"{text}; best peer {peer} {values[peer]:.3g} ({values[peer] / values[own]:.2f} times that)")
+            text += "" if floor is None else f" ({values[own] / floor[0]:.3g} times the floor)"
+            lines.append(f"{text}; best peer {peer} {values[peer]:.3g} ({values[peer] / values[own]:.3g} times that)")
     return lines
 
 
