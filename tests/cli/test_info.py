@@ -1,6 +1,7 @@
 """`prescore info` shows what a file holds, and says in one line what it cannot read."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,28 @@ def test_statistics(cli: Callable[..., Any], statistics: Path) -> None:
     assert any(line.split()[:3] == ["mean", "0", zero] for line in out.splitlines())
     weight = prescore.frequency_preconditioner(stats, 2).largest_gain((1, 8, 8))
     assert any(line.split()[:2] == ["2", f"{weight:.4g}"] for line in out.splitlines())
+
+
+def test_components_and_the_score_are_shown_where_they_are(
+    tmp_path: Path, cli: Callable[..., Any], statistics: Path
+) -> None:
+    stats, out = prescore.load_statistics(statistics), cli("info", statistics).out
+    variances = stats.component_variances
+    assert value(out, "principal components") == "9"
+    assert value(out, "their variances") == f"{variances[0]:.4g} to {variances[-1]:.4g}"
+    total = (stats.mean_square - stats.mean**2).sum()
+    assert value(out, "share of all variance") == f"{(variances.sum() / total).item():.1%}"
+    assert "on 50 samples\n" in out
+    rows = [line.split() for line in out[out.index("deviation of x0") :].splitlines()[1:]]
+    score = stats.score
+    assert [row[0] for row in rows] == [f"{sigma:.4g}" for sigma in score.levels.tolist()]
+    by_residual = (score.levels**2 * score.residual_square.clamp(max=1)).sqrt().tolist()
+    assert [float(row[2]) for row in rows] == pytest.approx(by_residual, rel=1e-3)
+    prescore.save_statistics(replace(stats, components=None, component_variances=None, score=None), tmp_path / "s")
+    out = cli("info", tmp_path / "s").out
+    assert "largest weight" in out
+    assert "principal" not in out
+    assert "noise level" not in out
 
 
 def test_a_model(cli: Callable[..., Any], model: Path) -> None:

@@ -3,10 +3,11 @@
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 
 import prescore
 from prescore.cli.options import options_of
-from prescore.cli.plan import BASES, IDLE
+from prescore.cli.plan import BASES
 from prescore.cli.sample import sample
 from prescore.denoiser import Denoiser
 from prescore.grid import geometric, iddpm, karras, uniform_t
@@ -221,7 +222,7 @@ class Reference(prescore.Sampler):
 def reference(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a sampler that needs a reference Gaussian."""
     entry = Entry(Reference, "a toy", "https://example.org", needs=("reference",))
-    monkeypatch.setattr("prescore.samplers.SAMPLERS", {**SAMPLERS, "toy": entry})
+    monkeypatch.setattr("prescore.samplers.table.SAMPLERS", {**SAMPLERS, "toy": entry})
     return "toy"
 
 
@@ -259,7 +260,7 @@ def test_statistics_that_a_sampler_cannot_use_are_refused(
     tmp_path: Path, refused: Refused, shipped: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Entry(Reference, "a toy", "https://example.org", {"reference": None})
-    monkeypatch.setattr("prescore.samplers.SAMPLERS", {**SAMPLERS, "plain": plain})
+    monkeypatch.setattr("prescore.samplers.table.SAMPLERS", {**SAMPLERS, "plain": plain})
     arguments = ("sample", shipped, "--sampler", "plain", "--out", tmp_path / "a.png")
     assert "--statistics: sampler 'plain' has no use for statistics" in refused(*arguments, "--statistics", shipped)
     for option, value in {"--alpha": [3], "--pixel": [], "--basis": ["pixel"]}.items():
@@ -286,7 +287,7 @@ def test_the_calls_of_an_adaptive_sampler_are_counted(
     tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = Entry(Adaptive, "a toy", "https://example.org")
-    monkeypatch.setattr("prescore.samplers.SAMPLERS", {**SAMPLERS, "toy": entry})
+    monkeypatch.setattr("prescore.samplers.table.SAMPLERS", {**SAMPLERS, "toy": entry})
     arguments = ("sample", model, "--sampler", "toy", "--steps", 2, "--n", 5, "--batch-size", 2)
     out = cli(*arguments, "--out", tmp_path / "a.npz").out
     assert facts_of(out)["calls"] == "as many as the tolerance needs"
@@ -302,9 +303,16 @@ VALUES: dict[str, object] = {
     "level_steps": 2,
     "step_size": 1e-5,
     "S_tmax": 10.0,
+    "sigma_data": 0.3,
+    "r1": 0.4,
+    "r2": 0.8,
 }
 # Options beside the one in question: those without which it would do nothing, or take long.
-BESIDE: dict[str, list[object]] = {"form": ["--alpha", 5], "precondition_prior": ["--alpha", 5]}
+BESIDE: dict[str, list[object]] = {
+    "form": ["--alpha", 5],
+    "precondition_prior": ["--alpha", 5],
+    "sigma_data": ["--prediction", "edm"],
+}
 LOOSE = {"eps_abs": 0.5, "eps_rel": 0.5, "rtol": 0.1, "atol": 0.1}
 
 
@@ -317,7 +325,10 @@ def test_every_option_is_used(tmp_path: Path, cli: Cli, shipped: str, name: str)
         assert value is not None, option.name
         flag = [option.flags[not value]] if option.is_switch else [option.flag, word(value)]
         path = tmp_path / f"{option.name}.npz"
-        arguments = ("sample", shipped, "--sampler", name, "--steps", 4, "--n", 1, *BESIDE.get(option.name, []))
+        beside = BESIDE.get(option.name, [])
+        if "snr" in options and option.name != "corrector":
+            beside = [*beside, "--corrector", "langevin"]
+        arguments = ("sample", shipped, "--sampler", name, "--steps", 4, "--n", 1, *beside)
         assert cli(*arguments, *loose, *flag, "--out", path).err == ""
         with np.load(path) as file:
             settings = json.loads(file["settings"].item())
@@ -402,24 +413,33 @@ def test_the_noise_levels_may_be_listed(tmp_path: Path, cli: Cli, model: Path, m
     assert cli(*arguments, "--grid", "50,10,2,0.5,0").out.splitlines()[-1].startswith("0 network calls")
 
 
-@pytest.mark.parametrize("cls", IDLE)
-def test_options_that_may_do_nothing_are_fields(cls: type) -> None:
-    names = {field.name for field in fields(cls)}
-    for option, (field, _) in IDLE[cls].items():
-        assert {option, field} <= names
+USELESS: dict[str, list[object]] = {
+    "--snr: does nothing in sampler 'pc' with corrector = none": ["--corrector", "none", "--snr", 0.2],
+    "--form: does nothing in sampler 'pc' with preconditioner = none": ["--form", "paper"],
+    "--pixel, --no-pixel: there is no preconditioner": ["--pixel"],
+    "--pixel, --no-pixel: there is": ["--no-pixel"],
+    "--warmup: does nothing in sampler 'unipc' with p = 1": ["--sampler", "unipc", "--p", 1, "--warmup", "runge-kutta"],
+    "--b: does nothing in sampler 'unipc' with p = 1 and corrector = no": [
+        *("--sampler", "unipc", "--p", 1, "--no-corrector", "--b", "bh1")
+    ],
+    "--schedule: does nothing in sampler 'plms' with variant = plms and usual_grid = no": [
+        *("--sampler", "plms", "--grid", "karras", "--schedule", "cosine")
+    ],
+    "--denoise: does nothing in sampler 'ald' with final_zero = no": [
+        *("--sampler", "ald", "--grid", "20,5,1", "--no-denoise")
+    ],
+}
 
 
-def test_options_that_would_do_nothing_are_refused(tmp_path: Path, refused: Refused, model: Path) -> None:
-    arguments = ("sample", model, "--out", tmp_path / "a.png")
-    assert "--snr: does nothing in sampler 'pc' with corrector = none" in refused(
-        *arguments, "--corrector", "none", "--snr", 0.2
-    )
-    assert "--form: does nothing in sampler 'pc' with preconditioner = none" in refused(*arguments, "--form", "paper")
-    assert "--pixel, --no-pixel: there is no preconditioner" in refused(*arguments, "--pixel")
-    assert "--no-pixel" in refused(*arguments, "--no-pixel")
+@pytest.mark.parametrize("expected", USELESS)
+def test_options_that_would_do_nothing_are_refused(
+    tmp_path: Path, refused: Refused, model: Path, expected: str
+) -> None:
+    assert expected in refused("sample", model, "--out", tmp_path / "a.png", *USELESS[expected])
+    assert not list(tmp_path.iterdir())
 
 
-BAD = {
+BAD: dict[str, list[object]] = {
     "n: 0 samples asked for": ["--n", 0],
     "n: -2 samples asked for": ["--n", -2],
     "steps: 0 is not a positive": ["--steps", 0],
@@ -456,6 +476,29 @@ BAD = {
     "levels asked for, but only": ["--grid", "iddpm", "--steps", 5000],
     "device: 'gpu9' cannot be used": ["--device", "gpu9"],
     "nothing.safetensors: no such file, and no shipped": ["--statistics", "nothing.safetensors"],
+    "'dpm-solver-4'; did you mean dpm-solver-3": ["--sampler", "dpm-solver-4"],
+    "order: 5 is neither 1 (Euler) nor 2": ["--sampler", "edm-stochastic", "--order", 5],
+    "p: 4 is not one of 1, 2, 3": ["--sampler", "unipc", "--p", 4],
+    "degree: -1 is not one of 0, 1, 2, 3": ["--sampler", "deis-tab", "--degree", -1],
+    "(0.7, 0.3) given; 0 < r1 < r2 < 1 is needed": ["--sampler", "seeds-3", "--r1", 0.7, "--r2", 0.3],
+    "(0.5, 1.0) given; 0 < r1 < r2 < 1 is needed": ["--sampler", "p-seeds-3", "--r1", 0.5, "--r2", 1],
+    "(0.0,) given; 0 < r1 < r2 < 1 is needed": ["--sampler", "dpm-solver-2", "--r1", 0],
+    "--r2: sampler 'seeds-2' has no such option; did you mean --r1": ["--sampler", "seeds-2", "--r2", 0.5],
+    "l: 2.0 is not between 0": ["--sampler", "seeds-2", "--l", 2],
+    "steps: 2 given, but order 3 needs at least 3": ["--sampler", "unipc", "--steps", 2],
+    "steps: 3 given, but f-pndm needs at least 4": ["--sampler", "pndm", "--steps", 3],
+    "steps: 3 given, but degree 3 needs at least 4": ["--sampler", "deis-tab", "--grid", "20,5,1,0"],
+    "steps: 2 are too few for this solver of order 3, it needs 3": ["--sampler", "p-ode-3m", "--steps", 2],
+    "steps: 1 are too few for this solver of order 2, it needs 2": ["--sampler", "dpm-solver-2", "--steps", 1],
+    "prediction='gaussian' needs one; p-ode-1": ["--sampler", "seeds-1", "--prediction", "gaussian"],
+    "sigma_data: prediction='noise' does not use it": ["--sampler", "seeds-1", "--sigma-data", 0.3],
+    "rtol: 0.0 is not a positive number": ["--sampler", "ode-rk45", "--rtol", 0],
+    "tolerance: rtol = 1e-12, atol = 1e-12 not met for 16 samples": [
+        *("--sampler", "ode-rk45", "--rtol", 1e-12, "--atol", 1e-12, "--max-calls", 20)
+    ],
+    "tolerance: eps_rel = 1e-09, eps_abs = 1e-09 not met for 16 samples": [
+        *("--sampler", "ggf", "--eps-rel", 1e-9, "--eps-abs", 1e-9, "--max-calls", 20)
+    ],
 }
 
 
@@ -520,6 +563,16 @@ def test_a_model_that_returns_nan_or_a_wrong_shape(
     assert "not finite at step 2 of 3 (sigma = 0.7071)" in message
     with_function(monkeypatch, lambda model, x, sigma: model(x, sigma)[..., 1:])
     assert "returned (2, 1, 8, 7) instead of shape (2, 1, 8, 8) at step 1 of 3 (sigma = 50)" in refused(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_no_sampler_writes_what_a_model_of_nan_makes(
+    tmp_path: Path, refused: Refused, shipped: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with_function(monkeypatch, lambda model, x, sigma: model(x, sigma) * float("nan"))
+    message = refused("sample", shipped, "--sampler", name, "--n", 2, "--out", tmp_path / "folder")
+    assert re.search(r"the output of the model is not finite at step 1 of \d+ \(sigma = 50\)", message)
     assert not list(tmp_path.iterdir())
 
 

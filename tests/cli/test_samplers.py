@@ -36,10 +36,11 @@ def test_every_option_is_explained(cli: Callable[..., Any], name: str) -> None:
     assert (code, err) == (0, "")
     assert SAMPLERS[name].source in out
     options = options_of(SAMPLERS[name]).values()
-    flags = re.findall(r"^  (--\S+?)(?:, --no-\S+)?  \(", out, re.MULTILINE)
+    flags = re.findall(r"^  (--\S+?)(?:, --no-\S+)?\s+\(", out, re.MULTILINE)
     assert flags == [option.flag for option in options]
     assert ("--alpha, --pixel" in out) == SAMPLERS[name].takes("preconditioner")
     assert ("--basis" in out) == SAMPLERS[name].takes("reference")
+    assert ("\n  --statistics\n" in out) == SAMPLERS[name].takes("statistics")
     assert all(option.help for option in options), [option.name for option in options if not option.help]
     assert max(map(len, out.splitlines())) <= WIDTH
 
@@ -57,6 +58,15 @@ def test_what_is_said_of_an_option(cli: Callable[..., Any]) -> None:
     assert "  --snr  (a number; default: 0.16)\n      r in the corrector's step size" in out
     assert "  --precondition-prior, --no-precondition-prior  (yes or no)\n" in out
     assert "--step-size  (a number, or none)\n" in cli("samplers", "ald").out
+    assert "--prior  (uniform, gaussian; default: uniform)\n" in cli("samplers", "ald").out
+    assert "--predictor  (reverse-diffusion, ancestral, euler-maruyama, probability-flow, none; default:" in out
+
+
+def test_what_a_name_changes_of_an_option_is_said(cli: Callable[..., Any]) -> None:
+    assert "--weights  (exact, published; default: published)\n" in cli("samplers", "dpmpp-2m").out
+    assert "--weights  (exact, published; default: exact)\n" in cli("samplers", "dpmpp-3m").out
+    assert "--prediction  (noise, data, edm; default: noise)\n" in cli("samplers", "seeds-1").out
+    assert "--prediction" not in cli("samplers", "p-seeds-1").out
 
 
 def test_unknown_names_get_the_near_ones(refused: Callable[..., str]) -> None:

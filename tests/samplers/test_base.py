@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ def preconditioner():
     return Preconditioner(Frequency(WEIGHTS, axes=2, length=8))
 
 
+@cache
 def statistics():
     data = torch.rand(20, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     score = score_statistics(model(), data)
@@ -32,11 +34,13 @@ def statistics():
 
 
 NEEDED = {"preconditioner": preconditioner, "reference": statistics, "statistics": statistics}
+# Adaptive samplers are as quick as the others with these tolerances.
+COARSE = {"ggf": {"eps_abs": 0.3, "eps_rel": 0.3, "first_step": 0.1}, "ode-rk45": {"rtol": 0.01, "atol": 0.01}}
 
 
 def sampler(name, **options):
     needs = {need: NEEDED[need]() for need in SAMPLERS[name].needs}
-    return make_sampler(name, **{"steps": 6} | needs | options)
+    return make_sampler(name, **{"steps": 6} | COARSE.get(name, {}) | needs | options)
 
 
 def model(function=shrink):

@@ -13,6 +13,7 @@ from prescore.precondition.gaussian import Gaussian, frequency_gaussian
 from prescore.samplers import SAMPLERS, Entry, Sampler, make_sampler
 
 GAUSSIAN = Gaussian(torch.zeros(4), Pixel(torch.ones(4)))
+STATISTICS = calibrate(torch.rand(9, 1, 4, generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize(
@@ -20,8 +21,21 @@ GAUSSIAN = Gaussian(torch.zeros(4), Pixel(torch.ones(4)))
     [
         ({"name": "pcs"}, "unknown name 'pcs'; did you mean pc"),
         ({"name": "zzz"}, "unknown name 'zzz'; known: pc, pds"),
-        ({"name": "pds"}, "preconditioner: sampler 'pds' cannot run without one; make one by prescore.freq"),
-        ({"name": "pc", "reference": GAUSSIAN}, "reference: sampler 'pc' cannot use one"),
+        ({"name": "pds"}, "preconditioner: sampler 'pds' needs it; make one by prescore.frequency_preconditioner"),
+        ({"name": "pc", "reference": GAUSSIAN}, "reference: sampler 'pc' has no use for it"),
+        ({"name": "pc", "statistics": STATISTICS}, "statistics: sampler 'pc' has no use for it"),
+        (
+            {"name": "p-ode-2m"},
+            r"reference: .*give statistics of the data, prescore.load_statistics\(file\), or",
+        ),
+        ({"name": "p-ode-2m", "statistics": STATISTICS}, "reference: sampler 'p-ode-2m' needs it"),
+        ({"name": "seeds-1", "reference": GAUSSIAN}, "reference: sampler 'seeds-1' has no use for it"),
+        (
+            {"name": "analytic-ddim"},
+            "statistics: .*; give those of the data with the model's score: `prescore calibrate",
+        ),
+        ({"name": "seeds-1", "prediction": "gaussian"}, "prediction='gaussian' needs one; p-ode-1, p-seeds-1, ... tak"),
+        ({"name": "seeds-1", "statistic": 3}, "statistic: sampler 'seeds-1' has no such option; it has prediction, si"),
         ({"name": "ald", "snr": 0.1}, "snr: sampler 'ald' has no such option; it has level_steps"),
         ({"name": "ancestral", "predictor": "none"}, "predictor: sampler 'ancestral' has no such option"),
         ({"name": "ancestral", "snr": 0.1}, "snr: sampler 'ancestral' has no such option; it has form"),
@@ -52,7 +66,6 @@ def test_bad_input_is_one_clear_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
-STATISTICS = calibrate(torch.rand(9, 1, 4, generator=torch.Generator().manual_seed(0)))
 NEEDED = {"preconditioner": Preconditioner(Identity()), "reference": STATISTICS, "statistics": STATISTICS}
 
 
@@ -64,8 +77,29 @@ def test_every_entry_declares_itself(name):
     assert entry.about
     assert entry.source.startswith("https://")
     free = {f.name for f in fields(entry.cls)}
-    assert free >= {*entry.fixed, *entry.idle, *entry.needs}
+    assert free >= {*entry.fixed, *entry.idle, *entry.needs, *entry.defaults, *entry.choices}
     assert not set(entry.fixed) & {*entry.idle, *entry.needs}
+    assert set(entry.options) >= {*entry.defaults, *entry.choices}
+    assert all(set(words) < set(entry.cls.choices[option]) for option, words in entry.choices.items())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_names_fix_and_default_what_they_say(name):
+    entry = SAMPLERS[name]
+    objects = {need: NEEDED[need] for need in entry.needs}
+    made = make_sampler(name, **objects)
+    usual = entry.defaults | entry.fixed
+    assert {option: getattr(made, option) for option in usual} == usual
+    for option, default in entry.defaults.items():
+        other = next(word for word in entry.cls.choices[option] if word != default)
+        assert getattr(make_sampler(name, **objects, **{option: other}), option) == other
+
+
+def test_names_are_distinct_samplers():
+    """No two are the same class with the same arguments."""
+    what = [(entry.cls, *sorted((entry.defaults | entry.fixed).items())) for entry in SAMPLERS.values()]
+    what = [w for name, w in zip(SAMPLERS, what, strict=True) if name != "pds"]  # pc with what pc may have
+    assert len(set(what)) == len(what)
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if not SAMPLERS[name].needs])
@@ -85,11 +119,11 @@ def test_a_sampler_says_whether_its_steps_are_random(name):
 def test_a_reference_may_be_given_as_statistics(monkeypatch):
     """Then it is the Gaussian that is diagonal in frequency."""
     entry = Entry(Reference, "a toy", "https://example.org", needs=("reference",))
-    monkeypatch.setattr("prescore.samplers.SAMPLERS", {"toy": entry})
+    monkeypatch.setattr("prescore.samplers.table.SAMPLERS", {"toy": entry})
     assert make_sampler("toy", reference=GAUSSIAN).reference is GAUSSIAN
     made = make_sampler("toy", reference=STATISTICS).reference
     assert torch.equal(made.variances, frequency_gaussian(STATISTICS).variances)
-    with pytest.raises(PrescoreError, match="reference: sampler 'toy' cannot run without one; give statistics"):
+    with pytest.raises(PrescoreError, match="reference: sampler 'toy' needs it; give statistics"):
         make_sampler("toy")
 
 

@@ -41,7 +41,7 @@ def calibrate(
     device: Annotated[str | None, typer.Option(help="Where the network runs.", rich_help_panel=PANEL)] = None,
 ) -> None:
     """Measure what samplers and preconditioners need to know about the data, on about 200 examples."""
-    from prescore.cli.info import describe_statistics
+    from prescore.cli.info import describe_extras, describe_statistics
     from prescore.data import load_images
     from prescore.files import check_writable
     from prescore.precondition import calibrate as measure
@@ -57,7 +57,7 @@ def calibrate(
     if model is not None:
         statistics = _with_score(statistics, images, model, levels, batch_size, device)
     save_statistics(statistics, out)
-    print("\n\n".join((description, *_describe_options(statistics))))
+    print("\n\n".join((description, *describe_extras(statistics))))
     print(f"\nwritten to {out}")
 
 
@@ -89,27 +89,3 @@ def _with_score(
     size = 64 if batch_size is None else batch_size
     score = score_statistics(model, images, grid, batch_size=size, model=name, progress=True)
     return replace(in_range(statistics, model.data_range), score=score)
-
-
-def _describe_options(statistics: "Statistics") -> list[str]:
-    """What was measured beside the moments."""
-    from prescore.cli.report import facts, table
-
-    texts = []
-    if statistics.component_variances is not None and statistics.remainder_variance is not None:
-        variances, rest = statistics.component_variances, statistics.remainder_variance
-        left = statistics.mean.numel() - len(variances)
-        share = variances.sum() / (variances.sum() + left * rest) if rest else 1.0
-        values = {
-            "principal components": len(variances),
-            "their variances": f"{variances[0]:.4g} to {variances[-1]:.4g}",
-            "variance of each other direction": rest,
-            "share of all variance": f"{float(share):.1%}",
-        }
-        texts.append(facts(values))
-    if (score := statistics.score) is not None:
-        spread = {name: score.posterior_variance(score.levels, name).sqrt() for name in ("score", "residual")}
-        rows = [[sigma, *(spread[name][i].item() for name in spread)] for i, sigma in enumerate(score.levels.tolist())]
-        heads = ["noise level", "deviation of x0 given x: by the score", "by the residual"]
-        texts.append(f"score of {score.model} on {score.count} samples\n" + table(heads, rows))
-    return texts

@@ -37,7 +37,7 @@ def info(
     else:
         statistics = load_statistics(path)
     if statistics is not None:
-        texts.append(describe_statistics(statistics))
+        texts += [describe_statistics(statistics), *describe_extras(statistics)]
     elif plot is not None:
         raise PrescoreError(f"--plot: {file} is a model; only statistics have a picture")
     print("\n\n".join(texts))
@@ -115,3 +115,27 @@ def describe_statistics(statistics: "Statistics") -> str:
             table(["alpha", "largest weight: frequencies", "pixels"], weights),
         )
     )
+
+
+def describe_extras(statistics: "Statistics") -> list[str]:
+    """What was measured beside the moments, if it was: principal components, the size of a model's score."""
+    from prescore.cli.report import facts, table
+
+    texts = []
+    if statistics.component_variances is not None and statistics.remainder_variance is not None:
+        variances, rest = statistics.component_variances, statistics.remainder_variance
+        left = statistics.mean.numel() - len(variances)
+        share = variances.sum() / (variances.sum() + left * rest) if rest else 1.0
+        values = {
+            "principal components": len(variances),
+            "their variances": f"{variances[0]:.4g} to {variances[-1]:.4g}",
+            "variance of each other direction": rest,
+            "share of all variance": f"{float(share):.1%}",
+        }
+        texts.append(facts(values))
+    if (score := statistics.score) is not None:
+        spread = {name: score.posterior_variance(score.levels, name).sqrt() for name in ("score", "residual")}
+        rows = [[sigma, *(spread[name][i].item() for name in spread)] for i, sigma in enumerate(score.levels.tolist())]
+        heads = ["noise level", "deviation of x0 given x: by the score", "by the residual"]
+        texts.append(f"score of {score.model} on {score.count} samples\n" + table(heads, rows))
+    return texts

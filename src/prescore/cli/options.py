@@ -77,7 +77,7 @@ class Option:
 def options_of(entry: "Entry") -> dict[str, Option]:
     """The options of a sampler in the table that words can give, by name."""
     hints, texts = get_type_hints(entry.cls), argument_docs(entry.cls)
-    choices = getattr(entry.cls, "choices", {})
+    choices = {**getattr(entry.cls, "choices", {}), **entry.choices}
     options = {}
     for field in fields(entry.cls):
         hint = hints[field.name]

@@ -1,8 +1,7 @@
 """What `prescore sample` was asked for: resolved, and refused where it does not fit, before anything is drawn."""
 
 import hashlib
-from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,25 @@ from torch import Tensor
 import prescore
 from prescore.assets import STATISTICS_SUFFIX, find, shipped_models
 from prescore.cli.options import options_of
+from prescore.cli.report import show
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, suggest
 from prescore.grid import check_grid, geometric, iddpm, karras, uniform_t
 from prescore.noise import check_seeds
 from prescore.precondition import frequency_preconditioner, in_range, load_statistics, pixel_preconditioner
 from prescore.precondition.gaussian import frequency_gaussian, pca_gaussian, pixel_gaussian
-from prescore.samplers import PredictorCorrector, Sampler, find_sampler, make_sampler
-from prescore.samplers.edm import EDMChurn, EDMFlow
+from prescore.samplers import (
+    DEIS,
+    PNDM,
+    AnnealedLangevin,
+    EDMChurn,
+    EDMFlow,
+    PredictorCorrector,
+    ReverseSDE,
+    Sampler,
+    UniPC,
+    find_sampler,
+)
 from prescore.schedule import VP
 
 DEFAULT_ALPHA, DEFAULT_BASIS = 5.0, "frequency"
@@ -37,14 +47,31 @@ GRIDS: Mapping[str, Callable[..., Tensor]] = {
     "iddpm": iddpm,
 }
 PLAIN = (bool, int, float, str, tuple)  # types of what may stand among the settings
-# Options that act only through another field of the sampler: that field, and its value that leaves them idle.
-IDLE: Mapping[type, dict[str, tuple[str, object]]] = {
-    PredictorCorrector: {
-        **dict.fromkeys(("snr", "corrector_steps", "first", "norm"), ("corrector", "none")),
-        **dict.fromkeys(("form", "precondition_prior"), ("preconditioner", None)),
-    },
-    EDMFlow: {"alpha": ("order", 1)},
-    EDMChurn: dict.fromkeys(("S_tmin", "S_tmax", "S_noise"), ("S_churn", 0.0)),
+# Options that act only through others, and the values of these that leave them idle. Two are those of the noise levels:
+# whether they are the sampler's usual ones, and whether they end in 0.
+IDLE: Mapping[type, Sequence[tuple[tuple[str, ...], Mapping[str, object]]]] = {
+    PredictorCorrector: (
+        (("snr", "corrector_steps", "first", "norm"), {"corrector": "none"}),
+        (("form", "precondition_prior"), {"preconditioner": None}),
+    ),
+    ReverseSDE: ((("schedule",), {"predictor": "none", "usual_grid": False}),),
+    AnnealedLangevin: ((("denoise",), {"final_zero": False}),),
+    EDMFlow: ((("alpha",), {"order": 1}),),
+    EDMChurn: ((("S_tmin", "S_tmax", "S_noise"), {"S_churn": 0.0}),),
+    PNDM: (
+        (("schedule",), {"variant": "s-pndm", "usual_grid": False}),
+        (("schedule",), {"variant": "plms", "usual_grid": False}),
+    ),
+    DEIS: (
+        (("warmup",), {"degree": 0}),
+        (("variable",), {"degree": 0, "usual_grid": False}),
+    ),
+    UniPC: (
+        (("lower_order_final", "warmup"), {"p": 1}),
+        (("lower_order_final",), {"p": 2, "final_zero": True}),  # that step has order 1 in any case
+        (("B",), {"p": 1, "corrector": False}),
+        (("B",), {"p": 3, "warmup": "runge-kutta", "lower_order_final": False}),
+    ),
 }
 
 
@@ -91,9 +118,10 @@ def open_statistics(
         return {}, {}
     if file is None and model not in shipped_models():
         given = [option for option, value in (("--alpha", alpha), ("--basis", basis)) if value is not None]
+        score = f" --model {model}" if "statistics" in wanted else ""
         raise PrescoreError(
             f"{(*given, f'--sampler {sampler}')[0]}: {model} comes without statistics of its data; "
-            "measure them with `prescore calibrate` and name them with --statistics FILE"
+            f"measure them with `prescore calibrate DATA{score}` and name them with --statistics FILE"
         )
     path = find(file or model, STATISTICS_SUFFIX)
     statistics, made = load_statistics(path), dict[str, Any]()
@@ -115,16 +143,16 @@ def open_statistics(
     return made, facts
 
 
-def build_sampler(name: str, steps: int | None, made: Mapping[str, Any], options: Mapping[str, Any]) -> Sampler:
-    """The sampler with the options that were given, each of which must do something."""
-    sampler = make_sampler(name, steps=steps, **made, **options)
-    rules = ChainMap(*(IDLE.get(cls, {}) for cls in type(sampler).__mro__))
-    for option in options:
-        field, idle = rules.get(option, ("", ""))
-        if field and getattr(sampler, field) == idle:
-            flag = "--" + option.replace("_", "-")
-            raise PrescoreError(f"{flag}: does nothing in sampler {name!r} with {field} = {str(idle).lower()}")
-    return sampler
+def refuse_idle(name: str, sampler: Sampler, levels: Tensor, given: Iterable[str]) -> None:
+    """Raise PrescoreError if one of the options that were given does nothing in this sampler on these levels."""
+    of_levels = {"usual_grid": sampler.grid is None, "final_zero": levels[-1].item() == 0}
+    for idle, values in (rule for cls in type(sampler).__mro__ for rule in IDLE.get(cls, ())):
+        found = {field: of_levels[field] if field in of_levels else getattr(sampler, field) for field in values}
+        useless = [option for option in given if option in idle]
+        if useless and found == values:
+            flag = options_of(find_sampler(name))[useless[0]].flag
+            why = " and ".join(f"{field} = {'none' if v is None else show(v)}" for field, v in values.items())
+            raise PrescoreError(f"{flag}: does nothing in sampler {name!r} with {why}")
 
 
 def choose_grid(

@@ -73,16 +73,18 @@ def sample(
     Ctrl-C: finished samples stay, and the same command draws the others.
     """
     from prescore.cli.output import open_output
-    from prescore.cli.plan import build_sampler, choose_grid, count_seeds, open_model, open_statistics, resolve
+    from prescore.cli.plan import choose_grid, count_seeds, open_model, open_statistics, refuse_idle, resolve
+    from prescore.samplers import make_sampler
 
     seeds = count_seeds(seed, n)
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
     denoiser = open_model(model, device, dtype, sigma_min, sigma_max)
     made, made_from = open_statistics(model, denoiser, sampler, statistics, alpha, pixel, basis)
-    method = build_sampler(sampler, steps, made, context.obj)
+    method = make_sampler(sampler, steps=steps, **made, **context.obj)
     is_narrowed = (sigma_min, sigma_max) != (None, None)
     method, spread = choose_grid(method, denoiser, grid, rho, is_narrowed)
+    refuse_idle(sampler, method, method.levels(denoiser.sigma_min, denoiser.sigma_max), context.obj)
     settings = resolve(model, denoiser, sampler, method, spread | made_from)
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
         settings |= {"seed": seed, "n": n, "batch_size": batch_size}

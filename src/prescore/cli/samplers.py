@@ -56,12 +56,19 @@ def describe(name: str, entry: "Entry") -> str:
     parts = [f"sampler {name}", facts(head | {"source": entry.source}), "Options of `prescore sample`:"]
     for option in options_of(entry).values():
         default = "" if option.default is None else f"; default: {show(option.default)}"
-        text = textwrap.fill(option.help, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
-        parts.append(f"  {', '.join(option.flags)}  ({option.value}{default})\n{text}")
+        usage = f"{', '.join(option.flags)}  ({option.value}{default})"
+        parts.append(f"{_fill(usage, 2, 4)}\n{_fill(option.help, 6, 6)}")
     for argument, (flags, text) in MADE.items():
         if entry.takes(argument):
             parts.append(f"  {flags}\n      {text}")
     return "\n\n".join(parts)
+
+
+def _fill(text: str, first: int, others: int) -> str:
+    """Lines indented by so many spaces; names are not broken at their hyphens."""
+    return textwrap.fill(
+        text, WIDTH, initial_indent=" " * first, subsequent_indent=" " * others, break_on_hyphens=False
+    )
 
 
 def facts_of(entry: "Entry") -> list[object]:
@@ -74,7 +81,7 @@ def facts_of(entry: "Entry") -> list[object]:
 
     stand_ins = {"preconditioner": Preconditioner(Identity()), "reference": Gaussian(ones(1), Pixel(ones(1)))}
     needed = {need: stand_ins[need] for need in entry.needs if need in stand_ins}
-    sampler = entry.cls(**entry.fixed, **needed)  # type: ignore[arg-type]
+    sampler = entry.cls(**entry.defaults, **entry.fixed, **needed)  # type: ignore[arg-type]
     strong = "-" if sampler.strong_order is None else f"{sampler.strong_order:g}"
     needs = ", ".join(entry.needs) or "-"
     return [sampler.order, strong, calls_per_step(sampler), needs, entry.about, entry.source.removeprefix("https://")]

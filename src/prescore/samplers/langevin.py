@@ -13,6 +13,7 @@ generative models", NeurIPS 2020, https://arxiv.org/abs/2006.09011, Technique 4;
 score-based generative models", IJCV 2025, https://arxiv.org/abs/2302.06504, Eq. 20.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,6 +51,7 @@ class AnnealedLangevin(Preconditionable):
     prior: str = "uniform"
 
     family: ClassVar[str] = "annealed Langevin"
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"prior": PRIORS}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,6 +24,7 @@ IJCV 2025, https://arxiv.org/abs/2302.06504, Algorithm 2.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -115,6 +116,7 @@ class PredictorCorrector(Preconditionable):
     precondition_prior: bool | None = None
 
     family: ClassVar[str] = "predictor-corrector"
+    choices: ClassVar[Mapping[str, Sequence[str]]] = CHOICES
 
     def __post_init__(self) -> None:
         super().__post_init__()

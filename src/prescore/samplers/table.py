@@ -1,6 +1,6 @@
 """The samplers by name: each is a class and the arguments that the name fixes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +24,7 @@ from prescore.samplers.predictor_corrector import PredictorCorrector
 from prescore.samplers.sde import ReverseSDE
 from prescore.samplers.unipc import UniPC
 
-OBJECTS = ("preconditioner", "reference")  # fields that `make_sampler` names, with `steps` and `grid`
+OBJECTS = ("preconditioner", "reference", "statistics")  # fields that `make_sampler` names, with `steps` and `grid`
 # What to give to a sampler that needs it.
 NEEDED = {
     "preconditioner": "make one by prescore.frequency_preconditioner(statistics, alpha)",
@@ -36,7 +36,7 @@ NEEDED = {
 @dataclass(frozen=True)
 class Entry:
     """A name in the table: a sampler class, the arguments that the name fixes, the options that then do nothing,
-    what it cannot run without, and defaults of its options that differ from the class's."""
+    what it cannot run without, and defaults and choices of its options that differ from the class's."""
 
     cls: type[Sampler]
     about: str
@@ -45,6 +45,7 @@ class Entry:
     idle: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     defaults: Mapping[str, object] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def takes(self, name: str) -> bool:
         """Whether the sampler has this argument, and the name leaves it free."""
@@ -82,7 +83,10 @@ def _exponential(about: str, source: str, **fixed: object) -> Entry:
     needs = () if idle["reference"] else ("reference",)
     # Methods of two points are best known in the form that their papers print.
     defaults = {"weights": "published"} if k == 2 and needs == () else {}
-    return Entry(Exponential, about, source, fixed, tuple(name for name in idle if idle[name]), needs, defaults)
+    choices = {} if "prediction" in fixed else {"prediction": ("noise", "data", "edm")}
+    return Entry(
+        Exponential, about, source, fixed, tuple(name for name in idle if idle[name]), needs, defaults, choices
+    )
 
 
 SAMPLERS: Mapping[str, Entry] = MappingProxyType(
@@ -93,7 +97,7 @@ SAMPLERS: Mapping[str, Entry] = MappingProxyType(
         "ancestral": _alone("ancestral", "predictor alone, ancestral"),
         "euler-maruyama": _alone("euler-maruyama", "predictor alone, Euler-Maruyama"),
         "probability-flow": _alone("probability-flow", "probability-flow ODE, Euler in sigma^2"),
-        "reverse-sde": Entry(ReverseSDE, "predictor-corrector in the coordinates of a VP, sub-VP or VE SDE", _SONG),
+        "reverse-sde": Entry(ReverseSDE, "predictor-corrector in VP or sub-VP coordinates", _SONG),
         "ald": Entry(AnnealedLangevin, "annealed Langevin dynamics", "https://arxiv.org/abs/2006.09011"),
         "edm-euler": Entry(EDMFlow, "EDM design space, Euler", _EDM, {"order": 1}, idle=("alpha",)),
         "edm-heun": Entry(EDMFlow, "EDM design space, Heun and its kin", _EDM, {"order": 2}),
@@ -105,7 +109,8 @@ SAMPLERS: Mapping[str, Entry] = MappingProxyType(
         ),
         "analytic-ddim": Entry(AnalyticDDIM, "DDIM with the optimal variance", _ANALYTIC, needs=("statistics",)),
         "pndm": Entry(PNDM, "pseudo linear multistep, Runge-Kutta start", _PNDM, {"variant": "f-pndm"}),
-        "plms": Entry(PNDM, "pseudo linear multistep, start of lower order", _PNDM, {"variant": "s-pndm"}),
+        "s-pndm": Entry(PNDM, "pseudo linear multistep of two values", _PNDM, {"variant": "s-pndm"}),
+        "plms": Entry(PNDM, "pseudo linear multistep, start of lower order", _PNDM, {"variant": "plms"}),
         "deis-tab": Entry(DEIS, "Adams-Bashforth in t", _DEIS, defaults={"variable": "linear"}),
         "deis-rhoab": Entry(DEIS, "Adams-Bashforth in rho = sigma", _DEIS, {"variable": "rho"}),
         "deis-rho3kutta": Entry(RungeKuttaDEIS, "Kutta's third-order method in rho", _DEIS, {"method": "3kutta"}),
@@ -151,6 +156,7 @@ def make_sampler(
     grid: Tensor | None = None,
     preconditioner: Preconditioner | None = None,
     reference: Gaussian | Statistics | None = None,
+    statistics: Statistics | None = None,
     **options: object,
 ) -> Sampler:
     """The sampler called `name` (see `SAMPLERS`).
@@ -161,6 +167,7 @@ def make_sampler(
         preconditioner: from `prescore.frequency_preconditioner` and its like.
         reference: the Gaussian that the sampler integrates exactly, or statistics of the data, of which it is then
             the one that is diagonal in frequency (`prescore.precondition.gaussian` has others).
+        statistics: of the data, with the size of the model's score where the sampler needs it.
         options: hyper-parameters of that sampler, as its class lists them.
 
     Raises:
@@ -176,12 +183,13 @@ def make_sampler(
             raise PrescoreError(f"{option}: sampler {name!r} has no such option; it has {own}")
     if isinstance(reference, Statistics):
         reference = frequency_gaussian(reference)
-    given: dict[str, Any] = {"steps": steps, "grid": grid, "preconditioner": preconditioner, "reference": reference}
-    given = {key: value for key, value in given.items() if value is not None} | options
+    objects = {"preconditioner": preconditioner, "reference": reference, "statistics": statistics}
+    given = {key: value for key, value in objects.items() if value is not None}
     for need in entry.needs:
         if need not in given:
-            raise PrescoreError(f"{need}: sampler {name!r} cannot run without one; {NEEDED[need]}")
-    for argument in OBJECTS:
-        if argument in given and not entry.takes(argument):
-            raise PrescoreError(f"{argument}: sampler {name!r} cannot use one")
-    return entry.cls(**{**entry.defaults, **entry.fixed, **given})
+            raise PrescoreError(f"{need}: sampler {name!r} needs it; {NEEDED[need]}")
+    for argument in given:
+        if not entry.takes(argument):
+            raise PrescoreError(f"{argument}: sampler {name!r} has no use for it")
+    arguments: dict[str, Any] = {**entry.defaults, **entry.fixed, **given, **options}
+    return entry.cls(steps=steps, grid=grid, **arguments)
