@@ -275,6 +275,31 @@ def test_precision_is_that_of_x(case, dtype):
     assert (y - exact).abs().max() <= limit * 10 * max(1, exact.abs().max().item())
 
 
+DIAGONAL = (Identity, Pixel, Frequency, PCA)  # operators that know their eigenbasis
+
+
+@each_case
+def test_eigenbasis(case):
+    """A x is a product in it, coordinate by coordinate; there and back is x."""
+    A, x = case.operator, batch(case)
+    if not isinstance(A, DIAGONAL):
+        with pytest.raises(PrescoreError, match=f"{type(A).__name__} operator has no eigenbasis known here"):
+            _ = A.eigenvalues
+        return
+    c = A.to_eigenbasis(x)
+    assert len(c) == len(x)
+    assert not A.eigenvalues.is_complex()
+    assert (A.eigenvalues * c).shape == c.shape
+    torch.testing.assert_close(A.from_eigenbasis(A.eigenvalues * c, case.shape), A.mv(x), **EXACT)
+    torch.testing.assert_close(A.from_eigenbasis(c, case.shape), x, **EXACT)
+    found = A.eigenvalues.expand(c.shape[1:]).flatten()
+    spectrum = torch.linalg.eigvalsh(case.matrix)
+    for values, among in ((found, spectrum), (spectrum, found)):
+        assert (values[:, None] - among).abs().min(1).values.max() < 1e-12
+    for dtype in (torch.float32, torch.float64):
+        assert A.from_eigenbasis(A.to_eigenbasis(x.to(dtype)), case.shape).dtype == dtype
+
+
 @each_case
 def test_to_another_precision(case):
     single = case.operator.to(dtype=torch.float32)

@@ -1,0 +1,107 @@
+"""Gaussian models of the data are diagonal where they say so, with the variances of the data that they are made of."""
+
+import pytest
+import torch
+
+from prescore.errors import PrescoreError
+from prescore.operators import Dense, Frequency, Pixel
+from prescore.precondition import calibrate
+from prescore.precondition.gaussian import Gaussian, frequency_gaussian, pca_gaussian, pixel_gaussian
+
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+SHAPES = [(2, 4, 5), (1, 5, 4)]  # an odd and an even number of frequencies
+MAKE = {"frequency": frequency_gaussian, "pixel": pixel_gaussian, "pca": pca_gaussian}
+
+
+def data(shape, n=30):
+    x = torch.randn(n, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x = x.cumsum(-1) + torch.arange(shape[-1])
+    return (x - x.min()) / (x.max() - x.min())  # statistics are of data in [0, 1]
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def shape(request):
+    return request.param
+
+
+@pytest.fixture(params=MAKE)
+def gaussian(request, shape):
+    return MAKE[request.param](calibrate(data(shape), components=6))
+
+
+def test_analyse_and_synthesise_are_inverse(gaussian, shape):
+    x = data(shape)
+    c = gaussian.analyse(x)
+    assert not c.is_complex()
+    assert (gaussian.variances * c).shape == c.shape
+    assert gaussian.variances.dtype == torch.float64
+    torch.testing.assert_close(gaussian.synthesise(c, shape), x, **EXACT)
+    mean = gaussian.mean.expand(1, *shape)
+    torch.testing.assert_close(gaussian.synthesise(torch.zeros_like(c[:1]), shape), mean, **EXACT)
+    single = gaussian.synthesise(gaussian.analyse(x.float()), shape)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), x, rtol=1e-5, atol=1e-5)
+
+
+def test_noise_has_no_mean(gaussian, shape):
+    x = data(shape)
+    torch.testing.assert_close(gaussian.transform(x - gaussian.mean), gaussian.analyse(x), **EXACT)
+    z = torch.randn(5, *shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    together = gaussian.synthesise(gaussian.analyse(x[:5]) + gaussian.transform(z), shape)
+    torch.testing.assert_close(together, x[:5] + z, **EXACT)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_variances_are_those_of_the_data(name, shape):
+    """The covariance, between unit vectors along each coordinate, is the sample covariance of the data."""
+    x = data(shape)
+    G = MAKE[name](calibrate(x, components=6))
+    flat = (x - x.mean(0)).flatten(1)
+    S = flat.mT @ flat / len(flat)
+    C = G.covariance.as_matrix(shape)
+    torch.testing.assert_close(G.mean, x.mean(0), **EXACT)
+    torch.testing.assert_close(C.trace(), S.trace(), **EXACT)
+    assert G.label == name
+    if name == "pixel":
+        torch.testing.assert_close(C, torch.diag(S.diagonal()), **EXACT)
+    elif name == "pca":
+        values = torch.linalg.eigvalsh(S).flip(0)
+        torch.testing.assert_close(G.variances[:6], values[:6], **EXACT)
+        left = values[6:].mean().expand(len(S))
+        torch.testing.assert_close(G.variances[6:], left, **EXACT)
+        inside = G.transform(x - x.mean(0))[:, :6].square().mean(0)
+        torch.testing.assert_close(inside, G.variances[:6], **EXACT)
+    else:
+        spectrum = torch.fft.rfft2(x - x.mean(0), norm="ortho").abs().square().mean(0)
+        torch.testing.assert_close(G.variances, spectrum[..., None].expand(*spectrum.shape, 2), **EXACT)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_its_denoiser_is_that_of_the_covariance_matrix(name, shape):
+    """mu + C (C + sigma^2)^-1 (x - mu), coordinate by coordinate and by a matrix."""
+    G, sigma = MAKE[name](calibrate(data(shape), components=6)), 0.3
+    x = data(shape)[:4] + 0.1
+    c, v = G.analyse(x), G.variances
+    C = G.covariance.as_matrix(shape)
+    gain = torch.linalg.solve(C + sigma**2 * torch.eye(len(C), dtype=C.dtype), C)
+    expected = G.mean + ((x - G.mean).flatten(1) @ gain).reshape(x.shape)
+    torch.testing.assert_close(G.synthesise(v / (v + sigma**2) * c, shape), expected, **EXACT)
+
+
+def test_events_of_another_shape_are_refused(gaussian, shape):
+    gaussian.check(shape)
+    for other in ((*shape[:-1], shape[-1] + 1), (shape[0], shape[1] + 1, shape[2]), shape[1:]):
+        with pytest.raises(PrescoreError) as caught:
+            gaussian.check(other)
+        assert str(other) in str(caught.value)
+
+
+def test_bad_covariances():
+    mean = torch.zeros(4, dtype=torch.float64)
+    for C in (Pixel(torch.tensor([1.0, -0.1, 1.0, 1.0])), Frequency(torch.tensor([1.0, -0.1, 1.0]), 1, 4)):
+        with pytest.raises(PrescoreError, match=r"its smallest eigenvalue is -0\.1; a variance is not negative"):
+            Gaussian(mean, C)
+    with pytest.raises(PrescoreError, match="Dense operator has no eigenbasis known here"):
+        Gaussian(mean, Dense(torch.eye(4)))
+    with pytest.raises(PrescoreError, match=r"no principal components; measure them with `--components K`"):
+        pca_gaussian(calibrate(data((2, 4, 5))))
