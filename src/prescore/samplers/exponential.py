@@ -88,7 +88,7 @@ class Linear:
         """C / (C + sigma^2)."""
         return self.a / self.v(sigma)
 
-    def out(self, sigma: float) -> Tensor:
+    def out(self, sigma: float | Tensor) -> Tensor:
         """c = sigma / sqrt(C + sigma^2)."""
         return sigma / self.v(sigma).sqrt()
 
@@ -108,13 +108,11 @@ class Linear:
         first = self._first(s, t, l) if t == 0 or l in (0, 1) else None
         if n == 1 and first is not None:
             return [first]
-        h = math.log(s / t)
-        moments: list[Any] = [0.0] * n
-        for x, gauss in zip(NODES.tolist(), GAUSS.tolist(), strict=True):
-            r = (1 + x) / 2
-            sigma = s * math.exp(-r * h)
-            kernel = gauss / 2 * h * 2 * p * (self.v(t) / self.v(sigma)) ** p * self.out(sigma)
-            moments = [m + kernel * r**k for k, m in enumerate(moments)]
+        nodes, gauss = (v.to(self.a.device).reshape(-1, *(1,) * self.a.ndim) for v in (NODES, GAUSS))
+        h, r = math.log(s / t), (1 + nodes) / 2
+        sigma = s * torch.exp(-r * h)
+        kernel = gauss / 2 * h * 2 * p * (self.v(t) / self.v(sigma)) ** p * self.out(sigma)
+        moments = [(kernel * r**k).sum(0) for k in range(n)]
         return moments if first is None else [first, *moments[1:]]
 
     def _first(self, s: float, t: float, l: float) -> Tensor:  # noqa: E741
