@@ -66,7 +66,7 @@ NEEDED = {
 
 def others(option: Option) -> list[Any]:
     if option.name in OTHERS:
-        return OTHERS[option.name]
+        return [value for value in OTHERS[option.name] if not option.choices or value in option.choices]
     return [not option.default] if option.is_switch else [word for word in option.choices if word != option.default]
 
 
