@@ -114,6 +114,8 @@ def test_what_is_refused_would_do_nothing(cls: type) -> None:
         of_grid = {"usual_grid": values.get("usual_grid", True), "final_zero": values.get("final_zero", True)}
         beside = GRIDS[0] if of_grid["usual_grid"] and of_grid["final_zero"] else GRIDS[1 + (not of_grid["final_zero"])]
         fields = {key: value for key, value in values.items() if key not in of_grid}
+        if fields.get("predictor") == "none":  # then a corrector has to move the state
+            fields["corrector"] = "langevin"
         assert {*idle, *fields} <= {field.name for field in cls.__dataclass_fields__.values()}  # type: ignore[attr-defined]
         reference = prescore.sample(MODEL, cls(**fields, **beside), seeds=[0], progress=False)
         assert isinstance(reference, torch.Tensor)
