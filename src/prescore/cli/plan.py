@@ -18,7 +18,7 @@ from prescore.errors import PrescoreError, suggest
 from prescore.grid import check_grid, geometric, iddpm, karras, uniform_t
 from prescore.noise import check_seeds
 from prescore.precondition import frequency_preconditioner, in_range, load_statistics, pixel_preconditioner
-from prescore.precondition.gaussian import frequency_gaussian, pca_gaussian, pixel_gaussian
+from prescore.precondition.gaussian import cosine_gaussian, frequency_gaussian, gaussian, pca_gaussian, pixel_gaussian
 from prescore.samplers import (
     DEIS,
     PNDM,
@@ -33,8 +33,8 @@ from prescore.samplers import (
 )
 from prescore.schedule import VP
 
-DEFAULT_ALPHA, DEFAULT_BASIS = 5.0, "frequency"
-BASES = {"frequency": frequency_gaussian, "pixel": pixel_gaussian, "pca": pca_gaussian}
+DEFAULT_ALPHA = 5.0
+BASES = {"cosine": cosine_gaussian, "frequency": frequency_gaussian, "pixel": pixel_gaussian, "pca": pca_gaussian}
 # Arguments of samplers that `open_statistics` makes.
 FROM_STATISTICS = ("preconditioner", "reference", "statistics")
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -133,11 +133,10 @@ def open_statistics(
         facts |= {"alpha": alpha, "pixel": bool(pixel)}
     statistics = in_range(statistics, denoiser.data_range)
     if "reference" in wanted:
-        basis = DEFAULT_BASIS if basis is None else basis
-        if basis not in BASES:
+        if basis is not None and basis not in BASES:
             raise PrescoreError(f"basis: unknown value {basis!r}; {suggest(basis, BASES)}")
-        made["reference"] = BASES[basis](statistics)
-        facts |= {"basis": basis}
+        made["reference"] = (BASES[basis] if basis else gaussian)(statistics)
+        facts |= {"basis": made["reference"].label}
     if "statistics" in wanted:
         made["statistics"] = statistics
     return made, facts

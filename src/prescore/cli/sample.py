@@ -56,8 +56,8 @@ def sample(
     basis: Annotated[
         str | None,
         typer.Option(
-            help="In which the sampler's reference Gaussian is diagonal: frequency, pixel or pca.",
-            show_default="frequency",
+            help="In which the sampler's reference Gaussian is diagonal: cosine, frequency, pixel or pca.",
+            show_default="cosine",
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where the network runs: cpu, cuda, ...")] = None,

@@ -1,7 +1,8 @@
-"""Linear operators: pixel, frequency, dense, PCA, their products, and skew-symmetric ones."""
+"""Linear operators: pixel, frequency, cosine, dense, PCA, their products, and skew-symmetric ones."""
 
 from prescore.operators.base import Identity, LinearOperator
 from prescore.operators.composed import Composed, compose
+from prescore.operators.cosine import Cosine
 from prescore.operators.dense import PCA, Dense
 from prescore.operators.frequency import Frequency
 from prescore.operators.pixel import Pixel
@@ -10,6 +11,7 @@ from prescore.operators.skew import FourierRollSkew, FourierSkew, OddFrequency, 
 __all__ = [
     "PCA",
     "Composed",
+    "Cosine",
     "Dense",
     "FourierRollSkew",
     "FourierSkew",

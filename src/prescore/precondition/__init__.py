@@ -1,6 +1,13 @@
 """Preconditioners, and the statistics of data that they are built from."""
 
-from prescore.precondition.gaussian import Gaussian, frequency_gaussian, pca_gaussian, pixel_gaussian
+from prescore.precondition.gaussian import (
+    Gaussian,
+    cosine_gaussian,
+    frequency_gaussian,
+    gaussian,
+    pca_gaussian,
+    pixel_gaussian,
+)
 from prescore.precondition.io import load_statistics, save_statistics
 from prescore.precondition.masks import (
     frequency_preconditioner,
@@ -20,8 +27,10 @@ __all__ = [
     "ScoreStatistics",
     "Statistics",
     "calibrate",
+    "cosine_gaussian",
     "frequency_gaussian",
     "frequency_preconditioner",
+    "gaussian",
     "in_range",
     "load_statistics",
     "log_power",

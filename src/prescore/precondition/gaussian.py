@@ -1,4 +1,4 @@
-"""The Gaussian model of the data, N(mu, C), C diagonal in a cheap basis: pixels, frequencies or principal components.
+"""The Gaussian model of the data, N(mu, C), C diagonal in a cheap basis: cosine, frequency, pixel, PCA.
 
 It is the part of the data that is known exactly. Its denoiser is D_G(x, sigma) = mu + C (C + sigma^2)^-1 (x - mu).
 """
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.operators.base import LinearOperator, broadcasts
+from prescore.operators.cosine import Cosine
 from prescore.operators.dense import PCA
 from prescore.operators.frequency import Frequency
 from prescore.operators.pixel import Pixel
@@ -73,8 +74,26 @@ class Gaussian:
         self.covariance.check(event_shape)
 
 
+def gaussian(statistics: Statistics) -> Gaussian:
+    """The default: in the cosine basis if the statistics have it, else per frequency."""
+    return frequency_gaussian(statistics) if statistics.cosine_variance is None else cosine_gaussian(statistics)
+
+
+def cosine_gaussian(statistics: Statistics) -> Gaussian:
+    """One variance for each cosine and channel: for images and signals, whose opposite borders differ.
+
+    Raises:
+        PrescoreError: the statistics are of an earlier version, which did not measure it.
+    """
+    if statistics.cosine_variance is None:
+        raise PrescoreError(
+            "statistics: of an earlier version, without the cosine basis; run `prescore calibrate` again"
+        )
+    return Gaussian(statistics.mean, Cosine(statistics.cosine_variance, statistics.axes), "cosine")
+
+
 def frequency_gaussian(statistics: Statistics) -> Gaussian:
-    """One variance for each frequency and channel: the power about the mean. Two real FFTs for each network call."""
+    """One variance for each frequency and channel: for periodic fields. Two real FFTs for each network call."""
     C = Frequency(statistics.power_centred / statistics.size_transformed, statistics.axes, statistics.length)
     return Gaussian(statistics.mean, C, "frequency")
 

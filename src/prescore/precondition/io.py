@@ -1,6 +1,7 @@
 """Statistics as files: safetensors, with what is not a tensor as JSON in the metadata.
 
-Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64. Metadata, each value JSON except the first:
+Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64, and, but for early files, `cosine_variance`.
+Metadata, each value JSON except the first:
 format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range, minimum, maximum.
 With principal components the tensors `components`, `component_variances`; with the score of a model the tensors
 `score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. Readers that know neither
@@ -25,6 +26,7 @@ from prescore.precondition.statistics import Statistics
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
 TENSORS = ("mean", "mean_square", "power", "power_centred")
+COSINE = "cosine_variance"
 COMPONENTS = ("components", "component_variances")
 SCORE = ("score_levels", "score_square", "residual_square")
 
@@ -40,6 +42,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
     metadata["library_version"] = json.dumps(statistics.version)
     for name in ("count", "event_shape", "axes", "data_range", "minimum", "maximum"):
         metadata[name] = json.dumps(getattr(statistics, name))
+    if statistics.cosine_variance is not None:
+        tensors[COSINE] = statistics.cosine_variance
     if statistics.components is not None:
         tensors |= {name: getattr(statistics, name) for name in COMPONENTS}
     if (score := statistics.score) is not None:
@@ -65,7 +69,7 @@ def load_statistics(path: str | Path) -> Statistics:
     values = _values(path, metadata)
     fields = _fields(path, values)
     _check_tensors(path, tensors, fields["event_shape"])
-    kept = (*TENSORS, *COMPONENTS) if COMPONENTS[0] in tensors else TENSORS
+    kept = [name for name in (*TENSORS, COSINE, *COMPONENTS) if name in tensors]
     score = _score(path, values, tensors) if SCORE[0] in tensors else None
     return Statistics(**fields, **{name: tensors[name] for name in kept}, score=score)
 
@@ -122,6 +126,8 @@ def _score(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> Sc
 def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[int, ...]) -> None:
     half = (*event_shape[:-1], event_shape[-1] // 2 + 1)
     shapes: dict[str, tuple[int, ...]] = dict(zip(TENSORS, (event_shape, event_shape, half, half), strict=True))
+    if COSINE in tensors:
+        shapes[COSINE] = event_shape
     if COMPONENTS[0] in tensors:
         k = max(tensors[COMPONENTS[0]].numel() // prod(event_shape), 1)
         shapes |= dict(zip(COMPONENTS, ((k, *event_shape), (k,)), strict=True))
@@ -134,7 +140,7 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[in
             _refuse(path, f"tensor {name} is {tensors[name].dtype} {tuple(tensors[name].shape)}, not float64 {shape}")
         if not torch.isfinite(tensors[name]).all():
             _refuse(path, f"tensor {name} has values that are not finite")
-        if name in (*COMPONENTS[1:], *SCORE[1:]) and (tensors[name] < 0).any():
+        if name in (COSINE, *COMPONENTS[1:], *SCORE[1:]) and (tensors[name] < 0).any():
             _refuse(path, f"tensor {name} has negative values")
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
+from prescore.operators.cosine import cosine_transform
 from prescore.operators.frequency import multiplicity, symmetric_part
 from prescore.precondition.batches import Batch, batches, checked
 from prescore.precondition.components import Scatter, leading
@@ -46,6 +47,8 @@ class Statistics:
             the layout of `torch.fft.rfftn`, exactly symmetric in k and -k.
         power_centred: E|F x|^2 - |F E x|^2, in the same layout. Divided by `size_transformed` it is the variance of
             each coefficient of the orthonormal transform.
+        cosine_variance: variance of each coefficient of the orthonormal cosine transform over the same axes,
+            `event_shape`; None in files of earlier versions.
         minimum, maximum: found in the data.
         version: of the library that measured it.
         components: the K leading principal components of the data about their mean, orthonormal, (K, *event_shape),
@@ -65,6 +68,7 @@ class Statistics:
     minimum: float
     maximum: float
     version: str = field(default_factory=library_version)
+    cosine_variance: Tensor | None = None
     components: Tensor | None = None
     component_variances: Tensor | None = None
     score: ScoreStatistics | None = None
@@ -178,6 +182,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
         power_centred=p * a.power_centred + q * b.power_centred + p * q * between,
         minimum=min(a.minimum, b.minimum),
         maximum=max(a.maximum, b.maximum),
+        cosine_variance=_merged_variance(a, b),
         score=_merged_score(a.score, b.score),
     )
     of_a, of_b = _rows(a), _rows(b)
@@ -202,6 +207,7 @@ def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statist
         mean_square=a**2 * statistics.mean_square + 2 * a * b * statistics.mean + b**2,
         power=power_centred + mean_power(mean[None], statistics.transformed_dims),
         power_centred=power_centred,
+        cosine_variance=None if statistics.cosine_variance is None else a**2 * statistics.cosine_variance,
         minimum=a * statistics.minimum + b,
         maximum=a * statistics.maximum + b,
         component_variances=None if variances is None else a**2 * variances,
@@ -239,6 +245,7 @@ def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> tu
         power_centred=power_centred,
         minimum=x.min().item(),
         maximum=x.max().item(),
+        cosine_variance=cosine_transform(centred, axes).square().mean(0),
     )
     return statistics, centred.flatten(1)
 
@@ -267,6 +274,14 @@ def _with_components(statistics: Statistics, rows: Tensor, k: int) -> Statistics
         components=directions.reshape(-1, *statistics.event_shape),
         component_variances=squares / statistics.count,
     )
+
+
+def _merged_variance(a: Statistics, b: Statistics) -> Tensor | None:
+    if a.cosine_variance is None or b.cosine_variance is None:
+        return None
+    p, q = a.count / (a.count + b.count), b.count / (a.count + b.count)
+    between = cosine_transform(a.mean - b.mean, a.axes).square()
+    return p * a.cosine_variance + q * b.cosine_variance + p * q * between
 
 
 def _merged_score(a: ScoreStatistics | None, b: ScoreStatistics | None) -> ScoreStatistics | None:

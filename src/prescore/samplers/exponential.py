@@ -33,14 +33,19 @@ another constant), and at order 3 (3M) half of the second difference, a slip tha
 of order 3 has one order 1 step at its start as published, which alone limits it to order 2: `warm_up` spends one more
 call there.
 
+Corrector. Once F is known at the end of a step, the step is taken again with that point in the polynomial, and F is
+not evaluated again (the UniC of UniPC): order k + 1 for k = 1 and 2, and an order 3 start for k = 3, at no call. In few
+steps it is worth more than anything else: with it the preconditioned 3M is the best solver here.
+
 The step to sigma = 0 is a single evaluation without noise: with noise or data prediction it is D itself.
 
 Sources: Gonzalez et al., "SEEDS: Exponential SDE solvers for fast high-quality sampling from diffusion models",
 NeurIPS 2023, https://arxiv.org/abs/2305.14267, Prop. 3.1, 3.2, Algorithms 1-4; Lu et al., "DPM-Solver",
 NeurIPS 2022, https://arxiv.org/abs/2206.00927, Algorithms 1, 2; Lu et al., "DPM-Solver++",
 https://arxiv.org/abs/2211.01095, Algorithms 1, 2 and Appendix; Karras et al., https://arxiv.org/abs/2206.00364, Eq. 7;
-Hochbruck & Ostermann, "Explicit exponential Runge-Kutta methods for semilinear parabolic problems", SIAM J. Numer.
-Anal. 2005, https://doi.org/10.1137/040611434, Eq. 5.8.
+Zhao et al., "UniPC", NeurIPS 2023, https://arxiv.org/abs/2302.04867, for the corrector; Hochbruck & Ostermann,
+"Explicit exponential Runge-Kutta methods for semilinear parabolic problems", SIAM J. Numer. Anal. 2005,
+https://doi.org/10.1137/040611434, Eq. 5.8.
 """
 
 import math
@@ -137,6 +142,17 @@ class History:
     x: Tensor | None = None
     X: Tensor | None = None
     past: tuple[tuple[float, Tensor], ...] = ()
+    last: "Move | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """A step as it was taken, to be corrected: from s and X, with the noise N and the remainders known then."""
+
+    s: float
+    X: Tensor
+    N: Tensor | None
+    points: tuple[tuple[float, Tensor], ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,7 +168,9 @@ class Exponential(Sampler):
         multistep: take the points from earlier steps (one call a step) instead of stages (k calls).
         r1, r2: where the stages lie in the step, in lam, 0 < r1 < r2 < 1: 1/2 for k = 2, 1/3 and 2/3 for k = 3.
         weights: exact (the integral of the polynomial) or published (see the module).
-        warm_up: start a multistep method with k = 3 by a two-stage step, one call more, so that it has order 3.
+        warm_up: start a multistep method with k = 3 by a two-stage step, one call more, so that it has order 3. A
+            corrector does so without.
+        corrector: correct each step by the value found at its end, which costs no call; not with stages.
 
     Raises:
         PrescoreError: an unknown choice, a number out of range, stages out of order, or a reference that is missing or
@@ -173,6 +191,7 @@ class Exponential(Sampler):
     r2: float | None = None
     weights: str = "exact"
     warm_up: bool = True
+    corrector: bool = False
 
     family: ClassVar[str] = "exponential"
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -197,9 +216,7 @@ class Exponential(Sampler):
         if self.sigma_data is not None and not 0 < self.sigma_data < math.inf:
             raise PrescoreError(f"sigma_data: {self.sigma_data} is not a positive number")
         if self.reference is None and self.prediction == "gaussian":
-            raise PrescoreError(
-                "reference: prediction='gaussian' needs one; p-ode-1, p-seeds-1, ... take it"
-            )
+            raise PrescoreError("reference: prediction='gaussian' needs one; p-ode-1, p-seeds-1, ... take it")
         if self.reference is not None and self.prediction != "gaussian":
             raise PrescoreError(f"reference: prediction={self.prediction!r} does not use it; use 'gaussian'")
         given = [r for r in (self.r1, self.r2) if r is not None]
@@ -207,6 +224,8 @@ class Exponential(Sampler):
             raise PrescoreError(f"r1, r2: {given} given, but this solver has {len(self.stages)} stages inside a step")
         if not all(r < q for r, q in pairwise((0, *self.stages, 1))):
             raise PrescoreError(f"r1, r2: {self.stages} given; 0 < r1 < r2 < 1 is needed")
+        if self.corrector and self.stages:
+            raise PrescoreError("corrector: it belongs to solvers without stages inside a step (multistep)")
         if self.k == 3 and not self.multistep and abs(self.stages[0] - 2 / 3) < 1e-3:
             raise PrescoreError("r1: with r1 = 2/3 no weights give order 3; the papers use 1/3")
 
@@ -222,8 +241,9 @@ class Exponential(Sampler):
     @property
     def order(self) -> int:
         slips = self.multistep and (self.weights == "published" or not self.warm_up)
-        # With noise, the second moments of three points along one path are right to order 2 only.
-        return 2 if self.k == 3 and (slips or self.l > 0) else self.k
+        order = 2 if self.k == 3 and slips and not self.corrector else self.k
+        # A corrector adds one, where the start allows it; with noise, points along one path give order 2 at most.
+        return min(order + self.corrector, 2 if self.l > 0 else 3)
 
     @property
     def stochastic(self) -> bool:
@@ -255,26 +275,36 @@ class Exponential(Sampler):
         s, t = sigma.item(), sigma_next.item()
         l = self.l if t > 0 else 0.0  # noqa: E741
         X = state.X if state.X is not None and state.x is x else self._analyse(x)
-        points = [(s, self._remainder(denoise(x, sigma), X, s)), *(state.past if t > 0 else ())]
+        R = self._remainder(denoise(x, sigma), X, s)
+        if state.last is not None:
+            X = self._move(state.last, (*state.last.points, (s, R)), s, "exact")
+        points = [(s, R), *(state.past if t > 0 else ())]
         N, q = None, s  # the noise on the way from s to q, and how far it has come
         for m in (*self._inside(s, t, state), t):
             if l > 0:
                 keep, std = self._noise_rule(q, m, l, X)
                 fresh = std * self._transform(noise())
                 N, q = fresh if N is None else _add(fresh, keep, N), m
-            keep, weights = self._rule(s, m, tuple(level for level, _ in points), l, X)
-            U = keep * X if N is None else _add(N, keep, X)
-            for weight, (_, R) in zip(weights, points, strict=True):
-                U = _add(U, weight, R)
+            move = Move(s, X, N, tuple(points))
+            U = self._move(move, move.points, m, self.weights)
             u = self._synthesise(U, x.shape[1:])
             if m > t:
                 points.append((m, self._remainder(denoise(u, sigma.new_tensor(m)), U, m)))
         past = sorted(points, key=lambda point: point[0])[: self.k - 1] if self.multistep else []
-        return u, History(u, U, tuple(past))
+        return u, History(u, U, tuple(past), move if self.corrector else None)
+
+    def _move(self, move: Move, points: Sequence[tuple[float, Tensor]], t: float, kind: str) -> Tensor:
+        """Coordinates at t, by the polynomial through the points."""
+        l = self.l if t > 0 else 0.0  # noqa: E741
+        keep, weights = self._rule(move.s, t, tuple(level for level, _ in points), l, kind, move.X)
+        U = keep * move.X if move.N is None else _add(move.N, keep, move.X)
+        for weight, (_, R) in zip(weights, points, strict=True):
+            U = _add(U, weight, R)
+        return U
 
     @property
     def _warms_up(self) -> bool:
-        return self.multistep and self.k == 3 and self.warm_up
+        return self.multistep and self.k == 3 and self.warm_up and not self.corrector
 
     def _inside(self, s: float, t: float, state: History) -> list[float]:
         """The levels of the stages inside this step."""
@@ -308,18 +338,26 @@ class Exponential(Sampler):
         linear = self._linear
         return self._remember(("noise", s, t), like, lambda: [linear.keep(s, t, l), linear.std(s, t, l)])
 
-    def _rule(self, s: float, t: float, levels: tuple[float, ...], l: float, like: Tensor) -> tuple[Any, list[Any]]:  # noqa: E741
+    def _rule(
+        self,
+        s: float,
+        t: float,
+        levels: tuple[float, ...],
+        l: float,  # noqa: E741
+        kind: str,
+        like: Tensor,
+    ) -> tuple[Any, list[Any]]:
         """Weights of X and of the remainders at `levels`, of which the first is s, in the step from s to t."""
 
         def compute() -> list[Tensor]:
-            weights = self._polynomial(s, t, levels, l)
+            weights = self._polynomial(s, t, levels, l, kind)
             out = [self._linear.out(level) for level in levels]
             return [self._linear.keep(s, t, l), *(w / c for w, c in zip(weights, out, strict=True))]
 
-        keep, *weights = self._remember(("rule", s, t, *levels), like, compute)
+        keep, *weights = self._remember((kind, s, t, *levels), like, compute)
         return keep, weights
 
-    def _polynomial(self, s: float, t: float, levels: tuple[float, ...], l: float) -> list[Tensor]:  # noqa: E741
+    def _polynomial(self, s: float, t: float, levels: tuple[float, ...], l: float, kind: str) -> list[Tensor]:  # noqa: E741
         """Weights of F at `levels` in the integral from s to t."""
         n = len(levels)
         M = self._linear.moments(s, t, l, n)
@@ -335,7 +373,7 @@ class Exponential(Sampler):
                 return [M[0] - slope, slope]
             slope = M[1] / (gamma * r1 + r2)
             return [M[0] - (1 + gamma) * slope, gamma * slope, slope]
-        if self.weights == "published":
+        if kind == "published":
             M = [M[0], M[0] / 2] if n == 2 else [M[0], M[1], M[2] / 2]
         inverse = np.linalg.inv(np.vander(d, increasing=True)).tolist()
         return [sum((M[i] * inverse[i][j] for i in range(n)), torch.zeros(())) for j in range(n)]

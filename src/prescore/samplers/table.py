@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError, suggest
 from prescore.precondition import Preconditioner, Statistics
-from prescore.precondition.gaussian import Gaussian, frequency_gaussian
+from prescore.precondition.gaussian import Gaussian, gaussian
 from prescore.samplers.adaptive import GGF
 from prescore.samplers.analytic import AnalyticDDIM
 from prescore.samplers.base import Sampler
@@ -79,10 +79,13 @@ def _exponential(about: str, source: str, **fixed: object) -> Entry:
     k, multistep = fixed["k"], fixed.setdefault("multistep", False)
     idle = {"r1": multistep or k == 1, "r2": multistep or k != 3}
     idle |= {"weights": k == 1 or (k == 3 and not multistep), "warm_up": not (multistep and k == 3)}
+    idle |= {"corrector": not multistep and k != 1}
     idle |= {"sigma_data": "prediction" in fixed, "reference": fixed.get("prediction") != "gaussian"}
     needs = () if idle["reference"] else ("reference",)
-    # Methods of two points are best known in the form that their papers print.
-    defaults = {"weights": "published"} if k == 2 and needs == () else {}
+    # Methods of two points are best known in the form that their papers print, and the preconditioned multistep ODE
+    # is best with a corrector.
+    defaults: dict[str, object] = {"weights": "published"} if k == 2 and needs == () else {}
+    defaults |= {"corrector": True} if needs and multistep and fixed.get("l") == 0 else {}
     choices = {} if "prediction" in fixed else {"prediction": ("noise", "data", "edm")}
     return Entry(
         Exponential, about, source, fixed, tuple(name for name in idle if idle[name]), needs, defaults, choices
@@ -182,7 +185,7 @@ def make_sampler(
             own = ", ".join(entry.options) or "none"
             raise PrescoreError(f"{option}: sampler {name!r} has no such option; it has {own}")
     if isinstance(reference, Statistics):
-        reference = frequency_gaussian(reference)
+        reference = gaussian(reference)
     objects = {"preconditioner": preconditioner, "reference": reference, "statistics": statistics}
     given = {key: value for key, value in objects.items() if value is not None}
     for need in entry.needs:
