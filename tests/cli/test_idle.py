@@ -15,10 +15,10 @@ from prescore.denoiser import Denoiser, expand
 from prescore.errors import PrescoreError
 from prescore.precondition import calibrate, frequency_preconditioner
 from prescore.precondition.score import score_statistics
-from prescore.samplers import DEIS, SAMPLERS, EDMChurn, PredictorCorrector, UniPC, make_sampler
+from prescore.samplers import DEIS, SAMPLERS, Exponential, UniPC, make_sampler
 
-LEVELS = torch.tensor([20.0, 6.0, 1.5, 0.7, 0.2, 0.0])
-GRIDS: list[dict[str, Any]] = [{"steps": 5}, {"grid": LEVELS}, {"grid": LEVELS[:-1]}]
+LEVELS = torch.tensor([20.0, 8.0, 3.0, 1.5, 0.7, 0.2, 0.0])
+GRIDS: list[dict[str, Any]] = [{"steps": 6}, {"grid": LEVELS}, {"grid": LEVELS[:-1]}]
 # Other values than the default, of options that are neither switches nor lists of words, and of some of these.
 OTHERS: dict[str, list[object]] = {
     "corrector_steps": [2],
@@ -45,13 +45,13 @@ OTHERS: dict[str, list[object]] = {
 # A limit acts on none but those that reach it; tolerances and lengths of adaptive steps are tried beside them.
 FIXED = [name for name, entry in SAMPLERS.items() if not hasattr(entry.cls, "max_calls")]
 
-# How many other options may stand beside the one in question: as many as the rules for the class name.
-MOST: dict[type, int] = {UniPC: 2, PredictorCorrector: 1, EDMChurn: 1, DEIS: 1}
+# How many other options may stand beside the one in question: where it takes little time.
+MOST: dict[type, int] = {UniPC: 2, DEIS: 1}
 
 
 def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     sigma = expand(sigma, x)
-    return 0.3 + torch.tanh(x / (0.7 + sigma)) * 0.9 / (1 + sigma)
+    return 0.3 + (0.4 * x + 0.3 * torch.sin(2 * x)) / (1 + sigma) ** 2
 
 
 MODEL = Denoiser(denoise, (1, 1, 4), 0.05, 20.0, dtype=torch.float64)
@@ -83,9 +83,14 @@ def draw(name: str, given: dict[str, Any], beside: dict[str, Any]) -> torch.Tens
     try:
         sampler = make_sampler(name, **given, **beside)
         refuse_idle(name, sampler, sampler.levels(MODEL.sigma_min, MODEL.sigma_max), given)
-        return prescore.sample(MODEL, sampler, seeds=[0], progress=False)
+        return prescore.sample(MODEL, sampler, seeds=[0, 1], progress=False)
     except PrescoreError:
         return None
+
+
+def same_samples(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Equal but for the order in which sums are rounded."""
+    return torch.allclose(x, y, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -100,7 +105,7 @@ def test_what_is_not_refused_does_something(name: str) -> None:
             free = [option for key, option in options_of(entry).items() if key not in base]
             for option in free if x is not None else []:
                 drawn = (draw(name, {**base, option.name: value}, beside | made) for value in others(option))
-                same = list(takewhile(lambda y, x=x: y is None or torch.equal(x, y), drawn))
+                same = list(takewhile(lambda y, x=x: y is None or same_samples(x, y), drawn))
                 if len(same) < len(others(option)):
                     tried += 1
                 else:
@@ -116,11 +121,14 @@ def test_what_is_refused_would_do_nothing(cls: type) -> None:
         fields = {key: value for key, value in values.items() if key not in of_grid}
         if fields.get("predictor") == "none":  # then a corrector has to move the state
             fields["corrector"] = "langevin"
+        if cls is Exponential:  # a corrector is for multistep methods
+            fields |= {"multistep": True, "k": 3, "l": 0.0}
         assert {*idle, *fields} <= {field.name for field in cls.__dataclass_fields__.values()}  # type: ignore[attr-defined]
-        reference = prescore.sample(MODEL, cls(**fields, **beside), seeds=[0], progress=False)
+        reference = prescore.sample(MODEL, cls(**fields, **beside), seeds=[0, 1], progress=False)
         assert isinstance(reference, torch.Tensor)
         options = {o.name: o for e in SAMPLERS.values() if e.cls is cls for o in options_of(e).values()}
         for name in idle:
             for value in others(options[name]):
                 made = cls(**fields, **beside, **{name: value})
-                assert torch.equal(prescore.sample(MODEL, made, seeds=[0], progress=False), reference), (name, value)
+                x = prescore.sample(MODEL, made, seeds=[0, 1], progress=False)
+                assert same_samples(x, reference), (name, value)

@@ -9,7 +9,7 @@ from prescore.errors import PrescoreError
 from prescore.noise import NoiseSource
 from prescore.operators import Identity, Pixel, RollSkew
 from prescore.precondition import Preconditioner, calibrate
-from prescore.precondition.gaussian import Gaussian, frequency_gaussian
+from prescore.precondition.gaussian import Gaussian, cosine_gaussian
 from prescore.samplers import SAMPLERS, Entry, Sampler, make_sampler
 
 GAUSSIAN = Gaussian(torch.zeros(4), Pixel(torch.ones(4)))
@@ -91,7 +91,8 @@ def test_names_fix_and_default_what_they_say(name):
     usual = entry.defaults | entry.fixed
     assert {option: getattr(made, option) for option in usual} == usual
     for option, default in entry.defaults.items():
-        other = next(word for word in entry.cls.choices[option] if word != default)
+        values = (True, False) if isinstance(default, bool) else entry.cls.choices[option]
+        other = next(value for value in values if value != default)
         assert getattr(make_sampler(name, **objects, **{option: other}), option) == other
 
 
@@ -117,12 +118,12 @@ def test_a_sampler_says_whether_its_steps_are_random(name):
 
 
 def test_a_reference_may_be_given_as_statistics(monkeypatch):
-    """Then it is the Gaussian that is diagonal in frequency."""
+    """Then it is the Gaussian that is diagonal in cosines."""
     entry = Entry(Reference, "a toy", "https://example.org", needs=("reference",))
     monkeypatch.setattr("prescore.samplers.table.SAMPLERS", {"toy": entry})
     assert make_sampler("toy", reference=GAUSSIAN).reference is GAUSSIAN
     made = make_sampler("toy", reference=STATISTICS).reference
-    assert torch.equal(made.variances, frequency_gaussian(STATISTICS).variances)
+    assert torch.equal(made.variances, cosine_gaussian(STATISTICS).variances)
     with pytest.raises(PrescoreError, match="reference: sampler 'toy' needs it; give statistics"):
         make_sampler("toy")
 

@@ -25,6 +25,7 @@ from prescore.samplers import (
     AnnealedLangevin,
     EDMChurn,
     EDMFlow,
+    Exponential,
     PredictorCorrector,
     ReverseSDE,
     Sampler,
@@ -66,10 +67,11 @@ IDLE: Mapping[type, Sequence[tuple[tuple[str, ...], Mapping[str, object]]]] = {
         (("warmup",), {"degree": 0}),
         (("variable",), {"degree": 0, "usual_grid": False}),
     ),
+    Exponential: ((("warm_up",), {"corrector": True}),),
     UniPC: (
         (("lower_order_final", "warmup"), {"p": 1}),
         (("lower_order_final",), {"p": 2, "final_zero": True}),  # that step has order 1 in any case
-        (("B",), {"p": 1, "corrector": False}),
+        (("B", "prediction"), {"p": 1, "corrector": False}),  # DDIM
         (("B",), {"p": 3, "warmup": "runge-kutta", "lower_order_final": False}),
     ),
 }
