@@ -52,11 +52,18 @@ METHODS = {
     "3M": ({"k": 3, "multistep": True}, 3),
     "3M published": ({"k": 3, "multistep": True, "weights": "published"}, 2),
     "3M cold": ({"k": 3, "multistep": True, "warm_up": False}, 2),
+    "1, corrected": ({"k": 1, "corrector": True}, 2),
+    "2M, corrected": ({"k": 2, "multistep": True, "corrector": True}, 3),
+    "2M published, corrected": ({"k": 2, "multistep": True, "weights": "published", "corrector": True}, 3),
+    "3M, corrected": ({"k": 3, "multistep": True, "corrector": True}, 3),
+    "3M published, corrected": ({"k": 3, "multistep": True, "weights": "published", "corrector": True}, 3),
 }
 
 
-# A frequency reference is a change of basis: two methods show that it is the right one.
-ODE = [(name, method) for name in REFERENCES for method in (METHODS if name != "frequency" else ("2M", "3S"))]
+# All methods with two references; the others differ by their weights alone, and Frequency by a change of basis too.
+MAIN = ("1", "2S", "2M", "2M published", "3S", "3M", "2M, corrected")
+ODE = [(name, method) for name in ("noise", "pixel") for method in METHODS]
+ODE += [(name, method) for name in ("data", "edm") for method in MAIN] + [("frequency", "2M"), ("frequency", "3S")]
 
 
 @pytest.mark.parametrize(("name", "method"), ODE)
@@ -64,7 +71,9 @@ def test_order_of_the_ode(name, method):
     arguments, order = METHODS[method]
     sampler = Exponential(l=0.0, **REFERENCES[name], **arguments)
     assert (sampler.order, sampler.stochastic, sampler.strong_order) == (order, False, None)
-    steps = [32, 64, 128] if sampler.multistep else [12, 24, 48]
+    # A corrector's own order is k + 1; of k = 3 that shows until the start, of order 3, takes over.
+    first = 64 if sampler.corrector and sampler.k == 3 else 32 if sampler.multistep or sampler.corrector else 12
+    steps = [first, 2 * first, 4 * first]
     for model, grid in (("gaussian", "log-uniform"), ("mixture", "karras")):
         assert fitted_order(sampler, grid, model, steps) == pytest.approx(order, abs=0.2)
 
@@ -88,7 +97,7 @@ def moments_error(sampler, steps):
     return torch.cat([mean - GAUSSIAN.mean, variance / (VARIANCES + END**2) - 1]).norm().item()
 
 
-WEAK_METHODS = ["1", "2S", "2S, r1 = 0.3", "2M", "2M published", "3S"]
+WEAK_METHODS = ["1", "2S", "2S, r1 = 0.3", "2M", "2M published", "3S", "1, corrected"]
 
 
 @pytest.mark.parametrize(("name", "l"), [("noise", 1.0), ("data", 1.0), ("edm", 0.5), ("pixel", 1.0)])
