@@ -8,9 +8,10 @@ calls every solver takes as many steps as it can, and is run on its usual grid a
 
     karras      EDM's, rho = 7
     log-snr     uniform in log sigma
+    short       the same, stopping where neighbours would differ by more than a factor of 5, or at 0.01
     uniform-t   uniform in the time of a VP schedule fitted to the range
 
-all of which go from sigma_max to sigma_min and then to 0. The table and the figure show the best of all these; what was
+all of which go from sigma_max to sigma_min (but for short) and then to 0. The table and the figure show the best of all these; what was
 taken is in the JSON file, together with every other cell. Problems and measures are described in problems.py. Beside
 the distance of n samples stands that of n true ones, the floor, as mean and spread of several independent sets.
 
@@ -48,7 +49,7 @@ import prescore
 from prescore.errors import PrescoreError
 from prescore.grid import karras, log_snr, uniform_t
 from prescore.noise import NoiseSource
-from prescore.precondition.gaussian import frequency_gaussian
+from prescore.precondition.gaussian import frequency_gaussian, gaussian
 from prescore.samplers import SAMPLERS, Sampler, make_sampler
 from prescore.schedule import VP
 
@@ -57,6 +58,7 @@ Cell = dict[str, Any]
 GRIDS: Mapping[str, Callable[[int, float, float], Tensor]] = {
     "karras": lambda n, low, high: karras(n, low, high, final_zero=True),
     "log-snr": lambda n, low, high: log_snr(n, low, high, final_zero=True),
+    "short": lambda n, low, high: log_snr(n, max(low, high / 5 ** (n - 1), 0.01), high, final_zero=True),
     "uniform-t": lambda n, low, high: uniform_t(VP.between(low, high), n, final_zero=True),
 }
 ALL_CALLS, MORE_CALLS = (5, 6, 8, 10, 14), (20, 36)
@@ -93,7 +95,7 @@ class Ours:
         options = {key: value(problem) if callable(value) else value for key, value in self.options.items()}
         needs = set(SAMPLERS[self.name].needs) - set(options)
         if "reference" in needs:
-            options["reference"] = frequency_gaussian(problem.statistics)
+            options["reference"] = gaussian(problem.statistics)
         if other := needs - {"reference"}:
             raise NotApplicableError(f"needs {', '.join(sorted(other))}")
         return make_sampler(self.name, grid=levels, **options)
@@ -172,7 +174,11 @@ class Peer:
 
 Method = Ours | Peer
 # Further forms of our solvers, beside one row for each name of the table.
-VARIANTS: tuple[Ours, ...] = ()
+VARIANTS: tuple[Ours, ...] = (
+    Ours("p-ode-3m (frequency)", "p-ode-3m", {"reference": lambda problem: frequency_gaussian(problem.statistics)}),
+    Ours("p-ode-3m (no corrector)", "p-ode-3m", {"corrector": False, "warm_up": False}),
+    Ours("dpmpp-3m (corrector)", "dpmpp-3m", {"corrector": True}),
+)
 PEERS = (
     Peer("diffusers DDIM", "DDIM"),
     Peer("diffusers Euler", "EulerDiscrete"),
@@ -192,7 +198,7 @@ PEERS = (
 )
 SELECTED = (
     *("p-ode-1", "p-ode-2m", "p-ode-3m", "p-seeds-1", "p-seeds-2", "p-seeds-3", "p-sde-2m"),
-    *("ddim", "dpmpp-2m", "dpmpp-3m", "dpmpp-sde-2m", "heun"),
+    *("ddim", "dpmpp-2m", "dpmpp-3m", "dpmpp-sde-2m", "edm-heun"),
     *("diffusers Heun", "diffusers DPM-Solver++(2M)", "diffusers DPM-Solver++(3M)", "diffusers UniPC-2"),
     *("diffusers UniPC-3", "diffusers DEIS-3", "diffusers SDE-DPM-Solver++(2M)"),
 )

@@ -60,7 +60,7 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError, suggest
-from prescore.grid import karras
+from prescore.grid import geometric, karras
 from prescore.noise import NoiseSource
 from prescore.precondition.gaussian import Gaussian
 from prescore.samplers.base import Denoise, Sampler
@@ -250,8 +250,17 @@ class Exponential(Sampler):
         return self.l > 0
 
     def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
-        """T levels of the EDM's grid (rho = 7) from sigma_max to sigma_min, then 0."""
-        return karras(steps, sigma_min, sigma_max, final_zero=True)
+        """T levels from sigma_max, then 0: the EDM's grid (rho = 7) down to sigma_min.
+
+        With a reference, levels in geometric progression. The reference carries the last step the better the smaller
+        the noise is beside the data, so that few steps need not go down to sigma_min: no ratio of neighbours above 5,
+        no level below 0.3 / T of the data's deviation.
+        """
+        if self.reference is None:
+            return karras(steps, sigma_min, sigma_max, final_zero=True)
+        deviation = self.reference.variances.mean().sqrt().item()
+        lowest = max(sigma_min, sigma_max / 5 ** (steps - 1), 0.3 * deviation / steps)
+        return geometric(steps, min(lowest, sigma_max / 2), sigma_max, final_zero=True)
 
     def total_calls(self, steps: int, final_zero: bool = True) -> int:
         if self.multistep:
