@@ -308,7 +308,7 @@ class Exponential(Sampler):
         keep, weights = self._rule(move.s, t, tuple(level for level, _ in points), l, kind, move.X)
         U = keep * move.X if move.N is None else _add(move.N, keep, move.X)
         for weight, (_, R) in zip(weights, points, strict=True):
-            U = _add(U, weight, R)
+            _add(U, weight, R, out=U)  # in place: a new state costs more than the sum
         return U
 
     @property
@@ -395,6 +395,8 @@ class Exponential(Sampler):
         return self._rules[key]
 
 
-def _add(y: Tensor, weight: float | Tensor, x: Tensor) -> Tensor:
-    """y + weight * x in one pass."""
-    return torch.addcmul(y, weight, x) if isinstance(weight, Tensor) else torch.add(y, x, alpha=weight)
+def _add(y: Tensor, weight: float | Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+    """y + weight * x in one pass, or in none."""
+    if isinstance(weight, Tensor):
+        return torch.addcmul(y, weight, x, out=out)
+    return y if weight == 0 else torch.add(y, x, alpha=weight, out=out)
