@@ -21,6 +21,8 @@ in lam through its values at the points known: earlier steps (multistep, "2M", "
     edm          sigma_data^2                                            SEEDS, EDM form (Prop. 3.2)
     gaussian     per coordinate  the preconditioned forms, from the statistics of the data
 
+With k = 1 and data prediction, l is the lambda of gDDIM on an isotropic model (its Theorem 1), and l = 1 is DDPM.
+
 Nothing here divides by C: a = C / (1 + C) and b = 1 / (1 + C) take its place, and both ends are ordinary numbers.
 
 Noise of the stages. It is the Brownian path of the step, seen at each stage: N_m = (v_m / v_q)^p N_q + new noise from
@@ -43,6 +45,7 @@ Sources: Gonzalez et al., "SEEDS: Exponential SDE solvers for fast high-quality 
 NeurIPS 2023, https://arxiv.org/abs/2305.14267, Prop. 3.1, 3.2, Algorithms 1-4; Lu et al., "DPM-Solver",
 NeurIPS 2022, https://arxiv.org/abs/2206.00927, Algorithms 1, 2; Lu et al., "DPM-Solver++",
 https://arxiv.org/abs/2211.01095, Algorithms 1, 2 and Appendix; Karras et al., https://arxiv.org/abs/2206.00364, Eq. 7;
+Zhang et al., "gDDIM", ICLR 2023, https://arxiv.org/abs/2206.05564, Theorem 1;
 Zhao et al., "UniPC", NeurIPS 2023, https://arxiv.org/abs/2302.04867, for the corrector; Hochbruck & Ostermann,
 "Explicit exponential Runge-Kutta methods for semilinear parabolic problems", SIAM J. Numer. Anal. 2005,
 https://doi.org/10.1137/040611434, Eq. 5.8.
