@@ -41,7 +41,8 @@ from prescore.oracle import GaussianOracle
 from prescore.precondition import Statistics
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-Solve = Callable[[Denoise, NoiseSource], Tensor]
+# A solver, from a given state or from its own start.
+Solve = Callable[[Denoise, NoiseSource, Tensor | None], Tensor]
 EDM_RANGE = (0.002, 80.0)
 FLOORS = 16  # independent sets of true samples
 FLOW_ROWS, FLOW_STEPS, FLOW_END = 1000, 200, 1e-4
@@ -97,12 +98,15 @@ class Sampled(Problem):
 
     def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:
         seeds = range(seed, seed + n)
-        x = torch.cat([solve(self.denoise, self.noise(seeds[i : i + self.batch])) for i in range(0, n, self.batch)])
+        x = torch.cat(
+            [solve(self.denoise, self.noise(seeds[i : i + self.batch]), None) for i in range(0, n, self.batch)]
+        )
         values = self.measures(x)
         if self.flow is not None and not stochastic:
-            rows = min(n, FLOW_ROWS)
-            exact = self.flow(self.sigma_max * self.noise(seeds[:rows])())
-            values["trajectory"] = (x[:rows] - exact).square().mean().sqrt().item()
+            noise = self.noise(seeds[: min(n, FLOW_ROWS)])
+            start = self.sigma_max * noise()
+            own = solve(self.denoise, noise, start)
+            values["trajectory"] = (own - self.flow(start)).square().mean().sqrt().item()
         return values
 
     def floor(self, n: int) -> dict[str, list[float]]:
@@ -120,17 +124,12 @@ class Linear(Problem):
     oracle: GaussianOracle
 
     def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:
-        count = Impulses(self.event_shape, 1, 0)
-        solve(self.denoise, count)
-        x = solve(self.denoise, Impulses(self.event_shape, count.draw + 2, count.draw))
-        offset, responses, together = x[0], x[1:-1] - x[0], x[-1] - x[0]
-        if (together - responses.sum(0)).abs().max() > 1e-8 * responses.abs().max():
-            raise NotLinearError
-        transfer = torch.fft.rfft2(responses)
+        offset, transfer = self.response(lambda noise: solve(self.denoise, noise, None))
         own = transfer.abs().square().sum(0).sqrt()
         shift = (offset - self.oracle.mean).square().sum()
         values = {"frechet": (shift + (self.multiplicity * (own - self.C.sqrt()).square()).sum()).item()}
         if not stochastic:
+            offset, transfer = self.response(lambda noise: solve(self.denoise, noise, self.sigma_max * noise()))
             exact = (self.C / (self.C + self.sigma_max**2)).sqrt()
             start = self.oracle.ode_solution(
                 torch.zeros(1, *self.event_shape).double(), torch.tensor(self.sigma_max), 0
@@ -139,6 +138,16 @@ class Linear(Problem):
             squares += (self.multiplicity * (transfer[0] - self.sigma_max * exact).abs().square()).sum()
             values["trajectory"] = (squares / offset.numel()).sqrt().item()
         return values
+
+    def response(self, run: Callable[[NoiseSource], Tensor]) -> tuple[Tensor, Tensor]:
+        """What the samples are without any draw, and the transfer function of each draw."""
+        count = Impulses(self.event_shape, 1, 0)
+        run(count)
+        x = run(Impulses(self.event_shape, count.draw + 2, count.draw))
+        offset, responses, together = x[0], x[1:-1] - x[0], x[-1] - x[0]
+        if (together - responses.sum(0)).abs().max() > 1e-8 * responses.abs().max():
+            raise NotLinearError
+        return offset, torch.fft.rfft2(responses)
 
     def floor(self, n: int) -> dict[str, list[float]]:
         covariance = self.oracle.covariance.as_matrix(self.event_shape)

@@ -11,14 +11,16 @@ calls every solver takes as many steps as it can, and is run on its usual grid a
     short       the same, stopping where neighbours would differ by more than a factor of 5, or at 0.01
     uniform-t   uniform in the time of a VP schedule fitted to the range
 
-all of which go from sigma_max to sigma_min (but for short) and then to 0. The table and the figure show the best of all these; what was
-taken is in the JSON file, together with every other cell. Problems and measures are described in problems.py. Beside
-the distance of n samples stands that of n true ones, the floor, as mean and spread of several independent sets.
+all of which go from sigma_max to sigma_min (but for short) and then to 0. The table and the figure show the best of all
+these; what was taken is in the JSON file, together with every other cell. Problems and measures are described in
+problems.py. Beside the distance of n samples stands that of n true ones, the floor, as mean and spread of several
+independent sets.
 
 Without --calls, all solvers are run at 5, 6, 8, 10 and 14 calls and the SELECTED ones also at 20 and 36. A file of
 results is read again and only what it lacks is computed: a cell is taken over if problem, options, grid, calls, n and
 seed agree, and the version of prescore. After a change of code use --fresh. Preconditioned solvers have as reference
-the spectrum of other data than the problem was made from.
+the Gaussian of other data than the problem was made from, in the cosine basis, and start from it; in the trajectory
+error all start from the same state.
 
 Left out, with the reason printed: names that need what a problem does not have, and, on the power law, solvers
 that are not linear.
@@ -123,9 +125,12 @@ class Ours:
     def stochastic(self, problem: Problem) -> bool:
         return self.sampler(problem, torch.tensor([problem.sigma_max, problem.sigma_min, 0.0])).stochastic
 
-    def run(self, problem: Problem, levels: Tensor, denoise: Denoise, noise: NoiseSource) -> Tensor:
+    def run(
+        self, problem: Problem, levels: Tensor, denoise: Denoise, noise: NoiseSource, start: Tensor | None
+    ) -> Tensor:
         sampler = self.sampler(problem, levels)
-        x, state = sampler.initial(noise, levels[0]), sampler.start(levels)
+        x = sampler.initial(noise, levels[0]) if start is None else start
+        state = sampler.start(levels)
         for sigma, sigma_next in pairwise(levels):
             x, state = sampler.step(denoise, x, sigma, sigma_next, state, noise)
         return x
@@ -165,8 +170,10 @@ class Peer:
     def stochastic(self, problem: Problem) -> bool:
         return self.draws
 
-    def run(self, problem: Problem, levels: Tensor, denoise: Denoise, noise: NoiseSource) -> Tensor:
-        x = levels[0] * noise()
+    def run(
+        self, problem: Problem, levels: Tensor, denoise: Denoise, noise: NoiseSource, start: Tensor | None
+    ) -> Tensor:
+        x = levels[0] * noise() if start is None else start
         if not self.finish:
             return peers.run(self.name, denoise, levels, x, noise, **self.options)
         return denoise(peers.run(self.name, denoise, levels[:-1], x, noise, **self.options), levels[-2])
@@ -231,9 +238,9 @@ def evaluate(method: Method, problem: Problem, levels: Tensor, n: int, seed: int
     """The measures, or why there are none."""
     calls = []
 
-    def solve(denoise: Denoise, noise: NoiseSource) -> Tensor:
+    def solve(denoise: Denoise, noise: NoiseSource, start: Tensor | None) -> Tensor:
         counted = Counted(denoise, bar)
-        x = method.run(problem, levels, counted, noise)
+        x = method.run(problem, levels, counted, noise, start)
         calls.append(counted.calls)
         return x
 

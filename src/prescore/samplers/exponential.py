@@ -39,7 +39,9 @@ Corrector. Once F is known at the end of a step, the step is taken again with th
 not evaluated again (the UniC of UniPC): order k + 1 for k = 1 and 2, and an order 3 start for k = 3, at no call. In few
 steps it is worth more than anything else: with it the preconditioned 3M is the best solver here.
 
-The step to sigma = 0 is a single evaluation without noise: with noise or data prediction it is D itself.
+Both ends. With a reference the start is drawn from N(mu, C + sigma_max^2), exact for data like the reference, where
+sigma_max n leaves out their mean. The step to sigma = 0 is a single evaluation without noise: with noise or data
+prediction and no corrector it is D itself.
 
 Sources: Gonzalez et al., "SEEDS: Exponential SDE solvers for fast high-quality sampling from diffusion models",
 NeurIPS 2023, https://arxiv.org/abs/2305.14267, Prop. 3.1, 3.2, Algorithms 1-4; Lu et al., "DPM-Solver",
@@ -278,6 +280,14 @@ class Exponential(Sampler):
         if self.reference is not None:
             self.reference.check(event_shape)
 
+    def initial(self, noise: NoiseSource, sigma: Tensor) -> Tensor:
+        """sigma_max n; with a reference, N(mu, C + sigma_max^2), what noisy data are if they are like the reference."""
+        if self.reference is None:
+            return super().initial(noise, sigma)
+        Z = self.reference.transform(noise())
+        std = (self.reference.variances + sigma.cpu() ** 2).sqrt().to(Z)
+        return self.reference.synthesise(std * Z, noise.event_shape)
+
     def start(self, levels: Tensor) -> History:
         return History()
 
@@ -399,7 +409,7 @@ class Exponential(Sampler):
 
 
 def _add(y: Tensor, weight: float | Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
-    """y + weight * x in one pass, or in none."""
+    """y + weight * x in one pass."""
     if isinstance(weight, Tensor):
         return torch.addcmul(y, weight, x, out=out)
-    return y if weight == 0 else torch.add(y, x, alpha=weight, out=out)
+    return torch.add(y, x, alpha=weight, out=out)
