@@ -4,11 +4,13 @@ from dataclasses import FrozenInstanceError, dataclass, fields
 
 import pytest
 import torch
+from scipy.fft import dctn
 from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.operators import (
     PCA,
+    Cosine,
     Dense,
     FourierRollSkew,
     FourierSkew,
@@ -100,6 +102,14 @@ def pca(n, k, shape):
     return Case(PCA(Q, spectrum, 0.7), shape, Q * spectrum @ Q.T + 0.7 * complement, exact_batches=False)
 
 
+def cosine(shape, axes):
+    """The transform of the identity by SciPy, a row for each entry."""
+    n, weights = torch.Size(shape).numel(), 1 + random(*shape, seed=9) ** 2
+    rows = dctn(torch.eye(n).reshape(n, *shape).double().numpy(), axes=tuple(range(-axes, 0)), norm="ortho")
+    Q = torch.from_numpy(rows).reshape(n, n)
+    return Case(Cosine(weights, axes), shape, Q * weights.flatten() @ Q.T, exact_batches=False)
+
+
 def dense(matrix, shape, **facts):
     return Case(Dense(matrix), shape, matrix, exact_batches=False, **facts)
 
@@ -140,6 +150,9 @@ CASES = {
     "frequency 2-D without channels": frequency((4, 4), 2),
     "frequency 3-D": frequency((1, 2, 3, 4), 3),
     "frequency 3-D odd": frequency((2, 4, 3), 3),
+    "cosine 1-D": cosine((2, 7), 1),
+    "cosine 2-D": cosine((2, 4, 5), 2),
+    "cosine 3-D": cosine((2, 3, 4), 3),
     "dense": dense(torch.eye(6, dtype=torch.float64) + 0.3 * HALF, (2, 3), without=("sqrt",)),
     "dense symmetric": dense(HALF @ HALF.T + torch.eye(6, dtype=torch.float64), (6,)),
     "PCA": pca(12, 4, (3, 4)),
@@ -275,7 +288,7 @@ def test_precision_is_that_of_x(case, dtype):
     assert (y - exact).abs().max() <= limit * 10 * max(1, exact.abs().max().item())
 
 
-DIAGONAL = (Identity, Pixel, Frequency, PCA)  # operators that know their eigenbasis
+DIAGONAL = (Cosine, Identity, Pixel, Frequency, PCA)  # operators that know their eigenbasis
 
 
 @each_case

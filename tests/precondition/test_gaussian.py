@@ -1,16 +1,25 @@
 """Gaussian models of the data are diagonal where they say so, with the variances of the data that they are made of."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from prescore.errors import PrescoreError
 from prescore.operators import Dense, Frequency, Pixel
 from prescore.precondition import calibrate
-from prescore.precondition.gaussian import Gaussian, frequency_gaussian, pca_gaussian, pixel_gaussian
+from prescore.precondition.gaussian import (
+    Gaussian,
+    cosine_gaussian,
+    frequency_gaussian,
+    pca_gaussian,
+    pixel_gaussian,
+)
+from prescore.precondition.gaussian import gaussian as default_gaussian
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 SHAPES = [(2, 4, 5), (1, 5, 4)]  # an odd and an even number of frequencies
-MAKE = {"frequency": frequency_gaussian, "pixel": pixel_gaussian, "pca": pca_gaussian}
+MAKE = {"cosine": cosine_gaussian, "frequency": frequency_gaussian, "pixel": pixel_gaussian, "pca": pca_gaussian}
 
 
 def data(shape, n=30):
@@ -105,3 +114,12 @@ def test_bad_covariances():
         Gaussian(mean, Dense(torch.eye(4)))
     with pytest.raises(PrescoreError, match=r"no principal components; measure them with `--components K`"):
         pca_gaussian(calibrate(data((2, 4, 5))))
+
+
+def test_the_default_basis_is_the_cosines_where_the_statistics_have_them():
+    statistics = calibrate(data(SHAPES[0]))
+    early = replace(statistics, cosine_variance=None)
+    assert default_gaussian(statistics).label == "cosine"
+    assert default_gaussian(early).label == "frequency"
+    with pytest.raises(PrescoreError, match="run `prescore calibrate` again"):
+        cosine_gaussian(early)

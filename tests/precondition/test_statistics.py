@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from scipy.fft import dctn
 
 from prescore.errors import PrescoreError
 from prescore.precondition import Statistics, calibrate, in_range, merge
 
-TENSORS = ("mean", "mean_square", "power", "power_centred")
+TENSORS = ("mean", "mean_square", "power", "power_centred", "cosine_variance")
 
 
 def images(count=11, shape=(2, 5, 6), seed=0):
@@ -39,6 +40,8 @@ def test_definition(shape):
     torch.testing.assert_close(s.power, raw[..., :half], rtol=1e-12, atol=0)
     torch.testing.assert_close(s.power_centred, centred[..., :half], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(s.power - torch.fft.rfft2(s.mean).abs() ** 2, s.power_centred, rtol=1e-9, atol=1e-9)
+    cosines = dctn((x - x.mean(0)).numpy(), axes=(-2, -1), norm="ortho")
+    torch.testing.assert_close(s.cosine_variance, torch.from_numpy(cosines**2).mean(0), rtol=1e-12, atol=0)
     assert (s.count, s.event_shape, s.axes, s.data_range) == (11, shape, 2, (0.0, 1.0))
     assert (s.minimum, s.maximum) == (x.min().item(), x.max().item())
     assert s.mean.dtype == s.power.dtype == torch.float64
