@@ -21,18 +21,23 @@ def test_the_table_says_what_the_library_measures(
     out = tmp_path / "demo.png"
     code, text, err = cli("demo", "--out", out, "--n", 4, "--steps", 3, "--steps", 2, "--alpha", 4, "--seed", 9)
     assert (code, err) == (0, "")
-    rows = [line for line in text.splitlines() if line.startswith(("plain", "PDS"))]
-    assert [row.removeprefix("plain predictor-corrector").removeprefix("PDS").split()[0] for row in rows] == list(
-        "3232"
-    )
-    stats, conditioning = prescore.load_statistics(statistics), Conditioning()
+    labels = ("plain predictor-corrector", "PDS", "preconditioned ODE (p-ode-3m)")
+    rows = {
+        label: [line[len(label) :].split() for line in text.splitlines() if line.startswith(label)] for label in labels
+    }
+    assert [[row[0] for row in rows[label]] for label in labels] == [["3", "2"], ["3", "2"], ["6", "4"]]
+    assert [[row[2] for row in rows[label]] for label in labels] == [["6", "4"]] * 3  # network calls
+    stats = prescore.load_statistics(statistics)
     M = prescore.frequency_preconditioner(stats, 4)
-    sampler = prescore.make_sampler("pds", steps=2, preconditioner=M)
-    x = prescore.sample(prescore.load(shipped), sampler, seeds=range(9, 13), callback=conditioning, progress=False)
-    numbers = [float(word) for word in rows[-1].split()[1:]]
-    assert numbers[:3] == [2, 4, 4]
-    expected = [power_spectrum_error(x, stats), conditioning.range, conditioning.variation]
-    assert numbers[4:] == pytest.approx(expected, rel=1e-3)
+    samplers = {
+        "PDS": prescore.make_sampler("pds", steps=2, preconditioner=M),
+        "preconditioned ODE (p-ode-3m)": prescore.make_sampler("p-ode-3m", steps=4, reference=stats),
+    }
+    for label, sampler in samplers.items():
+        conditioning = Conditioning()
+        x = prescore.sample(prescore.load(shipped), sampler, seeds=range(9, 13), callback=conditioning, progress=False)
+        expected = [power_spectrum_error(x, stats), conditioning.range, conditioning.variation]
+        assert [float(word) for word in rows[label][-1][4:]] == pytest.approx(expected, rel=1e-3)
     assert str(out) in text.splitlines()[-1]
 
 
