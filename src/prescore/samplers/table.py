@@ -82,10 +82,9 @@ def _exponential(about: str, source: str, **fixed: object) -> Entry:
     idle |= {"corrector": not multistep and k != 1}
     idle |= {"sigma_data": "prediction" in fixed, "reference": fixed.get("prediction") != "gaussian"}
     needs = () if idle["reference"] else ("reference",)
-    # Methods of two points are best known in the form that their papers print, and the preconditioned multistep ODE
-    # is best with a corrector.
+    # Methods of two points are best known in the form that their papers print. The corrector is the 3M's start.
     defaults: dict[str, object] = {"weights": "published"} if k == 2 and needs == () else {}
-    defaults |= {"corrector": True} if needs and multistep and fixed.get("l") == 0 else {}
+    defaults |= {"corrector": True} if needs and multistep and k == 3 else {}
     choices = {} if "prediction" in fixed else {"prediction": ("noise", "data", "edm")}
     return Entry(
         Exponential, about, source, fixed, tuple(name for name in idle if idle[name]), needs, defaults, choices
