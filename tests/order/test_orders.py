@@ -52,7 +52,7 @@ ORDERS = {
     "seeds-2": (2, 1),
     "seeds-3": (2, 1),
     "p-ode-1": (1, None),
-    "p-ode-2m": (3, None),
+    "p-ode-2m": (2, None),
     "p-ode-3m": (3, None),
     "p-seeds-1": (1, 1),
     "p-seeds-2": (2, 1),
