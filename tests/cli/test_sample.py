@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 import prescore
 from prescore.cli.options import options_of
-from prescore.cli.plan import BASES
+from prescore.cli.plan import BASES, open_model, open_statistics
 from prescore.cli.sample import sample
 from prescore.denoiser import Denoiser
 from prescore.grid import geometric, iddpm, karras, uniform_t
@@ -656,3 +656,9 @@ def test_ctrl_c_while_a_picture_is_written_leaves_no_half_of_it(
     assert cli("sample", model, "--steps", 2, "--n", 5, "--out", tmp_path / "f").code == 130
     assert sorted(os.listdir(tmp_path / "f")) == ["000000.png", "000001.png", "settings.json"]
     assert all(read(tmp_path / "f" / name).shape == (8, 8) for name in ("000000.png", "000001.png"))
+
+
+def test_the_reference_of_a_model_without_its_mean_is_at_zero(model: Path, statistics: Path) -> None:
+    denoiser = replace(open_model(str(model), None, "float32", None, None), data_mean_removed=True)
+    made, _ = open_statistics(str(model), denoiser, "p-ode-1", str(statistics), None, None, None)
+    assert not made["reference"].mean.any()

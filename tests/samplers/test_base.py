@@ -232,3 +232,8 @@ def test_a_preconditioner_of_another_shape():
     s = make_sampler("pds", steps=3, preconditioner=preconditioner())
     with pytest.raises(PrescoreError, match=r"8, 8.*16, 16|16, 16.*8, 8"):
         sample(Denoiser(shrink, (1, 16, 16), 0.01, 50.0), s, seeds=[0], progress=False)
+
+
+def test_the_state_is_in_float32_or_float64():
+    with pytest.raises(PrescoreError, match=r"dtype: torch.float16 given; the state is float32 or float64"):
+        draw("pc", [0], dtype=torch.float16)

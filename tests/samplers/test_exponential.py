@@ -1,6 +1,7 @@
 """The exponential family: its weights, the methods that are members of it, its noise, its state and its errors."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import mpmath
@@ -9,10 +10,12 @@ import torch
 from flow import END, GAUSSIAN, MIXTURE, START, VARIANCES, X
 from support import Replay, relative
 
+from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.grid import append_zero
 from prescore.operators import Frequency, Pixel
 from prescore.operators.dense import PCA
+from prescore.precondition import calibrate
 from prescore.precondition.gaussian import Gaussian
 from prescore.samplers import DDIM, DDPM, EDMFlow, make_sampler
 from prescore.samplers.base import sample
@@ -432,3 +435,42 @@ def test_bad_runs(arguments, levels, message):
     with pytest.raises(PrescoreError) as error:
         Exponential(**arguments).check((4,), levels)
     assert message in str(error.value)
+
+
+def test_the_usual_levels_of_a_reference():
+    """Geometric, no ratio above 4.5, and no overflow in many steps."""
+    sampler = Exponential(prediction="gaussian", reference=Gaussian(torch.zeros(()), Pixel(torch.ones(3))), k=1)
+    few, many = sampler.usual_levels(0.002, 80.0, 5), sampler.usual_levels(0.002, 80.0, 1000)
+    ratios = few[:-2] / few[1:-1]
+    assert few[-1] == many[-1] == 0
+    assert torch.allclose(ratios, ratios[:1])
+    assert ratios[0].item() == pytest.approx(4.5)
+    assert many[-2].item() == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize("C", [0.0, 1e-33, 1e-8])
+@pytest.mark.parametrize("multistep", [False, True])
+def test_a_coordinate_unlike_the_reference_ends_at_the_answer_of_the_network(C, multistep):
+    """A constant network, a reference that knows (nearly) no variance and another mean."""
+    reference = Gaussian(torch.zeros(()), Pixel(torch.full((3,), C, dtype=torch.float64)))
+    sampler = Exponential(prediction="gaussian", reference=reference, k=1 + multistep, multistep=multistep, l=0.0)
+
+    def constant(x, sigma):
+        return torch.full_like(x, 0.3)
+
+    constant.sigma_min, constant.sigma_max, constant.dtype = 0.002, 80.0, torch.float64
+    x = sample(constant, replace(sampler, steps=5), seeds=range(4), event_shape=(3,), progress=False)
+    torch.testing.assert_close(x, torch.full_like(x, 0.3), rtol=0, atol=1e-3)
+
+
+def test_a_reference_of_other_data_is_refused():
+    statistics = calibrate(torch.rand(9, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    sampler = make_sampler("p-ode-2m", steps=3, reference=statistics)
+    narrow = Denoiser(lambda x, sigma: x, (1, 4, 4), 0.01, 50.0, data_range=(-1.0, 1.0))
+    with pytest.raises(PrescoreError, match=r"reference: of data in \(0.0, 1.0\), the model's are in \(-1.0, 1.0\)"):
+        sample(narrow, sampler, seeds=[0], progress=False)
+    colour = Denoiser(lambda x, sigma: x, (3, 4, 4), 0.01, 50.0)
+    with pytest.raises(PrescoreError, match=r"the statistics are of events of shape \(1, 4, 4\)"):
+        sample(colour, sampler, seeds=[0], progress=False)
+    with pytest.raises(PrescoreError, match=r"reference: str given; a prescore.Gaussian is needed"):
+        make_sampler("p-ode-2m", steps=3, reference="mnist-ve")

@@ -137,7 +137,10 @@ def open_statistics(
     if "reference" in wanted:
         if basis is not None and basis not in BASES:
             raise PrescoreError(f"basis: unknown value {basis!r}; {suggest(basis, BASES)}")
-        made["reference"] = (BASES[basis] if basis else gaussian)(statistics)
+        reference = (BASES[basis] if basis else gaussian)(statistics)
+        # A model whose data have their mean removed is at 0 where the data are at their mean.
+        mean = torch.zeros_like(reference.mean) if denoiser.data_mean_removed else reference.mean
+        made["reference"] = replace(reference, mean=mean)
         facts |= {"basis": made["reference"].label}
     if "statistics" in wanted:
         made["statistics"] = statistics

@@ -24,9 +24,10 @@ class Gaussian:
 
     Args:
         mean: real, broadcastable to an event.
-        covariance: symmetric, with known eigenbasis: `Pixel`, `Frequency`, `PCA`. Its eigenvalues are variances in
-            the units of the data squared.
+        covariance: symmetric, with known eigenbasis: `Cosine`, `Frequency`, `Pixel`, `PCA`. Its eigenvalues are
+            variances in the units of the data squared.
         label: what it was made from, in a word.
+        event_shape, data_range: of the data that it was made from, if known: then it fits no others.
 
     Raises:
         PrescoreError: a variance is negative, or the eigenbasis is not known.
@@ -35,8 +36,12 @@ class Gaussian:
     mean: Tensor
     covariance: LinearOperator
     label: str = ""
+    event_shape: tuple[int, ...] | None = None
+    data_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mean, Tensor):
+            raise PrescoreError(f"mean: {type(self.mean).__name__} given; a tensor is needed")
         lowest = self.covariance.eigenvalues.min().item()
         if lowest < 0:
             raise PrescoreError(f"covariance: its smallest eigenvalue is {lowest:.3g}; a variance is not negative")
@@ -68,8 +73,8 @@ class Gaussian:
 
     def check(self, event_shape: Sequence[int]) -> None:
         """Raise PrescoreError unless it is a distribution of events of this shape."""
-        if not broadcasts(self.mean.shape, event_shape):
-            own = tuple(self.mean.shape)
+        own = tuple(self.mean.shape) if self.event_shape is None else self.event_shape
+        if not broadcasts(own, event_shape) or (self.event_shape or tuple(event_shape)) != tuple(event_shape):
             raise PrescoreError(f"the statistics are of events of shape {own}, the model's have {tuple(event_shape)}")
         self.covariance.check(event_shape)
 
@@ -89,18 +94,18 @@ def cosine_gaussian(statistics: Statistics) -> Gaussian:
         raise PrescoreError(
             "statistics: of an earlier version, without the cosine basis; run `prescore calibrate` again"
         )
-    return Gaussian(statistics.mean, Cosine(statistics.cosine_variance, statistics.axes), "cosine")
+    return _of(statistics, Cosine(statistics.cosine_variance, statistics.axes), "cosine")
 
 
 def frequency_gaussian(statistics: Statistics) -> Gaussian:
     """One variance for each frequency and channel: for periodic fields. Two real FFTs for each network call."""
     C = Frequency(statistics.power_centred / statistics.size_transformed, statistics.axes, statistics.length)
-    return Gaussian(statistics.mean, C, "frequency")
+    return _of(statistics, C, "frequency")
 
 
 def pixel_gaussian(statistics: Statistics) -> Gaussian:
     """One variance for each entry of an event."""
-    return Gaussian(statistics.mean, Pixel((statistics.mean_square - statistics.mean**2).clamp(min=0)), "pixel")
+    return _of(statistics, Pixel((statistics.mean_square - statistics.mean**2).clamp(min=0)), "pixel")
 
 
 def pca_gaussian(statistics: Statistics) -> Gaussian:
@@ -113,4 +118,8 @@ def pca_gaussian(statistics: Statistics) -> Gaussian:
         raise PrescoreError("statistics: they have no principal components; measure them with `--components K`")
     rest = statistics.remainder_variance or 0.0
     Q = statistics.components.flatten(1).mT.contiguous()
-    return Gaussian(statistics.mean, PCA(Q, statistics.component_variances, rest), "pca")
+    return _of(statistics, PCA(Q, statistics.component_variances, rest), "pca")
+
+
+def _of(statistics: Statistics, covariance: LinearOperator, label: str) -> Gaussian:
+    return Gaussian(statistics.mean, covariance, label, statistics.event_shape, statistics.data_range)

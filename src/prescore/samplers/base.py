@@ -202,6 +202,11 @@ def sample(
     shape = _event_shape(denoiser, event_shape)
     levels = sampler.levels(getattr(denoiser, "sigma_min", None), getattr(denoiser, "sigma_max", None))
     sampler.check(shape, levels)
+    _check_range(sampler, denoiser)
+    if dtype not in (torch.float32, torch.float64):
+        raise PrescoreError(
+            f"dtype: {dtype} given; the state is float32 or float64 (the network has a dtype of its own)"
+        )
     size = len(numbers) if batch_size is None else batch_size
     if size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not a positive whole number")
@@ -279,6 +284,17 @@ class _Model:
         if not torch.isfinite(values.sum(dtype=torch.float64)):
             hint = self.diagnosis()
             raise SamplingError(f"{what} is not finite {self.where}{': ' + hint if hint else ''}")
+
+
+def _check_range(sampler: Sampler, denoiser: Denoise) -> None:
+    """Refuse a reference Gaussian of data in another range than the model's."""
+    own = getattr(getattr(sampler, "reference", None), "data_range", None)
+    model = getattr(denoiser, "data_range", None)
+    if own is not None and model is not None and tuple(own) != tuple(model):
+        raise PrescoreError(
+            f"reference: of data in {tuple(own)}, the model's are in {tuple(model)}; map the statistics by "
+            "prescore.in_range(statistics, model.data_range)"
+        )
 
 
 def _event_shape(denoiser: Denoise, event_shape: Sequence[int] | None) -> tuple[int, ...]:

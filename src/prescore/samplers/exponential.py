@@ -42,8 +42,10 @@ calls of an exact model of photographs the preconditioned 3M with it has the lea
 preconditioned 2M without it the least Frechet distance (benchmarks/solvers.py). So these are their defaults.
 
 Both ends. With a reference the start is drawn from N(mu, C + sigma_max^2), exact for data like the reference, where
-sigma_max n leaves out their mean. The step to sigma = 0 is a single evaluation without noise: with noise or data
-prediction and no corrector it is D itself.
+sigma_max n leaves out their mean. The step to sigma = 0 is a single evaluation without noise,
+sqrt(C / (C + s^2)) X + R: the reference is solved exactly, and the remainder is the network's own. (F held through this
+step would weigh R by up to pi/2 where C is small beside s^2, and a coordinate unlike the reference would overshoot.)
+With noise or data prediction and no corrector it is D itself.
 
 Sources: Gonzalez et al., "SEEDS: Exponential SDE solvers for fast high-quality sampling from diffusion models",
 NeurIPS 2023, https://arxiv.org/abs/2305.14267, Prop. 3.1, 3.2, Algorithms 1-4; Lu et al., "DPM-Solver",
@@ -184,8 +186,9 @@ class Exponential(Sampler):
             not used.
 
     Cost of a step beside the network: a few passes over the state; with a reference, one transform to its basis and
-    one back for each call, and one more for each draw of noise. Weights are computed once for each pair of levels, in
-    float64, k + 2 numbers a coordinate and step.
+    one back for each call, and one more for each draw of noise. Weights are computed in float64, once for each step,
+    and kept in the precision of the state for later batches: k + 2 numbers a coordinate and step, k + 2 more with a
+    corrector, 2 more with noise.
     """
 
     prediction: str = "noise"
@@ -226,6 +229,8 @@ class Exponential(Sampler):
             raise PrescoreError("reference: prediction='gaussian' needs one; p-ode-1, p-seeds-1, ... take it")
         if self.reference is not None and self.prediction != "gaussian":
             raise PrescoreError(f"reference: prediction={self.prediction!r} does not use it; use 'gaussian'")
+        if self.reference is not None and not isinstance(self.reference, Gaussian):
+            raise PrescoreError(f"reference: {type(self.reference).__name__} given; a prescore.Gaussian is needed")
         given = [r for r in (self.r1, self.r2) if r is not None]
         if len(given) > (0 if self.multistep else self.k - 1):
             raise PrescoreError(f"r1, r2: {given} given, but this solver has {len(self.stages)} stages inside a step")
@@ -266,7 +271,7 @@ class Exponential(Sampler):
         if self.reference is None:
             return karras(steps, sigma_min, sigma_max, final_zero=True)
         deviation = self.reference.variances.mean().sqrt().item()
-        lowest = max(sigma_min, sigma_max / 4.5 ** (steps - 1), 0.5 * deviation / steps)
+        lowest = max(sigma_min, sigma_max * 4.5 ** (1 - steps), 0.5 * deviation / steps)
         return geometric(steps, min(lowest, sigma_max / 2), sigma_max, final_zero=True)
 
     def total_calls(self, steps: int, final_zero: bool = True) -> int:
@@ -374,6 +379,8 @@ class Exponential(Sampler):
         """Weights of X and of the remainders at `levels`, of which the first is s, in the step from s to t."""
 
         def compute() -> list[Tensor]:
+            if t == 0:
+                return [self._linear.keep(s, t, l), torch.ones(())]
             weights = self._polynomial(s, t, levels, l, kind)
             out = [self._linear.out(level) for level in levels]
             return [self._linear.keep(s, t, l), *(w / c for w, c in zip(weights, out, strict=True))]

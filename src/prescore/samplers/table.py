@@ -167,8 +167,8 @@ def make_sampler(
         steps: number T of steps, on the sampler's usual grid over the model's noise range.
         grid: or a decreasing tensor of noise levels, (T + 1,), that may end in 0.
         preconditioner: from `prescore.frequency_preconditioner` and its like.
-        reference: the Gaussian that the sampler integrates exactly, or statistics of the data, of which it is then
-            the one that is diagonal in frequency (`prescore.precondition.gaussian` has others).
+        reference: the Gaussian that the sampler integrates exactly, or statistics of the data in the range of the
+            model's, of which it is then the one in the cosine basis (`prescore.precondition.gaussian` has others).
         statistics: of the data, with the size of the model's score where the sampler needs it.
         options: hyper-parameters of that sampler, as its class lists them.
 
