@@ -17,3 +17,10 @@ def suggest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise PrescoreError unless `value`, given as `name`, is one of the choices."""
+    choices = list(choices)
+    if value not in choices:
+        raise PrescoreError(f"{name}: unknown value {value!r}; {suggest(str(value), choices)}")

@@ -48,7 +48,7 @@ import torch
 from torch import Tensor
 
 from prescore.denoiser import expand
-from prescore.errors import PrescoreError, SamplingError, suggest
+from prescore.errors import PrescoreError, SamplingError, check_choice
 from prescore.noise import NoiseSource
 from prescore.samplers.base import Denoise, Sampler
 from prescore.schedule import GeometricVE, Schedule
@@ -134,8 +134,7 @@ class GGF(Sampler):
         super().__post_init__()
         check_tolerance("eps_abs", self.eps_abs)
         check_tolerance("eps_rel", self.eps_rel)
-        if self.rejected not in REJECTED:
-            raise PrescoreError(f"rejected: unknown value {self.rejected!r}; {suggest(str(self.rejected), REJECTED)}")
+        check_choice("rejected", self.rejected, REJECTED)
         if not 0 < self.safety < 1:
             raise PrescoreError(f"safety: {self.safety} is not between 0 and 1; the paper uses 0.9")
         if not 0.5 <= self.exponent <= 1:

@@ -40,7 +40,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, suggest
+from prescore.errors import PrescoreError, check_choice
 from prescore.precondition import Statistics
 from prescore.precondition.score import ESTIMATES, ScoreStatistics
 from prescore.samplers.ddim import DDIM
@@ -71,8 +71,7 @@ class AnalyticDDIM(DDIM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.estimate not in ESTIMATES:
-            raise PrescoreError(f"estimate: unknown value {self.estimate!r}; {suggest(str(self.estimate), ESTIMATES)}")
+        check_choice("estimate", self.estimate, ESTIMATES)
         if self.clip is not None and not self.clip > 0:
             raise PrescoreError(f"clip: {self.clip} is not positive; the paper uses 2 or 1, None is no limit")
 

@@ -223,7 +223,7 @@ def sample(
         parts = []
         for batch in batches:
             rows = {name: values[batch] for name, values in conditions.items()}
-            model = _Model(denoiser, rows, dtype, bar)
+            model = Model(denoiser, rows, dtype, bar)
             noise = NoiseSource(numbers[batch], shape, dtype=model.step_dtype, device=model.device, draw=draw)
             first = None if initial is None else initial[batch].to(model.device)
             parts.append(_trajectory(model, sampler, levels.to(model.device), noise, callback, first))
@@ -231,7 +231,7 @@ def sample(
 
 
 def _trajectory(
-    model: "_Model",
+    model: "Model",
     sampler: Sampler,
     levels: Tensor,
     noise: NoiseSource,
@@ -251,7 +251,7 @@ def _trajectory(
     return x
 
 
-class _Model:
+class Model:
     """The denoiser as a sampler sees it: in the state's precision, counted, and checked."""
 
     def __init__(self, denoiser: Denoise, condition: Mapping[str, Tensor], dtype: torch.dtype, bar: tqdm) -> None:

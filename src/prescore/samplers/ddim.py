@@ -37,7 +37,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, suggest
+from prescore.errors import PrescoreError, check_choice
 from prescore.grid import uniform_t
 from prescore.noise import NoiseSource
 from prescore.samplers.base import Denoise, Sampler
@@ -124,8 +124,7 @@ class DDPM(DDIM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.variance not in VARIANCES:
-            raise PrescoreError(f"variance: unknown value {self.variance!r}; {suggest(str(self.variance), VARIANCES)}")
+        check_choice("variance", self.variance, VARIANCES)
         if self.eta != 1:
             raise PrescoreError(f"eta: {self.eta} given, but DDPM is eta = 1; sampler 'ddim' takes others")
 

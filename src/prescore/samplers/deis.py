@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, suggest
+from prescore.errors import PrescoreError, check_choice, suggest
 from prescore.grid import append_zero, karras
 from prescore.noise import NoiseSource
 from prescore.samplers.base import Denoise, Sampler
@@ -67,12 +67,6 @@ def check_clock(name: str, variable: Schedule | str, words: Sequence[str]) -> No
     """Raise PrescoreError unless `variable` is a schedule or one of the words."""
     if not isinstance(variable, Schedule) and variable not in words:
         raise PrescoreError(f"{name}: unknown value {variable!r}; {suggest(str(variable), words)}, or give a Schedule")
-
-
-def check_word(name: str, value: str, words: Sequence[str]) -> None:
-    """Raise PrescoreError unless `value` is one of the words."""
-    if value not in words:
-        raise PrescoreError(f"{name}: unknown value {value!r}; {suggest(str(value), words)}")
 
 
 def check_steps(levels: Tensor, least: int, what: str) -> None:
@@ -213,7 +207,7 @@ class DEIS(Sampler):
         if self.degree not in range(4):
             raise PrescoreError(f"degree: {self.degree!r} is not one of 0, 1, 2, 3; the order is degree + 1")
         check_clock("variable", self.variable, CLOCKS)
-        check_word("warmup", self.warmup, WARMUPS)
+        check_choice("warmup", self.warmup, WARMUPS)
 
     @property
     def order(self) -> int:
@@ -274,7 +268,7 @@ class RungeKuttaDEIS(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_word("method", self.method, tuple(TABLEAUX))
+        check_choice("method", self.method, tuple(TABLEAUX))
 
     @property
     def tableau(self) -> Tableau:

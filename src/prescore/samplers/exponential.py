@@ -68,7 +68,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, suggest
+from prescore.errors import PrescoreError, check_choice
 from prescore.grid import geometric, karras
 from prescore.noise import NoiseSource
 from prescore.precondition.gaussian import Gaussian
@@ -214,9 +214,7 @@ class Exponential(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, choices in self.choices.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise PrescoreError(f"{name}: unknown value {value!r}; {suggest(str(value), choices)}")
+            check_choice(name, getattr(self, name), choices)
         if self.k not in (1, 2, 3):
             raise PrescoreError(f"k: {self.k} points; there are solvers of 1, 2 and 3")
         if not 0 <= self.l <= 1:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, suggest
+from prescore.errors import PrescoreError, check_choice
 from prescore.noise import NoiseSource
 from prescore.samplers.base import Denoise, Preconditionable, score
 
@@ -55,8 +55,7 @@ class AnnealedLangevin(Preconditionable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prior not in PRIORS:
-            raise PrescoreError(f"prior: unknown value {self.prior!r}; {suggest(str(self.prior), PRIORS)}")
+        check_choice("prior", self.prior, PRIORS)
         if self.level_steps < 1:
             raise PrescoreError(f"level_steps: {self.level_steps} is not positive")
         if self.step_size is not None and not self.step_size > 0:

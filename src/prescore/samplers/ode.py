@@ -44,10 +44,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prescore.denoiser import expand
-from prescore.errors import PrescoreError, suggest
+from prescore.errors import PrescoreError, check_choice
 from prescore.noise import NoiseSource
 from prescore.samplers.adaptive import AdaptiveState, check_tolerance, rows, unreached
-from prescore.samplers.base import Denoise, Sampler, _Model
+from prescore.samplers.base import Denoise, Model, Sampler
 
 TRACES = ("rademacher", "gaussian", "exact")
 
@@ -271,13 +271,12 @@ def log_likelihood(
         SamplingError: the tolerance is not reached, or the model's output is not finite.
     """
     _check_integration(rtol, atol, max_calls)
-    if trace not in TRACES:
-        raise PrescoreError(f"trace: unknown value {trace!r}; {suggest(str(trace), TRACES)}")
+    check_choice("trace", trace, TRACES)
     low = getattr(denoiser, "sigma_min", None) if sigma_min is None else sigma_min
     high = getattr(denoiser, "sigma_max", None) if sigma_max is None else sigma_max
     if low is None or high is None or not 0 < low < high:
         raise PrescoreError(f"sigma_min {low} and sigma_max {high}: 0 < sigma_min < sigma_max is needed")
-    model = _Model(denoiser, dict(condition or {}), torch.float64, tqdm(disable=True))
+    model = Model(denoiser, dict(condition or {}), torch.float64, tqdm(disable=True))
     model.where = "during the integration of the likelihood"
     numbers = range(len(x)) if seeds is None else list(seeds)
     noise = NoiseSource(numbers, x.shape[1:], device=model.device)

@@ -32,13 +32,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from prescore.errors import check_choice
 from prescore.noise import NoiseSource
 from prescore.samplers.base import Denoise, Sampler
 from prescore.samplers.deis import (
     TABLEAUX,
     check_clock,
     check_steps,
-    check_word,
     classical_step,
     clock,
     combine,
@@ -88,7 +88,7 @@ class PNDM(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_word("variant", self.variant, tuple(VARIANTS))
+        check_choice("variant", self.variant, tuple(VARIANTS))
         check_clock("schedule", self.schedule, SCHEDULES)
 
     @property

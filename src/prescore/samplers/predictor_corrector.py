@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, suggest
+from prescore.errors import PrescoreError, check_choice
 from prescore.noise import NoiseSource
 from prescore.precondition import Preconditioner
 from prescore.samplers.base import Denoise, Preconditionable, score
@@ -121,9 +121,7 @@ class PredictorCorrector(Preconditionable):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise PrescoreError(f"{name}: unknown value {value!r}; {suggest(str(value), choices)}")
+            check_choice(name, getattr(self, name), choices)
         if not self.snr > 0:
             raise PrescoreError(f"snr: {self.snr} is not positive; the papers use 0.15 to 0.2")
         if self.corrector_steps < 1:

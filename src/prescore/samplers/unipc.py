@@ -43,10 +43,10 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, check_choice
 from prescore.noise import NoiseSource
 from prescore.samplers.base import Denoise, Sampler
-from prescore.samplers.deis import WARMUPS, check_steps, check_word, classical_step, combine, multistep_integrals
+from prescore.samplers.deis import WARMUPS, check_steps, classical_step, combine, multistep_integrals
 from prescore.schedule import GeometricVE
 
 PREDICTIONS = ("data", "noise")
@@ -105,7 +105,7 @@ class UniPC(Sampler):
         if self.p not in (1, 2, 3):
             raise PrescoreError(f"p: {self.p!r} is not one of 1, 2, 3")
         for name, words in self.choices.items():
-            check_word(name, getattr(self, name), words)
+            check_choice(name, getattr(self, name), words)
 
     @property
     def order(self) -> int:
