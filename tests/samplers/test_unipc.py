@@ -16,7 +16,7 @@ EXACT = {"lower_order_final": False, "B": "exact"}
 
 @pytest.mark.parametrize("warmup", ["lower", "runge-kutta"])
 @pytest.mark.parametrize("final_zero", [True, False])
-@pytest.mark.parametrize(("p", "B", "prediction"), product([1, 2, 3], BS, PREDICTIONS))
+@pytest.mark.parametrize(("p", "B", "prediction"), list(product([1, 2, 3], BS, PREDICTIONS)))
 def test_calls(p, B, prediction, final_zero, warmup):
     levels, calls = geometric(7, 0.1, 3.0, final_zero=final_zero), []
 
