@@ -52,6 +52,8 @@ class TrainingConfig:
         noise: "log-uniform" over [sigma_min, sigma_max], or "log-normal" with P_mean and P_std.
         sigma_min, sigma_max: range of noise levels, in units of the data; also that of the finished model.
         sigma_data: root mean square of the data; None measures it.
+        data_range: smallest and largest value of the data as the model sees them; uint8 images are scaled to it.
+        flip: mirror each image, left to right, with probability 1/2.
         precision: of the network's passes, "float32" or mixed "bfloat16"; the weights are always float32.
         seed: decides the initial weights and every draw.
         model_channels, channel_mult, channel_mult_emb, num_blocks, attn_resolutions, dropout: see `SongUNet`.
@@ -73,6 +75,8 @@ class TrainingConfig:
     P_mean: float = -1.2
     P_std: float = 1.2
     sigma_data: float | None = None
+    data_range: tuple[float, float] = (0.0, 1.0)
+    flip: bool = False
     precision: str = "float32"
     seed: int = 0
     model_channels: int = 32
@@ -99,6 +103,8 @@ class TrainingConfig:
             raise PrescoreError(f"sigma_min {self.sigma_min}, sigma_max {self.sigma_max}: 0 < min < max is needed")
         if self.sigma_data is not None and not 0 < self.sigma_data < math.inf:
             raise PrescoreError(f"sigma_data: {self.sigma_data} is not a positive number")
+        if not -math.inf < self.data_range[0] < self.data_range[1] < math.inf:
+            raise PrescoreError(f"data_range: {self.data_range} is not an interval (lowest, highest)")
         if self.noise not in NOISES:
             raise PrescoreError(f"noise: unknown {self.noise!r}, {suggest(self.noise, NOISES)}")
         if self.precision not in PRECISIONS:
@@ -171,7 +177,7 @@ def train(
     the end, and when Ctrl-C stops the run.
 
     Args:
-        images: (N, C, R, R), uint8, or floating point in [0, 1].
+        images: (N, C, R, R), uint8, or floating point within config.data_range.
         config: see `TrainingConfig`.
         out_dir: folder, made if needed.
         name: of the model.
@@ -183,12 +189,12 @@ def train(
         PrescoreError: the images are not of that kind, the device cannot be used, `out_dir` cannot be written or holds
             a run with other settings or data, or the loss is not finite.
     """
-    _check_images(images)
+    _check_images(images, config.data_range)
     _check_device(device)
     if checkpoint_every < 1:
         raise PrescoreError(f"checkpoint_every: {checkpoint_every} is less than 1")
     out, event_shape = _make_folder(out_dir), tuple(images.shape[1:])
-    state = new_state(config, event_shape, config.sigma_data or root_mean_square(images), device)
+    state = new_state(config, event_shape, config.sigma_data or root_mean_square(images, config.data_range), device)
     if (out / CHECKPOINT).exists():
         load_checkpoint(out / CHECKPOINT, state, config)
     losses = _read_losses(out / LOSSES, state.step)
@@ -220,9 +226,13 @@ def train_step(state: TrainingState, config: TrainingConfig, images: Tensor) -> 
     generator = generator_of_step(config.seed, state.step)
     parameters = list(state.denoiser.parameters())
     device = parameters[0].device
-    x0 = as_unit_range(images[torch.randint(len(images), (config.batch_size,), generator=generator)]).to(device)
+    x0 = in_units(images[torch.randint(len(images), (config.batch_size,), generator=generator)], config.data_range)
     n = torch.randn(x0.shape, generator=generator).to(device)
     sigma = config.levels.quantile(stratified(config.batch_size, generator)).float().to(device)
+    if config.flip:
+        is_flipped = torch.rand(config.batch_size, generator=generator) < 0.5
+        x0 = torch.where(is_flipped[:, None, None, None], x0.flip(3), x0)
+    x0 = x0.to(device)
     weight = edm_weight(sigma, state.denoiser.sigma_data)
     state.denoiser.train()
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
@@ -260,14 +270,18 @@ def generator_of_step(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(word) >> 1)
 
 
-def as_unit_range(images: Tensor) -> Tensor:
-    """float32 images in [0, 1] from uint8 or floating-point ones."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+def in_units(images: Tensor, data_range: tuple[float, float]) -> Tensor:
+    """float32 images in the units of the model: uint8 ones scaled to the range, others as they are."""
+    if images.dtype != torch.uint8:
+        return images.float()
+    low, high = data_range
+    unit = images.float() / 255
+    return unit if (low, high) == (0, 1) else low + (high - low) * unit
 
 
-def root_mean_square(images: Tensor) -> float:
-    """Root mean square of all values of `images` in [0, 1], in float64, a thousand images at a time."""
-    total = sum(float(as_unit_range(part).double().square().sum()) for part in images.split(1000))
+def root_mean_square(images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> float:
+    """Root mean square of all values of `images` in the units of the model, in float64, a thousand images at a time."""
+    total = sum(float(in_units(part, data_range).double().square().sum()) for part in images.split(1000))
     return math.sqrt(total / images.numel())
 
 
@@ -317,16 +331,18 @@ def _check_same_run(path: Path, facts: dict[str, Any], state: TrainingState, con
         raise PrescoreError(f"{path.parent} holds a run on other data (their root mean square differs)")
 
 
-def _check_images(images: Tensor) -> None:
+def _check_images(images: Tensor, data_range: tuple[float, float]) -> None:
     if images.ndim != 4 or images.shape[-1] != images.shape[-2] or not len(images):
         raise PrescoreError(f"images: shape {tuple(images.shape)}; (N, C, R, R) with N at least 1 is needed")
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():
-        raise PrescoreError(f"images: dtype {images.dtype}; uint8, or floating point in [0, 1], is needed")
+        raise PrescoreError(f"images: dtype {images.dtype}; uint8, or floating point, is needed")
     low, high = float(images.min()), float(images.max())
-    if not (low >= 0 and high <= 1):
-        raise PrescoreError(f"images: values from {low:g} to {high:g}; they must lie in [0, 1]")
+    if not (low >= data_range[0] and high <= data_range[1]):
+        raise PrescoreError(
+            f"images: values from {low:g} to {high:g}; they must lie in [{data_range[0]:g}, {data_range[1]:g}]"
+        )
 
 
 def _check_device(device: torch.device | str) -> None:
@@ -356,6 +372,7 @@ def _describe(
         config.sigma_min,
         config.sigma_max,
         event_shape,
+        data_range=config.data_range,
         name=name,
         training=facts | {"torch": torch.__version__, "config": dataclasses.asdict(config)},
     )
