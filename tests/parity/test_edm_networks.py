@@ -8,16 +8,18 @@ from safetensors import safe_open
 from support import REFERENCE, relative
 
 from prescore.models import EDMPrecond, IDDPMPrecond, SongUNet, VEPrecond, VPPrecond
-from prescore.models.layers import Conv2d, FourierEmbedding, PositionalEmbedding, group_norm
-from prescore.models.song_unet import Block
+from prescore.models.dhariwal_unet import DhariwalUNet
+from prescore.models.layers import Block, BlockStyle, Conv2d, FourierEmbedding, PositionalEmbedding, group_norm
 from prescore.training.losses import LogNormal, LogUniform, denoising_loss, edm_weight, inverse_square_weight
 
 EDM = REFERENCE / "edm"
-NETWORKS = ["ddpmpp", "ncsnpp", "ddpmpp-label3-augment9", "skip-skip"]
+CLASSES = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
+NETWORKS = ["song-ddpmpp", "song-ncsnpp", "song-ddpmpp-label3-augment9", "song-skip-skip"]
+NETWORKS += ["adm-label3", "adm-attention-label3-augment9"]
 SHAPES = ["cifar10-32x32-uncond-ddpmpp", "cifar10-32x32-cond-ddpmpp", "cifar10-32x32-uncond-ncsnpp"]
-SHAPES += ["ffhq-64x64-uncond-ddpmpp"]
+SHAPES += ["ffhq-64x64-uncond-ddpmpp", "imagenet-64x64-cond-adm"]
 PRECONDS = {"edm": EDMPrecond, "ve": VEPrecond, "vp": VPPrecond, "iddpm": IDDPMPrecond}
-LIMIT, LIMIT_F64 = 1e-4, 1e-5  # attention and the positional frequencies are float32 even in the float64 runs
+LIMIT, LIMIT_F64 = 1e-5, 1e-7  # attention and the positional frequencies are float32 even in the float64 runs
 UNIT_LIMIT = 1e-5
 
 
@@ -39,11 +41,16 @@ def inputs(tensors, dtype=torch.float32):
     return [None if value is None else value.to(dtype) for value in found]
 
 
+def recorded_network(name):
+    tensors, metadata = recorded(f"net-{name}")
+    network = CLASSES[metadata["model_class"]](**json.loads(metadata["init_kwargs"])).eval()
+    return network, tensors, metadata
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_networks(name):
-    tensors, metadata = recorded(f"net-song-{name}")
-    network = SongUNet(**json.loads(metadata["init_kwargs"])).eval()
+    network, tensors, metadata = recorded_network(name)
     assert list(network.state_dict()) == json.loads(metadata["state_dict_order"])
     network.load_state_dict(parameters(tensors))
     assert relative(network(*inputs(tensors)), tensors["out"]) < LIMIT
@@ -55,8 +62,7 @@ def test_networks(name):
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_every_layer_of_the_networks(name):
-    tensors, metadata = recorded(f"net-song-{name}")
-    network = SongUNet(**json.loads(metadata["init_kwargs"])).eval()
+    network, tensors, metadata = recorded_network(name)
     network.load_state_dict(parameters(tensors))
     seen = {}
     for side, layers in (("enc", network.enc), ("dec", network.dec)):
@@ -75,14 +81,14 @@ def test_full_size_names_shapes_and_order(name):
         pytest.skip(f"no recorded shapes edm/{path.name} beside the repository")
     facts = json.loads(path.read_text())
     with torch.device("meta"):
-        network = EDMPrecond(SongUNet(**facts["model_kwargs_resolved"]))
+        network = EDMPrecond(CLASSES[facts["model_class"]](**facts["model_kwargs_resolved"]))
     found = [[key, list(value.shape)] for key, value in network.state_dict().items()]
     assert found == [row[:2] for row in facts["state_dict"]]
     assert sum(p.numel() for p in network.parameters()) == facts["parameter_count"]
 
 
 def unit(case):
-    """The layer of a recorded case, or None where it belongs to another network family."""
+    """The layer of a recorded case."""
     a = case["kwargs"]
     if case["cls"] == "Conv2d":
         return Conv2d(
@@ -100,17 +106,24 @@ def unit(case):
         return PositionalEmbedding(a["num_channels"], a["endpoint"])
     if case["cls"] == "FourierEmbedding":
         return FourierEmbedding(a["num_channels"])
-    if a.get("adaptive_scale") is False:
-        return Block(
-            a["in_channels"],
-            a["out_channels"],
-            a["emb_channels"],
-            up=a.get("up", False),
-            down=a.get("down", False),
-            has_attention=a.get("attention", False),
-            resample_filter=a.get("resample_filter", (1, 1)),
-        )
-    return None
+    heads = a.get("num_heads") or a["out_channels"] // a.get("channels_per_head", 64)
+    return Block(
+        a["in_channels"],
+        a["out_channels"],
+        a["emb_channels"],
+        BlockStyle(
+            eps=a.get("eps", 1e-5),
+            k=a.get("skip_scale", 1.0),
+            adaptive_scale=a.get("adaptive_scale", True),
+            projects_resampled=a.get("resample_proj", False),
+            qkv_gain=1.0,
+            out_gain=1.0,
+        ),
+        up=a.get("up", False),
+        down=a.get("down", False),
+        heads=heads if a.get("attention") else 0,
+        resample_filter=a.get("resample_filter", (1, 1)),
+    )
 
 
 @torch.no_grad()
@@ -118,8 +131,7 @@ def test_single_layers():
     tensors, metadata = recorded("unit-layers")
     tested = set()
     for name, case in json.loads(metadata["cases"]).items():
-        if (layer := unit(case)) is None:
-            continue
+        layer = unit(case)
         layer.load_state_dict(parameters(tensors, f"{name}/param/"))
         out = layer.eval()(*(tensors[f"{name}/in/{key}"] for key in case["inputs"]))
         assert relative(out, tensors[f"{name}/out"]) < UNIT_LIMIT, name
@@ -146,7 +158,8 @@ def test_preconditioning(kind):
     x, sigma = tensors["in/x"], tensors["in/sigma"]
     seen = []
     denoiser.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
-    out = denoiser(x, sigma, tensors.get("in/class_labels"), tensors.get("in/augment_labels"))
+    labels = {name: tensors[f"in/{name}"] for name in ("class_labels", "augment_labels") if f"in/{name}" in tensors}
+    out = denoiser(x, sigma, **labels)
     # The output of a sample at sigma = 20291 would hide the others: each is compared with its own largest value.
     for k in range(len(x)):
         assert relative(out[k], tensors["out"][k]) < LIMIT, sigma[k]

@@ -1,4 +1,7 @@
-"""Building blocks shared by the U-Nets of the EDM paper: initialised layers, FIR resampling, embeddings.
+"""Building blocks shared by the U-Nets of the EDM paper: residual blocks, FIR resampling, embeddings.
+
+Source: T. Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022,
+https://arxiv.org/abs/2206.00364, appendix F and Table 7.
 
 Every parameter keeps the name, shape and order that published checkpoints use. Layers are born uninitialised;
 `initialise` fills all of them from one generator, so that building a network touches no global random state.
@@ -6,6 +9,8 @@ Every parameter keeps the name, shape and order that published checkpoints use. 
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +116,107 @@ def attention(qkv: Tensor, heads: int) -> Tensor:
     return out.transpose(2, 3).reshape(b, heads * width, h, w).to(qkv.dtype)
 
 
+@dataclass(frozen=True)
+class BlockStyle:
+    """What distinguishes the residual blocks of one network family from another's.
+
+    Attributes:
+        eps: of the normalisations.
+        k: factor of every residual sum.
+        adaptive_scale: whether the embedding scales the normalised features as well as shifting them.
+        projects_resampled: whether a resampled shortcut has a 1x1 kernel even where the width stays.
+        qkv_gain, out_gain: of the initial weights of the attention's input and of the last layer of each branch.
+    """
+
+    eps: float
+    k: float
+    adaptive_scale: bool
+    projects_resampled: bool
+    qkv_gain: float
+    out_gain: float
+
+
+class Block(nn.Module):
+    """Residual block with noise-level embedding, optional factor-2 resampling and self-attention.
+
+    h = conv0(silu(norm0 x)),  h = silu(norm1(h + affine e)) or, with an adaptive scale, silu(norm1(h) (1 + a) + b),
+    [a, b] = affine e;  y = k (conv1 h + skip x),  and with attention then y = k (proj(attention(qkv(norm2 y))) + y).
+    Shapes: x (B, in_channels, H, W), e (B, emb_channels) or (1, emb_channels) -> (B, out_channels, H', W').
+
+    Args:
+        heads: of the self-attention, 0 for none.
+
+    Raises:
+        PrescoreError: the channels cannot be split into groups for normalisation, or into heads.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_channels: int,
+        style: BlockStyle,
+        *,
+        up: bool = False,
+        down: bool = False,
+        heads: int = 0,
+        dropout: float = 0.0,
+        resample_filter: Sequence[float] = (1, 1),
+    ) -> None:
+        super().__init__()
+        self.style, self.heads, self.dropout = style, heads, dropout
+        resampled, widened = up or down, in_channels != out_channels
+        self.norm0 = group_norm(in_channels, style.eps)
+        self.conv0 = Conv2d(in_channels, out_channels, 3, up=up, down=down, resample_filter=resample_filter)
+        self.affine = Linear(emb_channels, out_channels * (2 if style.adaptive_scale else 1))
+        self.norm1 = group_norm(out_channels, style.eps)
+        self.conv1 = Conv2d(out_channels, out_channels, 3, gain=style.out_gain)
+        self.skip = None
+        if resampled or widened:
+            kernel = 1 if widened or style.projects_resampled else 0
+            self.skip = Conv2d(in_channels, out_channels, kernel, up=up, down=down, resample_filter=resample_filter)
+        if heads:
+            if out_channels % heads:
+                raise PrescoreError(
+                    f"model_channels: attention over {out_channels} channels cannot be split into {heads} equal heads; "
+                    f"take a multiple of 64"
+                )
+            self.norm2 = group_norm(out_channels, style.eps)
+            self.qkv = Conv2d(out_channels, 3 * out_channels, 1, gain=style.qkv_gain)
+            self.proj = Conv2d(out_channels, out_channels, 1, gain=style.out_gain)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        h = self.conv0(nn.functional.silu(self.norm0(x)))
+        h = nn.functional.silu(self._modulate(h, self.affine(e)[:, :, None, None]))
+        h = self.conv1(nn.functional.dropout(h, self.dropout, self.training))
+        y = (h + (x if self.skip is None else self.skip(x))) * self.style.k
+        if self.heads:
+            y = (self.proj(attention(self.qkv(self.norm2(y)), self.heads)) + y) * self.style.k
+        return y
+
+    def _modulate(self, h: Tensor, e: Tensor) -> Tensor:
+        if not self.style.adaptive_scale:
+            return self.norm1(h + e)
+        scale, shift = e.chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm1(h), scale + 1)
+
+
+def check_resolution(img_resolution: int, levels: int) -> None:
+    """Raise PrescoreError unless an image of that side can be halved from each level to the next."""
+    multiple = 2 ** (levels - 1)
+    if levels < 1 or img_resolution < 1 or img_resolution % multiple:
+        raise PrescoreError(
+            f"img_resolution: {img_resolution} cannot be halved for each of the {levels} levels of channel_mult; "
+            f"take a multiple of {multiple}"
+        )
+
+
+def drop_labels(class_labels: Tensor, probability: float) -> Tensor:
+    """Zeroes whole rows with the given probability, drawn from torch's current RNG."""
+    kept = torch.rand(len(class_labels), 1, device=class_labels.device) >= probability
+    return class_labels * kept
+
+
 class PositionalEmbedding(nn.Module):
     """[cos, sin] of x 10000^(-j / (n/2 - endpoint)), j = 0 .. n/2 - 1: (B,) -> (B, n)."""
 
@@ -142,14 +248,25 @@ class FourierEmbedding(nn.Module):
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Xavier-uniform weights times each layer's gain, zero biases; Fourier frequencies ~ N(0, scale^2)."""
+def initialise(
+    network: nn.Module,
+    generator: torch.Generator | None = None,
+    rule: Literal["xavier", "default"] = "xavier",
+) -> None:
+    """Uniform weights times each layer's gain; Fourier frequencies ~ N(0, scale^2).
+
+    The bound is sqrt(6 / (fan_in + fan_out)) by the rule "xavier", where biases are zero, and 1 / sqrt(fan_in) by the
+    rule "default", torch's own, where biases are drawn like weights.
+    """
     for module in network.modules():
         if isinstance(module, (Linear, Conv2d)) and module.weight is not None:
             receptive = module.weight[0, 0].numel()
-            fan = (module.weight.shape[0] + module.weight.shape[1]) * receptive
-            module.weight.uniform_(-1, 1, generator=generator).mul_(math.sqrt(6 / fan) * module.gain)
-            if module.bias is not None:
+            fan_out, fan_in = (n * receptive for n in module.weight.shape[:2])
+            bound = math.sqrt(6 / (fan_in + fan_out)) if rule == "xavier" else math.sqrt(1 / fan_in)
+            module.weight.uniform_(-1, 1, generator=generator).mul_(bound * module.gain)
+            if module.bias is not None and rule == "xavier":
                 module.bias.zero_()
+            elif module.bias is not None:
+                module.bias.uniform_(-1, 1, generator=generator).mul_(bound * module.gain)
         elif isinstance(module, FourierEmbedding):
             module.freqs.normal_(0, module.scale, generator=generator)

@@ -16,69 +16,32 @@ from torch import Tensor, nn
 
 from prescore.errors import PrescoreError, suggest
 from prescore.models.layers import (
+    Block,
+    BlockStyle,
     Conv2d,
     FourierEmbedding,
     Linear,
     PositionalEmbedding,
-    attention,
+    check_resolution,
+    drop_labels,
     group_norm,
     initialise,
 )
 
-EPS = 1e-6
 NEARLY_ZERO = 1e-5
+STYLE = BlockStyle(
+    eps=1e-6,
+    k=math.sqrt(0.5),
+    adaptive_scale=False,
+    projects_resampled=True,
+    qkv_gain=math.sqrt(0.2),
+    out_gain=NEARLY_ZERO,
+)
 CHOICES = {
     "embedding_type": ("positional", "fourier"),
     "encoder_type": ("standard", "skip", "residual"),
     "decoder_type": ("standard", "skip"),
 }
-
-
-class Block(nn.Module):
-    """Residual block with noise-level embedding, optional factor-2 resampling and self-attention.
-
-    h = conv1(silu(norm1(conv0(silu(norm0 x)) + affine e))),  y = (h + skip x) / sqrt 2,
-    with attention then y = (proj(attention(qkv(norm2 y))) + y) / sqrt 2.
-    Shapes: x (B, in_channels, H, W), e (B, emb_channels) or (1, emb_channels) -> (B, out_channels, H', W').
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        emb_channels: int,
-        *,
-        up: bool = False,
-        down: bool = False,
-        has_attention: bool = False,
-        dropout: float = 0.0,
-        resample_filter: Sequence[float] = (1, 1),
-    ) -> None:
-        super().__init__()
-        self.dropout = dropout
-        resampled = up or down
-        self.norm0 = group_norm(in_channels, EPS)
-        self.conv0 = Conv2d(in_channels, out_channels, 3, up=up, down=down, resample_filter=resample_filter)
-        self.affine = Linear(emb_channels, out_channels)
-        self.norm1 = group_norm(out_channels, EPS)
-        self.conv1 = Conv2d(out_channels, out_channels, 3, gain=NEARLY_ZERO)
-        self.skip = None
-        if resampled or in_channels != out_channels:
-            self.skip = Conv2d(in_channels, out_channels, 1, up=up, down=down, resample_filter=resample_filter)
-        self.has_attention = has_attention
-        if has_attention:
-            self.norm2 = group_norm(out_channels, EPS)
-            self.qkv = Conv2d(out_channels, 3 * out_channels, 1, gain=math.sqrt(0.2))
-            self.proj = Conv2d(out_channels, out_channels, 1, gain=NEARLY_ZERO)
-
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        h = self.conv0(nn.functional.silu(self.norm0(x)))
-        h = nn.functional.silu(self.norm1(h + self.affine(e)[:, :, None, None]))
-        h = self.conv1(nn.functional.dropout(h, self.dropout, self.training))
-        y = (h + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
-        if self.has_attention:
-            y = (self.proj(attention(self.qkv(self.norm2(y)), heads=1)) + y) * math.sqrt(0.5)
-        return y
 
 
 class SongUNet(nn.Module):
@@ -129,7 +92,7 @@ class SongUNet(nn.Module):
         _check_choice("embedding_type", embedding_type)
         _check_choice("encoder_type", encoder_type)
         _check_choice("decoder_type", decoder_type)
-        _check_resolution(img_resolution, levels=len(channel_mult))
+        check_resolution(img_resolution, levels=len(channel_mult))
         self.img_resolution, self.in_channels, self.out_channels = img_resolution, in_channels, out_channels
         self.label_dim, self.augment_dim, self.label_dropout = label_dim, augment_dim, label_dropout
         self.emb_channels = model_channels * channel_mult_emb
@@ -155,9 +118,10 @@ class SongUNet(nn.Module):
             c_in,
             c_out,
             self.emb_channels,
+            STYLE,
             up=up,
             down=down,
-            has_attention=has_attention,
+            heads=1 if has_attention else 0,
             dropout=self.dropout,
             resample_filter=self.filter,
         )
@@ -218,19 +182,19 @@ class SongUNet(nn.Module):
         if has_coarser:
             up = Conv2d(self.out_channels, self.out_channels, 0, up=True, resample_filter=self.filter)
             self.dec[f"{level}_aux_up"] = up
-        self.dec[f"{level}_aux_norm"] = group_norm(width, EPS)
+        self.dec[f"{level}_aux_norm"] = group_norm(width, STYLE.eps)
         self.dec[f"{level}_aux_conv"] = Conv2d(width, self.out_channels, 3, gain=NEARLY_ZERO)
 
     def embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         """Embedding e of the noise level and the labels: (B or 1, model_channels * channel_mult_emb)."""
         cos, sin = self.map_noise(noise_labels).chunk(2, dim=1)
-        e = torch.cat([sin, cos], dim=1)
+        # The noise level may come in a higher precision than the weights: it needs more than half of one has.
+        e = torch.cat([sin, cos], dim=1).to(self.map_layer0.weight.dtype)
         if self.map_label is not None:
             if class_labels is None:
                 class_labels = e.new_zeros(1, self.label_dim)
             if self.training and self.label_dropout:
-                kept = torch.rand(len(class_labels), 1, device=e.device) >= self.label_dropout
-                class_labels = class_labels * kept
+                class_labels = drop_labels(class_labels, self.label_dropout)
             e = e + self.map_label(class_labels.to(e.dtype) * math.sqrt(self.label_dim))
         if self.map_augment is not None and augment_labels is not None:
             e = e + self.map_augment(augment_labels.to(e.dtype))
@@ -281,12 +245,3 @@ class SongUNet(nn.Module):
 def _check_choice(argument: str, value: str) -> None:
     if value not in CHOICES[argument]:
         raise PrescoreError(f"{argument}: unknown {value!r}, {suggest(value, CHOICES[argument])}")
-
-
-def _check_resolution(img_resolution: int, levels: int) -> None:
-    multiple = 2 ** (levels - 1)
-    if levels < 1 or img_resolution < 1 or img_resolution % multiple:
-        raise PrescoreError(
-            f"img_resolution: {img_resolution} cannot be halved for each of the {levels} levels of channel_mult; "
-            f"take a multiple of {multiple}"
-        )

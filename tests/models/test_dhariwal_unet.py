@@ -1,0 +1,117 @@
+import pytest
+import torch
+
+from prescore.errors import PrescoreError
+from prescore.models.dhariwal_unet import DhariwalUNet
+from prescore.models.layers import Conv2d, Linear, initialise
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def tiny(**arguments):
+    settings = {"model_channels": 8, "channel_mult": (1, 8), "num_blocks": 1, "attn_resolutions": (4,), "dropout": 0.0}
+    return DhariwalUNet(8, 2, 3, **(settings | arguments), generator=generator())
+
+
+def awake(network):
+    """The network with its zero layers redrawn, so that every input reaches the output."""
+    for module in network.modules():
+        if isinstance(module, (Conv2d, Linear)):
+            module.gain = 1.0
+    initialise(network, generator(1))
+    return network.eval()
+
+
+def batch(size=3):
+    return torch.randn(size, 2, 8, 8, generator=generator(2)), torch.linspace(-1, 1, size)
+
+
+def test_output_starts_at_zero_and_has_its_shape():
+    out = tiny()(*batch())
+    assert out.shape == (3, 3, 8, 8)
+    assert not out.any()
+
+
+def test_gradient_reaches_every_parameter():
+    network = awake(tiny(label_dim=3, augment_dim=2))
+    x, labels = batch()
+    network(x, labels, torch.eye(3), torch.ones(3, 2)).square().sum().backward()
+    silent = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+@torch.no_grad()
+def test_samples_do_not_depend_on_their_batch_mates():
+    network, (x, labels) = awake(tiny()).double(), batch()
+    together = network(x.double(), labels.double())
+    for k in range(len(x)):
+        alone = network(x[k : k + 1].double(), labels[k : k + 1].double())
+        assert torch.allclose(alone[0], together[k], atol=1e-10)
+
+
+@torch.no_grad()
+def test_one_noise_label_serves_the_whole_batch():
+    network, x = awake(tiny()).double(), batch()[0].double()
+    one, each = (network(x, torch.full((count,), 0.3, dtype=torch.float64)) for count in (1, 3))
+    assert torch.allclose(one, each, atol=1e-10)
+
+
+@torch.no_grad()
+def test_no_labels_are_zero_labels():
+    network, (x, noise) = awake(tiny(label_dim=3, augment_dim=2)), batch()
+    nothing = network(x, noise)
+    assert torch.allclose(nothing, network(x, noise, torch.zeros(3, 3), torch.zeros(3, 2)), atol=1e-6)
+    assert not torch.allclose(nothing, network(x, noise, torch.eye(3)), atol=1e-3)
+    assert not torch.allclose(nothing, network(x, noise, None, torch.ones(3, 2)), atol=1e-3)
+
+
+@torch.no_grad()
+def test_label_dropout_zeroes_whole_rows_while_training():
+    network = awake(tiny(label_dim=3, label_dropout=1.0))
+    x, noise = batch()
+    labels = torch.eye(3)
+    assert not torch.allclose(network(x, noise, labels), network(x, noise), atol=1e-3)
+    network.train()
+    assert torch.allclose(network(x, noise, labels), network(x, noise), atol=1e-6)
+
+
+@torch.no_grad()
+def test_half_precision_keeps_the_noise_level_exact():
+    network, x = awake(tiny()).bfloat16(), batch()[0].bfloat16()
+    near, far = (network(x, torch.tensor([label])) for label in (998.0, 999.0))  # one number in bfloat16
+    assert near.dtype == torch.bfloat16
+    assert not torch.equal(near, far)
+
+
+def test_heads_have_64_channels_and_narrow_blocks_no_attention():
+    network = tiny(channel_mult=(4, 16), attn_resolutions=(8, 4))
+    heads = {name: layer.heads for name, layer in network.enc.items() if "_block" in name}
+    assert heads == {"8x8_block0": 0, "4x4_block0": 2}
+    assert network.dec["4x4_in0"].heads == 2
+    assert network.dec["4x4_in1"].heads == 0
+
+
+def test_size_of_the_imagenet_network():
+    with torch.device("meta"):
+        network = DhariwalUNet(64, 3, 3, label_dim=1000)
+    assert sum(p.numel() for p in network.parameters()) == 295_899_267
+
+
+def test_weights_are_a_function_of_the_generator():
+    a, b = tiny(label_dim=3).state_dict(), tiny(label_dim=3).state_dict()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channel_mult": (1, 1, 1, 1, 1)}, "img_resolution: 8 cannot be halved .* multiple of 16"),
+        ({"model_channels": 6}, "model_channels: a layer of"),
+        ({"channel_mult": (28, 28)}, "model_channels: attention over 224 channels cannot be split into 3 equal heads"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(PrescoreError, match=message):
+        tiny(**arguments)
