@@ -27,7 +27,9 @@ ARGUMENTS = {
     "attn_resolutions": (),
     "dropout": 0.1,
 }
-DESCRIPTION = ModelDescription("SongUNet", ARGUMENTS, 0.3, 0.01, 50.0, (1, 4, 4), name="dots", training={"steps": 3})
+DESCRIPTION = ModelDescription(
+    "SongUNet", ARGUMENTS, "edm", {"sigma_data": 0.3}, 0.01, 50.0, (1, 4, 4), name="dots", training={"steps": 3}
+)
 HEADER = json.loads(json.dumps({"format": FORMAT, "version": VERSION} | asdict(DESCRIPTION)))
 
 

@@ -63,7 +63,15 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = torch.Generator().manual_seed(0)
     network = SongUNet(**ARGUMENTS, generator=generator)
     description = ModelDescription(
-        "SongUNet", ARGUMENTS, 0.5, 0.01, 50.0, (1, SIDE, SIDE), name="tiny", training={"steps": 0}
+        "SongUNet",
+        ARGUMENTS,
+        "edm",
+        {"sigma_data": 0.5},
+        0.01,
+        50.0,
+        (1, SIDE, SIDE),
+        name="tiny",
+        training={"steps": 0},
     )
     save_model(folder / "mnist-ve.safetensors", description, network.state_dict())
     data = torch.rand(50, 1, SIDE, SIDE, generator=generator).cumsum(-1).cumsum(-2) / SIDE**2

@@ -127,7 +127,7 @@ def test_model_file_says_how_it_was_trained(tmp_path):
     assert description.name == "dots"
     assert description.event_shape == (1, 4, 4)
     assert (description.sigma_min, description.sigma_max) == (0.01, 50.0)
-    assert description.sigma_data == root_mean_square(digits())
+    assert description.preconditioning_arguments == {"sigma_data": root_mean_square(digits())}
     assert description.training["steps"] == 6
     assert description.training["config"]["batch_size"] == 4
     assert load_file(result.model)["map_layer0.weight"].dtype == torch.float16

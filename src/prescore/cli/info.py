@@ -66,8 +66,8 @@ def describe_model(path: Path) -> str:
         "data range": f"{description.data_range[0]:g} to {description.data_range[1]:g}",
         "data mean removed": description.data_mean_removed,
         "noise range": f"{description.sigma_min:g} to {description.sigma_max:g}",
-        "sigma_data": description.sigma_data,
     }
+    values |= _flat("preconditioning", description.preconditioning_arguments)
     return facts(values | _flat("network", description.arguments) | _flat("training", description.training))
 
 

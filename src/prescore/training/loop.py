@@ -368,7 +368,8 @@ def _describe(
     return ModelDescription(
         "SongUNet",
         config.network_arguments(event_shape),
-        state.denoiser.sigma_data,
+        "edm",
+        {"sigma_data": state.denoiser.sigma_data},
         config.sigma_min,
         config.sigma_max,
         event_shape,

@@ -1,0 +1,101 @@
+"""Arguments that a file gives to a constructor, checked against its signature before it is called.
+
+What a constructor declares is what a file may give: the names of its parameters, and values of their annotated types
+that are plain data (numbers, text, lists, mappings), small enough that nothing built from one of them takes long.
+Which words and which combinations are allowed is the constructor's own business.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Collection, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from prescore.errors import PrescoreError, suggest
+
+MAX_NUMBER = 65_536  # of any width, resolution, label or noise level
+MAX_TEXT = 200
+MAX_LENGTH = 64  # of a list or a mapping, unless the caller says otherwise
+SHOWN = 60  # characters of a wrong value in a message
+
+
+def check_arguments(
+    what: str,
+    constructor: Callable[..., object],
+    arguments: object,
+    *,
+    max_length: int = MAX_LENGTH,
+    given: Collection[str] = (),
+) -> None:
+    """Raise PrescoreError unless `constructor(first, **arguments)` is a call that its signature allows.
+
+    Args:
+        what: whose arguments they are, for the message.
+        constructor: a class.
+        arguments: untrusted data.
+        max_length: of each list.
+        given: parameters that do not come from `arguments`.
+    """
+    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
+        raise PrescoreError(f"the arguments of {what} are not a mapping of names")
+    parameters = {n: p for n, p in inspect.signature(constructor).parameters.items() if n not in given}
+    hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise PrescoreError(f"the arguments of {what} lack {name!r}")
+    for name, value in arguments.items():
+        if name not in parameters:
+            raise PrescoreError(f"{what} has no argument {shorten(name)}, {suggest(name[:SHOWN], parameters)}")
+        if not is_of(value, hints.get(name, Any), max_length):
+            raise PrescoreError(f"the argument {name} = {shorten(value)} of {what} is not valid")
+
+
+def is_of(value: Any, hint: Any, max_length: int = MAX_LENGTH) -> bool:
+    """Whether a value is plain data of an annotated type, of moderate size.
+
+    >>> is_of([1, 2, 2], Sequence[int]), is_of([1, 0.5], Sequence[int]), is_of(10**9, int), is_of(True, int)
+    (True, False, False, False)
+    """
+    origin, members = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, UnionType):
+        return any(is_of(value, member, max_length) for member in members)
+    if origin is Literal:
+        return any(type(value) is type(member) and value == member for member in members)
+    if origin is Any:
+        return any(is_of(value, kind, max_length) for kind in (None, bool, float, str, list, dict))
+    if origin in (None, NoneType):
+        return value is None
+    if origin is bool:
+        return isinstance(value, bool)
+    if origin in (int, float):
+        kinds = int if origin is int else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
+    if origin is str:
+        return isinstance(value, str) and len(value) <= MAX_TEXT
+    return _holds(value, origin, members, max_length)
+
+
+def _holds(value: Any, origin: Any, members: tuple[Any, ...], max_length: int) -> bool:
+    """Whether a value is a list or a mapping of annotated members."""
+    if not inspect.isclass(origin) or not hasattr(value, "__len__") or len(value) > max_length:
+        return False
+    if issubclass(dict, origin) and not issubclass(list, origin):
+        key, member = members or (str, Any)
+        is_right = isinstance(value, dict) and all(is_of(k, key) for k in value)
+        return is_right and all(is_of(v, member, max_length) for v in value.values())
+    if not isinstance(value, (list, tuple)) or not (issubclass(list, origin) or issubclass(tuple, origin)):
+        return False
+    if origin is tuple and members and members[-1] is not Ellipsis:
+        return len(value) == len(members) and all(map(is_of, value, members))
+    return all(is_of(element, members[0] if members else Any, max_length) for element in value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite real number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def shorten(value: object) -> str:
+    """A wrong value in a message of one line."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -1,0 +1,240 @@
+"""A model as every format stores it: a description, named weights, and the denoiser that is built from both.
+
+Both are untrusted. Only networks of the allow-list are built, from arguments that their constructors declare; they are
+built without memory, and no larger than the weights that are there; then every weight must have the network's name and
+shape, and finite values.
+"""
+
+import importlib
+import inspect
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+
+from prescore.checkpoints.arguments import check_arguments, is_number, is_of, shorten
+from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError, suggest
+from prescore.models.precond import PRECONDITIONINGS, Precond
+
+# The networks that a file may ask for, and where they are; a file can name nothing else.
+NETWORKS: Mapping[str, str] = {
+    "SongUNet": "prescore.models.song_unet",
+}
+TABLE = "precond."  # prefix of the preconditioning's tensors among the weights
+WEIGHTS = ("ema", "raw")
+MAX_TENSORS = 20_000
+MAX_EVENT = 2**27  # numbers in one sample
+MAX_TABLE = 10_000  # noise levels in a table
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """How to build and call a stored network.
+
+    Attributes:
+        network, arguments: class name, in `NETWORKS`, and keyword arguments of the raw network.
+        preconditioning, preconditioning_arguments: name in `PRECONDITIONINGS` and its arguments; tables may stand among
+            the weights instead.
+        sigma_min, sigma_max: range of noise levels that it was trained on, in unscaled coordinates.
+        event_shape: of one sample, (C, H, W) for images.
+        data_range: smallest and largest value of the data as the model sees them.
+        data_mean_removed: whether their mean was subtracted.
+        weights: which weights these are, "ema" or "raw".
+        name: of the model, for messages and tables.
+        training: facts for the reader (source format, steps, loss, ...), not interpreted.
+
+    Raises:
+        PrescoreError: an attribute has another type or is out of its range.
+    """
+
+    network: str
+    arguments: dict[str, Any]
+    preconditioning: str
+    preconditioning_arguments: dict[str, Any]
+    sigma_min: float
+    sigma_max: float
+    event_shape: tuple[int, ...]
+    data_range: tuple[float, float] = (0.0, 1.0)
+    data_mean_removed: bool = False
+    weights: str = "ema"
+    name: str = "model"
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = self.event_shape
+        checks = {
+            "arguments": isinstance(self.arguments, dict),
+            "preconditioning_arguments": isinstance(self.preconditioning_arguments, dict),
+            "sigma_min": is_number(self.sigma_min),
+            "sigma_max": is_number(self.sigma_max),
+            "event_shape": is_of(shape, list[int], 4) and min(shape, default=0) > 0 and math.prod(shape) <= MAX_EVENT,
+            "data_range": is_of(self.data_range, tuple[float, float]),
+            "data_mean_removed": isinstance(self.data_mean_removed, bool),
+            "weights": self.weights in WEIGHTS,
+            "name": is_of(self.name, str),
+            "training": isinstance(self.training, dict),
+        }
+        for name, is_right in checks.items():
+            if not is_right:
+                raise PrescoreError(f"its description has {name} = {shorten(getattr(self, name))}, which is not valid")
+        for entry, known in {"network": NETWORKS, "preconditioning": PRECONDITIONINGS}.items():
+            if (value := getattr(self, entry)) not in list(known):
+                raise PrescoreError(f"unknown {entry} {shorten(value)}, {suggest(shorten(value), known)}")
+        object.__setattr__(self, "event_shape", tuple(shape))
+        object.__setattr__(self, "data_range", tuple(map(float, self.data_range)))
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """A description and the weights of its network by name; tables of the preconditioning are under `precond.NAME`."""
+
+    description: ModelDescription
+    state: dict[str, Tensor]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Those of the network."""
+        return {name: value for name, value in self.state.items() if not name.startswith(TABLE)}
+
+    @property
+    def tables(self) -> dict[str, Tensor]:
+        """Those of the preconditioning, under its arguments' names."""
+        return {name.removeprefix(TABLE): value for name, value in self.state.items() if name.startswith(TABLE)}
+
+
+def build(
+    stored: StoredModel,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Denoiser:
+    """The denoiser of a stored model, in evaluation mode; `device` None is torch's default device.
+
+    Weights are in `dtype`. What is not learned (frequencies, filters, tables of noise levels) stays in float32 at
+    least, because a network's time would be lost in less.
+
+    Raises:
+        PrescoreError: the network cannot be built, or its weights are not those of the file.
+    """
+    description = stored.description
+    device = torch.get_default_device() if device is None else torch.device(device)
+    network = build_network(stored)
+    learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    exact = torch.promote_types(dtype, torch.float32)
+    state = {
+        name: value.to(dtype if name in learned else exact) if value.is_floating_point() else value
+        for name, value in stored.weights.items()
+    }
+    network.load_state_dict(state, assign=True)
+    return Denoiser(
+        _precondition(network, stored).eval().requires_grad_(False).to(device),
+        description.event_shape,
+        description.sigma_min,
+        description.sigma_max,
+        data_range=description.data_range,
+        data_mean_removed=description.data_mean_removed,
+        # Noise levels leave the range of half precision: only the network inside runs in it.
+        dtype=exact,
+        device=device,
+        name=description.name,
+    )
+
+
+def build_network(stored: StoredModel) -> nn.Module:
+    """The raw network of a stored model without its weights, which are known to fit.
+
+    Raises:
+        PrescoreError: as `build`.
+    """
+    description, weights = stored.description, stored.weights
+    cls = network_class(description.network)
+    check_arguments(f"the network {description.network}", cls, description.arguments)
+    try:
+        with torch.device("meta"), _no_more_than(weights):  # shapes only, until they are known to be the file's
+            network = cls(**description.arguments)
+    except PrescoreError:
+        raise
+    except Exception as error:  # whatever a constructor does with arguments of the right types that do not fit together
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise PrescoreError(
+            f"the network {description.network} cannot be built from its arguments ({reason})"
+        ) from None
+    _check_weights(network.state_dict(), weights)
+    return network
+
+
+def network_class(name: str) -> type[nn.Module]:
+    """A class of the allow-list.
+
+    Raises:
+        PrescoreError: it belongs to a package that is not installed.
+    """
+    try:
+        return getattr(importlib.import_module(NETWORKS[name]), name)
+    except ModuleNotFoundError as error:
+        package = NETWORKS[name].partition(".")[0]
+        if error.name != package:
+            raise
+        raise PrescoreError(f"the network {name} needs {package}; pip install 'prescore[{package}]'") from None
+
+
+def _precondition(network: nn.Module, stored: StoredModel) -> Precond:
+    description = stored.description
+    name, arguments, tables = description.preconditioning, description.preconditioning_arguments, stored.tables
+    cls = PRECONDITIONINGS[name]
+    for table, values in tables.items():
+        if table not in inspect.signature(cls).parameters or table == "model":
+            raise PrescoreError(f"the preconditioning {name!r} has no table {shorten(table)}")
+        if values.ndim != 1 or not 2 <= len(values) <= MAX_TABLE or not values.is_floating_point():
+            raise PrescoreError(f"the table {TABLE + table!r} is not one row of 2 to {MAX_TABLE} noise levels")
+    given = ("model", *tables)
+    check_arguments(f"the preconditioning {name!r}", cls, arguments, max_length=MAX_TABLE, given=given)
+    return cls(network, **arguments, **tables)
+
+
+@contextmanager
+def _no_more_than(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Stops the building of a network as soon as it has far more parts than the file has weights."""
+    if len(weights) > MAX_TENSORS:
+        raise PrescoreError(f"{len(weights)} weights; at most {MAX_TENSORS} can be read")
+    thread, parts, most = threading.get_ident(), 0, 100 + 10 * len(weights)
+
+    def count(*_: object) -> None:
+        nonlocal parts
+        parts += threading.get_ident() == thread
+        if parts > most:
+            raise PrescoreError(f"the network is much larger than the {len(weights)} weights that are there")
+
+    with ExitStack() as stack:
+        for kind in ("parameter", "buffer", "module"):
+            hook = getattr(registration, f"register_module_{kind}_registration_hook")
+            stack.callback(hook(count).remove)
+        yield
+
+
+def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    for name, value in expected.items():
+        if name not in found:
+            raise PrescoreError(f"the weight {name!r} is missing")
+        shape, needed = tuple(found[name].shape), tuple(value.shape)
+        if shape != needed:
+            raise PrescoreError(f"the weight {name!r} has shape {shape}, the network needs {needed}")
+        if value.is_floating_point() and found[name].dtype not in FLOATS:
+            raise PrescoreError(f"the weight {name!r} has the type {found[name].dtype}, which is not valid")
+    for name in found.keys() - expected.keys():
+        raise PrescoreError(f"the weight {shorten(name)} does not belong to this network")
+    check_finite(found)
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise PrescoreError if a number is not finite."""
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise PrescoreError(f"the weight {name!r} has values that are not finite")
