@@ -1,0 +1,97 @@
+import math
+
+import pytest
+import torch
+
+from prescore.errors import PrescoreError
+from prescore.models.vae import VAE
+from prescore.training.vae import elbo_terms, reconstruction_loss, vae_loss
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def vae_of_one_number():
+    """2 x 2 pixels, described by one number; the weights are redrawn so that it says much about them."""
+    vae = VAE(2, 1, 1, model_channels=4, channel_mult=(1,), generator=generator()).double()
+    with torch.no_grad():
+        for p in vae.parameters():
+            p.add_(0.5 * torch.randn(p.shape, generator=generator(1), dtype=torch.float64))
+    return vae
+
+
+GRID = torch.linspace(-15, 15, 30_001, dtype=torch.float64)
+NORMAL = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("pixels", [(0.0, 1.0, 1.0, 0.0), (1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 1.0, 0.0)])
+def test_elbo_is_below_the_evidence_by_the_error_of_the_posterior(likelihood, pixels):
+    """log p(x) and KL(q | p(z | x)) by integration over the one latent number."""
+    vae, x = vae_of_one_number(), torch.tensor(pixels, dtype=torch.float64).reshape(1, 1, 2, 2)
+    z, n = GRID.reshape(-1, 1, 1, 1), GRID.reshape(-1, 1, 1, 1)
+    x_all = x.expand(len(GRID), -1, -1, -1)
+    log_joint = NORMAL.log_prob(GRID) - reconstruction_loss(vae.logits(z), x_all, likelihood, 0.5)
+    evidence = torch.trapezoid(log_joint.exp(), GRID).log().item()
+
+    terms = elbo_terms(vae, x_all, n, likelihood, 0.5)
+    weight = NORMAL.log_prob(GRID).exp()  # E over n ~ N(0, 1), also by integration
+    elbo = -torch.trapezoid(weight * (terms.reconstruction + terms.kl), GRID).item()
+
+    mean, log_variance = (part.item() for part in vae.encode(x))
+    log_q = torch.distributions.Normal(mean, math.exp(log_variance / 2)).log_prob(GRID)
+    gap = torch.trapezoid(log_q.exp() * (log_q - log_joint + evidence), GRID).item()
+    assert gap > 1e-3
+    assert elbo == pytest.approx(evidence - gap, abs=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_likelihoods_are_those_of_their_distributions(likelihood):
+    logits = torch.randn(3, 1, 2, 2, generator=generator(), dtype=torch.float64)
+    x = (torch.rand(3, 1, 2, 2, generator=generator(1)) < 0.5).double()
+    distribution = {
+        "bernoulli": torch.distributions.Bernoulli(logits=logits),
+        "gaussian": torch.distributions.Normal(logits.sigmoid(), 0.3),
+    }[likelihood]
+    expected = -distribution.log_prob(x).sum((1, 2, 3))
+    assert torch.allclose(reconstruction_loss(logits, x, likelihood, 0.3), expected, rtol=1e-12)
+    with pytest.raises(PrescoreError, match="likelihood: unknown value 'poisson'"):
+        reconstruction_loss(logits, x, "poisson")
+
+
+def test_loss_is_the_weighted_sum_per_pixel_value():
+    vae, x = vae_of_one_number(), torch.rand(5, 1, 2, 2, generator=generator(2), dtype=torch.float64)
+    n = torch.randn(5, 1, 1, 1, generator=generator(3), dtype=torch.float64)
+    terms = elbo_terms(vae, x, n)
+    expected = (terms.reconstruction + 0.3 * terms.kl).mean() / 4
+    assert vae_loss(vae, x, n, beta=0.3).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_training_learns_to_reconstruct():
+    """Squares at random places: after sixty steps less is lost than with the best constant picture."""
+    vae = VAE(8, 1, 2, model_channels=8, generator=generator())
+    optimizer = torch.optim.Adam(vae.parameters(), lr=5e-3)
+    g = generator(1)
+
+    def batch(count=32):
+        x = torch.zeros(count, 1, 8, 8)
+        for image, (row, column) in zip(x, torch.randint(0, 6, (count, 2), generator=g).tolist(), strict=True):
+            image[0, row : row + 3, column : column + 3] = 1
+        return x
+
+    def noise(count=32):
+        return torch.randn(count, *vae.latent_shape, generator=g)
+
+    for _ in range(60):
+        optimizer.zero_grad()
+        vae_loss(vae, batch(), noise()).backward()
+        optimizer.step()
+    x = batch(500)
+    m = x.mean(0).clamp(1e-6, 1 - 1e-6)
+    constant = -(m * m.log() + (1 - m) * (1 - m).log()).sum().item()
+    with torch.no_grad():
+        terms = elbo_terms(vae, x, noise(500))
+    assert terms.reconstruction.mean().item() < constant / 2
+    assert (terms.reconstruction + terms.kl).mean().item() < constant
