@@ -86,6 +86,20 @@ class Denoiser:
         """E[x0 | x] at noise level sigma; the condition goes to the model as it is."""
         return self.function(x, sigma, **condition)
 
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """Shape of what a sample stands for: its own, unless the model is one of latents."""
+        return self.event_shape
+
+    @property
+    def picture_range(self) -> tuple[float, float]:
+        """Interval of the values of what a sample stands for."""
+        return self.data_range
+
+    def decode(self, x: Tensor) -> Tensor:
+        """What samples stand for, (B, *picture_shape): themselves, unless the model is one of latents."""
+        return x
+
 
 def expand(sigma: Tensor, x: Tensor) -> Tensor:
     """sigma, 0-d or (B,), in the dtype and on the device of x (B, *event), shaped to broadcast against it.

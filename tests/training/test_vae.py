@@ -70,7 +70,7 @@ def test_loss_is_the_weighted_sum_per_pixel_value():
 
 
 def test_training_learns_to_reconstruct():
-    """Squares at random places: after sixty steps less is lost than with the best constant picture."""
+    """Squares at random places: after a hundred steps less is lost than with the best constant picture."""
     vae = VAE(8, 1, 2, model_channels=8, generator=generator())
     optimizer = torch.optim.Adam(vae.parameters(), lr=5e-3)
     g = generator(1)
@@ -84,7 +84,7 @@ def test_training_learns_to_reconstruct():
     def noise(count=32):
         return torch.randn(count, *vae.latent_shape, generator=g)
 
-    for _ in range(60):
+    for _ in range(100):
         optimizer.zero_grad()
         vae_loss(vae, batch(), noise()).backward()
         optimizer.step()
