@@ -1,26 +1,44 @@
-"""Opening trained models: shipped ones by name, others by path."""
+"""Opening trained models: shipped ones by name, others by path, in whatever published format they are."""
 
 from pathlib import Path
 
 import torch
 
-from prescore.assets import find
-from prescore.checkpoints.native import load_model
+from prescore.checkpoints.detect import locate, read
+from prescore.checkpoints.native import load_model, save_model
+from prescore.checkpoints.stored import ModelDescription, StoredModel, build, naming
 from prescore.denoiser import Denoiser
 
-__all__ = ["load", "load_model"]
+__all__ = ["ModelDescription", "StoredModel", "build", "load", "load_model", "locate", "read", "save_model"]
 
 
 def load(
-    name_or_path: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    name_or_path: str | Path,
+    *,
+    config: str | None = None,
+    weights: str = "ema",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
 ) -> Denoiser:
     """A trained model as a denoiser.
 
     Args:
-        name_or_path: name of a shipped model, such as "mnist-ve", or the path of a model file.
-        device, dtype: where and in which precision it runs; the CPU and float32 by default.
+        name_or_path: name of a shipped model, such as "mnist-ve", or the path of a checkpoint: prescore's own,
+            score_sde_pytorch .pth, NCSN or NCSNv2 .pth, EDM .pkl, or a folder of diffusers. The format is found by
+            the content. Nothing that a file holds is executed.
+        config: for formats without a configuration of their own, the name of a published one
+            ("cifar10-ncsnpp-deep-ve") or the path of a yml.
+        weights: "ema", the average over training where the file has one, or "raw".
+        device, dtype: where and in which precision the network runs; torch's default device and float32 by default.
+        channels_last: keep the weights of convolutions with the channels last, which is faster on some devices.
+        compile: compile the network at its first call, which takes a minute and makes later ones faster.
 
     Raises:
-        PrescoreError: neither a shipped name nor a readable model file; says what is wrong with it.
+        PrescoreError: neither a shipped name nor a model that can be read; says what is wrong with it.
     """
-    return load_model(find(name_or_path), device=device, dtype=dtype or torch.float32)
+    path = locate(name_or_path)
+    stored = read(path, config=config, weights=weights)
+    with naming(path):
+        return build(stored, device, dtype or torch.float32, channels_last=channels_last, compile=compile)

@@ -7,8 +7,7 @@ the size of the header is checked before it is read, and `stored.build` checks t
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from prescore.checkpoints.arguments import shorten
-from prescore.checkpoints.stored import ModelDescription, StoredModel, build, build_network, check_finite
+from prescore.checkpoints.stored import ModelDescription, StoredModel, build, build_network, check_finite, naming
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
@@ -41,7 +40,7 @@ def save_model(
         PrescoreError: a weight is not finite in `dtype` or does not belong to the network, or the file cannot be
             written.
     """
-    with _naming(path):
+    with naming(path):
         network = build_network(StoredModel(description, dict(state)))
         learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         tensors = {
@@ -59,7 +58,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises:
         PrescoreError: the file is missing, truncated, not safetensors, or its header is larger than 100 MB.
     """
-    with _naming(path):
+    with naming(path):
         return _read(path)
 
 
@@ -80,28 +79,32 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def matches(path: Path) -> bool:
-    """Whether the file is safetensors with a description of a prescore model."""
+    """Whether the file begins as safetensors do: the length of a header, which is JSON."""
     try:
-        return "prescore" in _read(path)[0]
-    except PrescoreError:
+        with open(path, "rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError:
         return False
 
 
-def read(path: Path, *, config: str | None = None, weights: str | None = None) -> StoredModel:
-    """Description and weights of a model file, whose configuration and kind of weights are its own.
+def read(path: Path, *, config: str | None = None, weights: str = "ema") -> StoredModel:
+    """Description and weights of a model file, which holds its own configuration and one kind of weights.
 
     Raises:
         PrescoreError: it is truncated, of another format or a newer version, or what is asked for is not in it.
     """
-    if config is not None:
-        raise PrescoreError("config: a prescore model has its configuration in its file; leave this out")
     metadata, tensors = _read(path)
-    return StoredModel(_describe(metadata), tensors)
+    description = _describe(metadata)
+    if config is not None:
+        raise PrescoreError("config: a prescore model holds its own configuration; leave this out")
+    if weights == "raw" != description.weights:
+        raise PrescoreError(f"weights: the file holds the {description.weights} weights only")
+    return StoredModel(description, tensors)
 
 
 def read_description(path: str | Path) -> ModelDescription:
     """Checked description of a model file. Raises as `load_model`, except that the weights may not fit."""
-    with _naming(path):
+    with naming(path):
         return _describe(_read(Path(path))[0])
 
 
@@ -114,17 +117,8 @@ def load_model(
         PrescoreError: the file is missing, truncated, of another format or a newer version, or describes a network
             that its weights do not fit.
     """
-    with _naming(path):
+    with naming(path):
         return build(read(Path(path)), device, dtype)
-
-
-@contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    """Puts the file's name in front of what is wrong with it."""
-    try:
-        yield
-    except PrescoreError as error:
-        raise PrescoreError(f"{path}: {error}") from error
 
 
 def _describe(metadata: Mapping[str, str]) -> ModelDescription:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,17 +22,23 @@ from torch.nn.modules import module as registration
 from prescore.checkpoints.arguments import check_arguments, is_number, is_of, shorten
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, suggest
-from prescore.models.precond import PRECONDITIONINGS, Precond
+from prescore.models.precond import PRECONDITIONINGS, Precond, ScoreLabelsPrecond
 
 # The networks that a file may ask for, and where they are; a file can name nothing else.
 NETWORKS: Mapping[str, str] = {
     "SongUNet": "prescore.models.song_unet",
+    "DhariwalUNet": "prescore.models.dhariwal_unet",
+    "UNet2DModel": "diffusers",
 }
 TABLE = "precond."  # prefix of the preconditioning's tensors among the weights
 WEIGHTS = ("ema", "raw")
 MAX_TENSORS = 20_000
 MAX_EVENT = 2**27  # numbers in one sample
 MAX_TABLE = 10_000  # noise levels in a table
+# What networks call the sizes of their input, which must be those of the event.
+CHANNELS = ("in_channels", "num_channels", "channels")
+SIDES = ("img_resolution", "image_size", "sample_size")
+COUNTS = ("num_classes", "num_scales")  # and the number of noise levels that they know by a label
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -114,11 +121,14 @@ def build(
     stored: StoredModel,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    *,
+    channels_last: bool = False,
+    compile: bool = False,
 ) -> Denoiser:
     """The denoiser of a stored model, in evaluation mode; `device` None is torch's default device.
 
-    Weights are in `dtype`. What is not learned (frequencies, filters, tables of noise levels) stays in float32 at
-    least, because a network's time would be lost in less.
+    The other arguments are those of `prescore.load`. Weights are in `dtype`. What is not learned (frequencies, filters,
+    tables of noise levels) stays in float32 at least, because a network's time would be lost in less.
 
     Raises:
         PrescoreError: the network cannot be built, or its weights are not those of the file.
@@ -133,8 +143,13 @@ def build(
         for name, value in stored.weights.items()
     }
     network.load_state_dict(state, assign=True)
+    function = _precondition(network, stored).eval().requires_grad_(False).to(device)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    if compile:
+        network.compile()
     return Denoiser(
-        _precondition(network, stored).eval().requires_grad_(False).to(device),
+        function,
         description.event_shape,
         description.sigma_min,
         description.sigma_max,
@@ -156,6 +171,7 @@ def build_network(stored: StoredModel) -> nn.Module:
     description, weights = stored.description, stored.weights
     cls = network_class(description.network)
     check_arguments(f"the network {description.network}", cls, description.arguments)
+    _check_sizes(description)
     try:
         with torch.device("meta"), _no_more_than(weights):  # shapes only, until they are known to be the file's
             network = cls(**description.arguments)
@@ -168,6 +184,15 @@ def build_network(stored: StoredModel) -> nn.Module:
         ) from None
     _check_weights(network.state_dict(), weights)
     return network
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Puts a file's name in front of what is wrong with it."""
+    try:
+        yield
+    except PrescoreError as error:
+        raise PrescoreError(f"{path}: {error}") from error
 
 
 def network_class(name: str) -> type[nn.Module]:
@@ -185,6 +210,22 @@ def network_class(name: str) -> type[nn.Module]:
         raise PrescoreError(f"the network {name} needs {package}; pip install 'prescore[{package}]'") from None
 
 
+def _check_sizes(description: ModelDescription) -> None:
+    """Raise PrescoreError if the network's arguments belong to events of another shape."""
+    shape, arguments = description.event_shape, description.arguments
+    channels = {name: arguments[name] for name in CHANNELS if name in arguments}
+    sides = {name: arguments[name] for name in SIDES if arguments.get(name) is not None}
+    right = {name: value == shape[0] for name, value in channels.items()}
+    right |= {
+        name: list(shape[1:]) == (list(value) if isinstance(value, (list, tuple)) else [value] * 2)
+        for name, value in sides.items()
+    }
+    right["out_channels"] = arguments.get("out_channels", shape[0]) >= shape[0]
+    for name, is_right in right.items():
+        if not is_right:
+            raise PrescoreError(f"{name} = {arguments[name]} does not fit samples of the shape {shape}")
+
+
 def _precondition(network: nn.Module, stored: StoredModel) -> Precond:
     description = stored.description
     name, arguments, tables = description.preconditioning, description.preconditioning_arguments, stored.tables
@@ -196,7 +237,13 @@ def _precondition(network: nn.Module, stored: StoredModel) -> Precond:
             raise PrescoreError(f"the table {TABLE + table!r} is not one row of 2 to {MAX_TABLE} noise levels")
     given = ("model", *tables)
     check_arguments(f"the preconditioning {name!r}", cls, arguments, max_length=MAX_TABLE, given=given)
-    return cls(network, **arguments, **tables)
+    precond = cls(network, **arguments, **tables)
+    for argument in COUNTS:
+        if isinstance(precond, ScoreLabelsPrecond) and argument in description.arguments:
+            known = description.arguments[argument]
+            if known != len(precond.sigmas):
+                raise PrescoreError(f"{argument} = {known}, but there is a table of {len(precond.sigmas)} noise levels")
+    return precond
 
 
 @contextmanager

@@ -1,0 +1,90 @@
+"""Which format a file or folder is in, found by what is inside it; names and endings do not matter."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+from prescore.assets import find
+from prescore.checkpoints import native
+from prescore.checkpoints.stored import WEIGHTS, StoredModel, naming
+from prescore.errors import PrescoreError, check_choice
+
+
+class Format(Protocol):
+    """A module that reads one format."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether this is probably the format of a file or folder; executes nothing and never raises."""
+
+    def read(self, path: Path, *, config: str | None = None, weights: str = "ema") -> StoredModel:
+        """The model. Raises PrescoreError, without the path."""
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "prescore's own safetensors": native,
+    }
+)
+# What a file that is not a model begins with.
+BEGINNINGS: Mapping[bytes, str] = MappingProxyType(
+    {
+        b"PK\x03\x04": "a zip file that is no checkpoint of a known layout",
+        b"\x80": "a pickle that is no checkpoint of a known layout",
+        b"\x89HDF\r\n": "an HDF5 file",
+        b"\x89PNG": "a PNG picture",
+        b"\xff\xd8\xff": "a JPEG picture",
+        b"\x1f\x8b": "a gzip archive",
+        b"\x93NUMPY": "a NumPy array",
+        b"GGUF": "a GGUF file",
+        b"<": "a page of HTML or XML, as a download that failed leaves behind",
+        b"version https://git-lfs": "a pointer of Git LFS instead of the file itself",
+        b"{": "a text file that starts as JSON",
+    }
+)
+
+
+def locate(name_or_path: str | Path) -> Path:
+    """The folder or file of a model: a shipped one by name, others by path.
+
+    Raises:
+        PrescoreError: there is none.
+    """
+    path = Path(name_or_path)
+    return path if path.is_dir() else find(name_or_path)
+
+
+def read(path: Path, *, config: str | None = None, weights: str = "ema") -> StoredModel:
+    """A stored model of any format.
+
+    Args:
+        path: of a file or folder.
+        config: name of a published configuration, or path of a yml, for formats that do not hold their own.
+        weights: "ema", the average over training where there is one, or "raw".
+
+    Raises:
+        PrescoreError: it is of no known format, damaged, or not what was asked for.
+    """
+    check_choice("weights", weights, WEIGHTS)
+    with naming(path):
+        for reader in FORMATS.values():
+            if reader.matches(path):
+                return reader.read(path, config=config, weights=weights)
+        raise PrescoreError(f"is {contents(path)}; what can be read: {', '.join(FORMATS)}")
+
+
+def contents(path: Path) -> str:
+    """In a few words, what something that is no model is."""
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir())
+        listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        return f"a folder without the files of a model (it holds {listed or 'nothing'})"
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise PrescoreError(f"cannot be read ({error.strerror})") from None
+    if not start:
+        return "an empty file"
+    known = next((text for beginning, text in BEGINNINGS.items() if start.startswith(beginning)), None)
+    return known or f"a file that starts with {start[:8]!r}"
