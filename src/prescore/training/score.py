@@ -1,0 +1,306 @@
+"""Learning the score of images at every noise level: the recipes of NCSN, NCSNv2, VE, VP and EDM.
+
+A recipe is a choice in each of these rows (equations of the losses: `prescore.training.losses`):
+
+    network            ddpmpp, ncsnpp (both `SongUNet`), ncsn, ncsnv2
+    preconditioning    edm, ve, vp; score-labels for ncsn and ncsnv2 (`prescore.models.precond`)
+    noise              log-uniform, log-normal, uniform-time, levels
+    weight             edm, inverse-square, ncsn
+    loss               dsm, ssm, ssm-vr, ism
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prescore.checkpoints.stored import ModelDescription, network_class
+from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError, check_choice
+from prescore.models.precond import PRECONDITIONINGS, Precond
+from prescore.samplers import make_sampler, sample
+from prescore.training.augment import LABELS, augmentation_labels, augmented, draw_augmentation
+from prescore.training.config import check_least, check_positive, check_share
+from prescore.training.data import TrainingData
+from prescore.training.levels import count_levels, geometric_levels
+from prescore.training.losses import (
+    LOSSES,
+    SLICED,
+    Levels,
+    LogNormal,
+    LogUniform,
+    UniformTime,
+    check_trace,
+    edm_weight,
+    inverse_square_weight,
+    ncsn_weight,
+    stratified,
+)
+from prescore.training.task import Draw, Task, check_square_images
+
+SONG, REFINE = ("ddpmpp", "ncsnpp"), ("ncsn", "ncsnv2")
+NETWORKS = (*SONG, *REFINE)
+NCSNPP = {
+    "embedding_type": "fourier",
+    "channel_mult_noise": 2,
+    "encoder_type": "residual",
+    "resample_filter": (1, 3, 3, 1),
+}
+NOISES = ("log-uniform", "log-normal", "uniform-time", "levels")
+WEIGHTS = ("edm", "inverse-square", "ncsn")
+SONG_ONLY = ("channel_mult", "channel_mult_emb", "num_blocks", "attn_resolutions", "dropout", "augment")
+PREVIEW_STEPS = 18
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Settings of the score recipes.
+
+    Args:
+        network: ddpmpp or ncsnpp (U-Nets of the EDM paper), ncsn or ncsnv2 (RefineNets).
+        preconditioning: edm, ve or vp for the U-Nets; score-labels for the RefineNets.
+        noise: distribution of the noise levels, log-uniform, log-normal, uniform-time (of the VP schedule) or levels
+            (a geometric list).
+        weight: of the loss at each noise level, edm, inverse-square or ncsn (half of that).
+        loss: dsm (denoising), ssm or ssm-vr (sliced), ism (implicit, small data only).
+        sigma_min: lowest noise level, in the units of the model.
+        sigma_max: highest noise level; none measures the largest distance in the data.
+        levels: how many noise levels the list has; none takes as many as NCSNv2's technique 2 asks for.
+        P_mean: mean of ln sigma.
+        P_std: standard deviation of ln sigma.
+        sigma_data: root mean square of the data; none measures it.
+        data_range: smallest and largest value of the data as the model sees them.
+        flip: mirror each image, left to right, with probability 1/2.
+        augment: probability of each non-leaky augmentation, 0 for none; mirrors as well.
+        label_dropout: share of the class labels left out, for guidance.
+        model_channels: base width of the network.
+        channel_mult: width of each level, in base widths, finest first.
+        channel_mult_emb: width of the embedding, in base widths.
+        num_blocks: residual blocks a level.
+        attn_resolutions: resolutions with attention, in pixels.
+        dropout: probability of dropout.
+
+    Raises:
+        PrescoreError: a value is out of its range or unknown, or does not fit the others.
+    """
+
+    network: str = "ddpmpp"
+    preconditioning: str = "edm"
+    noise: str = "log-normal"
+    weight: str = "edm"
+    loss: str = "dsm"
+    sigma_min: float = 0.002
+    sigma_max: float | None = 80.0
+    levels: int | None = None
+    P_mean: float = -1.2
+    P_std: float = 1.2
+    sigma_data: float | None = None
+    data_range: tuple[float, float] = (-1.0, 1.0)
+    flip: bool = False
+    augment: float = 0.0
+    label_dropout: float = 0.0
+    model_channels: int = 32
+    channel_mult: tuple[int, ...] = (1, 1, 2, 3)
+    channel_mult_emb: int = 2
+    num_blocks: int = 1
+    attn_resolutions: tuple[int, ...] = (8,)
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        choices = {"network": NETWORKS, "noise": NOISES, "weight": WEIGHTS, "loss": LOSSES}
+        for name, known in choices.items():
+            check_choice(name, getattr(self, name), known)
+        known = ("score-labels",) if self.network in REFINE else ("edm", "ve", "vp")
+        if self.preconditioning not in known:
+            raise PrescoreError(
+                f"preconditioning: {self.preconditioning!r} given; the network {self.network} takes {', '.join(known)}"
+            )
+        check_least(self, 1, "model_channels", "channel_mult_emb", "num_blocks")
+        check_share(self, "dropout", "label_dropout")
+        check_positive(self, "P_std", "sigma_min", *(n for n in ("sigma_data", "sigma_max") if getattr(self, n)))
+        if not 0 <= self.augment <= 1:
+            raise PrescoreError(f"augment: {self.augment} is not a probability")
+        if self.sigma_max is not None and not self.sigma_min < self.sigma_max:
+            raise PrescoreError(f"sigma_min {self.sigma_min}, sigma_max {self.sigma_max}: min < max is needed")
+        if self.flip and self.augment:
+            raise PrescoreError("flip: --augment mirrors already, and tells the network; give one of the two")
+        if self.network in REFINE and self.noise != "levels":
+            raise PrescoreError(f"noise: {self.noise!r} given; the network {self.network} knows noise levels by number")
+
+    def unused(self) -> dict[str, str]:
+        """Fields that do nothing beside the others, and what they would belong to."""
+        idle: dict[str, str] = {}
+        if self.noise != "log-normal":
+            idle |= dict.fromkeys(("P_mean", "P_std"), "noise log-normal")
+        if self.noise == "uniform-time":
+            idle |= dict.fromkeys(("sigma_min", "sigma_max"), "another noise than uniform-time, whose range is fixed")
+        if self.noise != "levels":
+            idle["levels"] = "noise levels"
+        if "edm" not in (self.preconditioning, self.weight):
+            idle["sigma_data"] = "preconditioning or weight edm"
+        if self.network in REFINE:
+            idle |= dict.fromkeys(SONG_ONLY, "the networks ddpmpp and ncsnpp")
+        return idle
+
+    def task(self, data: TrainingData) -> "ScoreTask":
+        return ScoreTask(self, data)
+
+
+class ScoreTask(Task):
+    """A score network on images, and the objective that teaches it; see `ScoreSettings`."""
+
+    settings: ScoreSettings
+
+    def __init__(self, settings: ScoreSettings, data: TrainingData) -> None:
+        check_square_images(data, settings.network)
+        if settings.loss == "ism":
+            check_trace(data.examples[0].numel())
+        self.settings, self.data, self.data_range = settings, data, settings.data_range
+        self._check_labels()
+        needs_sigma_data = "sigma_data" not in settings.unused()
+        self.sigma_data = settings.sigma_data or (data.root_mean_square(self.data_range) if needs_sigma_data else 1.0)
+        self.sigma_min = settings.sigma_min
+        self.sigma_max = settings.sigma_max or data.largest_distance(self.data_range)
+        if not self.sigma_min < self.sigma_max:
+            raise PrescoreError(f"sigma_max: no two examples are further apart than {self.sigma_max:g}; give it")
+        self.levels = self._levels()
+        if isinstance(self.levels, UniformTime):
+            self.sigma_min, self.sigma_max = self.levels.sigma_range
+        self.measured = {"sigma_data": self.sigma_data, "sigma_max": self.sigma_max}
+
+    def build(self, generator: torch.Generator) -> nn.Module:
+        name, arguments = self._network()
+        return network_class(name)(**arguments, generator=generator)
+
+    def objective(self, network: nn.Module) -> nn.Module:
+        return ScoreObjective(self._preconditioned(network), self.settings.loss, self.settings.weight, self.sigma_data)
+
+    def draw(self, count: int, generator: torch.Generator) -> Draw:
+        settings, event = self.settings, self.data.event_shape
+        numbers = {"index": torch.randint(len(self.data.examples), (count,), generator=generator)}
+        numbers["n"] = torch.randn(count, *event, generator=generator)
+        numbers["sigma"] = self.levels.quantile(stratified(count, generator)).float()
+        if settings.flip:
+            numbers["is_flipped"] = torch.rand(count, generator=generator) < 0.5
+        seed = int(torch.randint(2**62, (), generator=generator)) if settings.dropout else None
+        if settings.label_dropout:
+            numbers["has_label"] = torch.rand(count, generator=generator) >= settings.label_dropout
+        if settings.augment:
+            numbers["augmentation"] = draw_augmentation(count, settings.augment, generator)
+        if settings.loss in SLICED:
+            numbers["v"] = 2.0 * torch.randint(2, (count, *event), generator=generator) - 1
+        return Draw(numbers, seed)
+
+    def batch(self, numbers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        index = numbers["index"]
+        x0 = self.data.scaled(self.data.examples[index], self.data_range)
+        batch = {name: numbers[name] for name in ("n", "sigma", "v") if name in numbers}
+        if "is_flipped" in numbers:
+            x0 = torch.where(numbers["is_flipped"][:, None, None, None], x0.flip(3), x0)
+        if self.data.labels is not None:
+            has_label = numbers.get("has_label", torch.ones(len(index)))
+            batch["class_labels"] = self._one_hot(self.data.labels[index]) * has_label[:, None]
+        if "augmentation" in numbers:
+            x0 = augmented(x0, numbers["augmentation"])
+            batch["augment_labels"] = augmentation_labels(numbers["augmentation"])
+        return {"x0": x0, **batch}
+
+    def describe(self, name: str, training: dict[str, Any]) -> ModelDescription:
+        network, arguments = self._network()
+        return ModelDescription(
+            network,
+            arguments,
+            self.settings.preconditioning,
+            self._preconditioning_arguments(),
+            self.sigma_min,
+            self.sigma_max,
+            self.data.event_shape,
+            data_range=self.data_range,
+            name=name,
+            training=training,
+        )
+
+    def preview(self, network: nn.Module, count: int, seed: int) -> Tensor:
+        denoiser = Denoiser(
+            self._preconditioned(network).eval(),
+            self.data.event_shape,
+            self.sigma_min,
+            self.sigma_max,
+            data_range=self.data_range,
+            device=next(network.parameters()).device,
+        )
+        condition = {}
+        if self.data.labels is not None:
+            condition["class_labels"] = self._one_hot(torch.arange(count) % self.data.classes).to(denoiser.device)
+        sampler = make_sampler("edm-heun", steps=PREVIEW_STEPS)
+        return sample(denoiser, sampler, seeds=range(seed, seed + count), progress=False, condition=condition)
+
+    def _check_labels(self) -> None:
+        has_labels = self.data.labels is not None
+        if has_labels and self.settings.network in REFINE:
+            raise PrescoreError(f"labels: the network {self.settings.network} takes no classes; ddpmpp and ncsnpp do")
+        if self.settings.label_dropout and not has_labels:
+            raise PrescoreError("label_dropout: does nothing without labels")
+
+    def _levels(self) -> LogUniform | LogNormal | UniformTime | Levels:
+        settings = self.settings
+        if settings.noise == "log-normal":
+            return LogNormal(settings.P_mean, settings.P_std)
+        if settings.noise == "uniform-time":
+            return UniformTime()
+        if settings.noise == "log-uniform":
+            return LogUniform(self.sigma_min, self.sigma_max)
+        count = settings.levels or count_levels(self.sigma_min, self.sigma_max, self.data.examples[0].numel())
+        return Levels(geometric_levels(self.sigma_min, self.sigma_max, count))
+
+    def _network(self) -> tuple[str, dict[str, Any]]:
+        """Class and arguments of the network."""
+        settings, channels = self.settings, self.data.event_shape[0]
+        if settings.network in REFINE:
+            assert isinstance(self.levels, Levels)
+            sigmas = self.levels.sigmas
+            arguments: dict[str, Any] = {"channels": channels, "ngf": settings.model_channels}
+            arguments |= {"num_classes": len(sigmas), "rescaled": self.data_range != (0.0, 1.0)}
+            if settings.network == "ncsn":
+                return "NCSN", arguments
+            return "NCSNv2", arguments | {"sigma_begin": sigmas[0], "sigma_end": sigmas[-1]}
+        names = ("model_channels", "channel_mult", "channel_mult_emb", "num_blocks", "attn_resolutions", "dropout")
+        arguments = {"img_resolution": self.data.event_shape[-1], "in_channels": channels, "out_channels": channels}
+        arguments |= {name: getattr(settings, name) for name in names}
+        labels = {"label_dim": self.data.classes, "augment_dim": LABELS if settings.augment else 0}
+        arguments |= {name: size for name, size in labels.items() if size}
+        return "SongUNet", arguments | (NCSNPP if settings.network == "ncsnpp" else {})
+
+    def _preconditioning_arguments(self) -> dict[str, Any]:
+        if isinstance(self.levels, Levels) and self.settings.preconditioning == "score-labels":
+            return {"sigmas": list(self.levels.sigmas)}
+        return {"sigma_data": self.sigma_data} if self.settings.preconditioning == "edm" else {}
+
+    def _preconditioned(self, network: nn.Module) -> Precond:
+        precond = PRECONDITIONINGS[self.settings.preconditioning](network, **self._preconditioning_arguments())
+        return precond.to(next(network.parameters()).device)
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        return nn.functional.one_hot(labels, self.data.classes).float()
+
+
+class ScoreObjective(nn.Module):
+    """The loss of a denoiser on examples x0 (B, *event) with noise n at levels sigma (B,)."""
+
+    def __init__(self, denoiser: Precond, loss: str, weight: str, sigma_data: float) -> None:
+        super().__init__()
+        self.denoiser, self.loss, self.weight, self.sigma_data = denoiser, LOSSES[loss], weight, sigma_data
+
+    def forward(
+        self, step: int, *, x0: Tensor, n: Tensor, sigma: Tensor, v: Tensor | None = None, **condition: Tensor
+    ) -> Tensor:
+        directions = () if v is None else (v,)
+        return self.loss(partial(self.denoiser, **condition), x0, sigma, n, self._weight_at(sigma), *directions)
+
+    def _weight_at(self, sigma: Tensor) -> Tensor:
+        if self.weight == "edm":
+            return edm_weight(sigma, self.sigma_data)
+        return inverse_square_weight(sigma) if self.weight == "inverse-square" else ncsn_weight(sigma)
