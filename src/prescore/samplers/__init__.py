@@ -1,6 +1,7 @@
 """Samplers, the loop that drives them, and the table of their names."""
 
 from prescore.samplers.adaptive import GGF
+from prescore.samplers.alpha import AlphaChoice, AlphaRelation, choose_alpha
 from prescore.samplers.analytic import AnalyticDDIM
 from prescore.samplers.base import Preconditionable, Progress, Sampler, sample, score
 from prescore.samplers.ddim import DDIM, DDPM
@@ -25,6 +26,8 @@ __all__ = [
     "PNDM",
     "SAMPLERS",
     "AdaptiveODE",
+    "AlphaChoice",
+    "AlphaRelation",
     "AnalyticDDIM",
     "AnnealedLangevin",
     "EDMChurn",
@@ -41,6 +44,7 @@ __all__ = [
     "Sampler",
     "Stage",
     "UniPC",
+    "choose_alpha",
     "find_sampler",
     "gaussian_recursion",
     "log_likelihood",

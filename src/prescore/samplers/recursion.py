@@ -11,6 +11,7 @@ sampler with T steps and a preconditioner of strength alpha does to each frequen
 the network is called at all. Where it diverges the variances grow without bound.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -72,20 +73,39 @@ def gaussian_recursion(
     """
     c, m = torch.as_tensor(variance, dtype=torch.float64), torch.as_tensor(gain, dtype=torch.float64)
     count = torch.as_tensor(multiplicity, dtype=torch.float64).expand(c.shape)
-    m = m.expand(c.shape)
-    from_paper = sampler.form == "paper" if sampler.precondition_prior is None else sampler.precondition_prior
-    v = (levels[0] * (m if from_paper else 1.0)).square().expand(c.shape)
     e = torch.as_tensor(mean_square, dtype=torch.float64).expand(c.shape)
-    moments = [(v, e)]
+    moments = list(recursion_steps(sampler, levels, c, e, m.expand(c.shape), count))
+    variances, biases = (torch.stack(rows) for rows in zip(*moments, strict=True))
+    target = c + (levels**2).reshape(-1, *(1,) * c.ndim)
+    return GaussianTrajectory(levels, variances, biases, target, count)
+
+
+def recursion_steps(
+    sampler: PredictorCorrector, levels: Tensor, c: Tensor, mean_square: Tensor, m: Tensor, count: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Variance and squared bias of every coordinate at the start and after each step, as `gaussian_recursion`.
+
+    The gain m may have leading axes, one preconditioner each; c, mean_square and count are (*coordinates).
+    """
+    axes = tuple(range(-c.ndim, 0))
+
+    def total(values: Tensor) -> Tensor:
+        """Sum over the coordinates; the leading axes stay."""
+        return values.sum(axes, keepdim=True) if axes else values
+
+    from_paper = sampler.form == "paper" if sampler.precondition_prior is None else sampler.precondition_prior
+    v = (levels[0] * (m if from_paper else torch.ones_like(m))).square()
+    e = mean_square.expand(m.shape)
 
     def correct(v: Tensor, e: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         for _ in range(0 if sampler.corrector == "none" else sampler.corrector_steps):
-            drift = (count * m**4 * (v + e) / (c + sigma**2) ** 2).sum()
-            eps = 2 * sampler.snr**2 * (count * m**2).sum() / drift
+            drift = total(count * m**4 * (v + e) / (c + sigma**2) ** 2)
+            eps = 2 * sampler.snr**2 * total(count * m**2) / drift
             f = 1 - eps * m**2 / (c + sigma**2)
             v, e = f**2 * v + 2 * eps * m**2, f**2 * e
         return v, e
 
+    yield v, e
     for s, t in pairwise(levels.tolist()):
         if sampler.first == "corrector":
             v, e = correct(v, e, s)
@@ -94,10 +114,7 @@ def gaussian_recursion(
         v, e = f**2 * v + (std * m) ** 2, f**2 * e
         if sampler.first == "predictor" and t > 0:
             v, e = correct(v, e, t)
-        moments.append((v, e))
-    variances, biases = (torch.stack(rows) for rows in zip(*moments, strict=True))
-    target = c + (levels**2).reshape(-1, *(1,) * c.ndim)
-    return GaussianTrajectory(levels, variances, biases, target, count)
+        yield v, e
 
 
 def statistics_recursion(

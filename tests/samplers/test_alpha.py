@@ -1,0 +1,82 @@
+"""The automatic alpha, on the power-law Gaussian of `test_recursion` in closed form, and the papers' relation."""
+
+import math
+
+import pytest
+import torch
+from samplers.test_recursion import SIGMA, make, surrogate
+
+from prescore.errors import PrescoreError
+from prescore.samplers import AlphaRelation, choose_alpha, statistics_recursion
+
+TABLE_1 = {
+    "CIFAR-10": (1, {1000: 50, 400: 25, 200: 12, 100: 5, 50: 1.8}, 28.53, 0.895),
+    "CelebA": (2, {1000: 300, 400: 40, 200: 15, 100: 6, 50: 2.5}, 50.67, 0.940),
+}
+
+
+def error(alpha, steps, **options):
+    """The criterion by the recursion over every frequency."""
+    rows = statistics_recursion(make(alpha, steps=steps, **options), surrogate()[0], *SIGMA).log_ratio[1:]
+    return rows.square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("options", [{}, {"first": "predictor"}, {"form": "marginal"}, {"predictor": "ancestral"}])
+@pytest.mark.parametrize("steps", [20, 50, 200])
+def test_no_stable_alpha_stays_closer_to_the_trained_marginals(steps, options):
+    choice = choose_alpha(make(None, steps=steps, **options), surrogate()[0], *SIGMA)
+    assert choice.plain_error == pytest.approx(error(None, steps, **options), rel=5e-3)
+    assert choice.error == pytest.approx(error(choice.alpha, steps, **options), rel=5e-3)
+    others = [choice.least_stable * factor for factor in torch.logspace(0, 3, 40).tolist() if factor > 1]
+    assert choice.error < 1.005 * min(error(alpha, steps, **options) for alpha in others)
+
+
+def test_the_least_stable_alpha_is_where_the_diagnosis_begins():
+    statistics = surrogate()[0]
+    least = choose_alpha(make(None, steps=20), statistics, *SIGMA).least_stable
+    for alpha, is_stable in ((least * 1.001, True), (least / 1.001, False)):
+        sampler = make(alpha, steps=20)
+        assert (sampler.diagnosis(statistics.event_shape, sampler.levels(*SIGMA)) == "") == is_stable
+
+
+def test_more_steps_want_less_preconditioning():
+    chosen = {T: choose_alpha(make(None, steps=T), surrogate()[0], *SIGMA).alpha for T in (50, 100, 200)}
+    assert chosen[50] < chosen[100] < chosen[200]
+    assert AlphaRelation.fit(chosen).r_squared > 0.97
+    predicted = AlphaRelation.fit({T: chosen[T] for T in (50, 200)}).alpha(100)
+    assert predicted == pytest.approx(chosen[100], rel=0.25)
+
+
+def test_both_parts_share_a_weaker_alpha():
+    """(1 + 1/alpha)^2 with the pixel part is 1 + 1/alpha without."""
+    sampler, statistics = make(None, steps=50), surrogate()[0]
+    one = choose_alpha(sampler, statistics, *SIGMA).alpha
+    both = choose_alpha(sampler, statistics, *SIGMA, pixel=True).alpha
+    assert (1 + 1 / both) ** 2 == pytest.approx(1 + 1 / one)
+
+
+@pytest.mark.parametrize("name", TABLE_1)
+def test_the_relation_of_table_1(name):
+    """The slopes are those of the paper; its R^2 is 1 - 5 (1 - R^2)."""
+    p, pairs, slope, printed = TABLE_1[name]
+    relation = AlphaRelation.fit(pairs, p)
+    assert relation.a == pytest.approx(slope, rel=2e-3)
+    assert 1 - len(pairs) * (1 - relation.r_squared) == pytest.approx(printed, abs=5e-4)
+
+
+def test_the_relation_predicts_what_it_was_made_from():
+    for p in (1, 2):
+        exact = {T: 1 / ((1 + 20 / T + 0.01) ** (1 / p) - 1) for T in (50, 100, 400)}
+        relation = AlphaRelation.fit(exact, p)
+        assert (relation.a, relation.b, relation.r_squared) == pytest.approx((20, 0.01, 1))
+        assert relation.alpha(100) == pytest.approx(exact[100])
+    assert AlphaRelation(a=1.0, b=-1.0, p=1, r_squared=1.0).alpha(10) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("pairs", "p", "message"),
+    [({50: 2.0}, 1, "at least 2"), ({50: 2.0, 100: 0.0}, 1, "positive"), ({50: 2.0, 100: 4.0}, 3, "p: 3 given")],
+)
+def test_bad_pairs_are_refused(pairs, p, message):
+    with pytest.raises(PrescoreError, match=message):
+        AlphaRelation.fit(pairs, p)
