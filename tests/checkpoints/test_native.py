@@ -1,19 +1,24 @@
 import json
+import resource
 import struct
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
+from support import relative
 
 from prescore.checkpoints.native import (
     FORMAT,
     VERSION,
     ModelDescription,
     load_model,
+    read,
     read_description,
     save_model,
 )
+from prescore.checkpoints.stored import NETWORKS
 from prescore.errors import PrescoreError
 from prescore.models import EDMPrecond, SongUNet
 
@@ -30,6 +35,8 @@ ARGUMENTS = {
 DESCRIPTION = ModelDescription(
     "SongUNet", ARGUMENTS, "edm", {"sigma_data": 0.3}, 0.01, 50.0, (1, 4, 4), name="dots", training={"steps": 3}
 )
+# As it comes back: JSON has no tuples.
+DESCRIPTION_READ = replace(DESCRIPTION, arguments=json.loads(json.dumps(ARGUMENTS)))
 HEADER = json.loads(json.dumps({"format": FORMAT, "version": VERSION} | asdict(DESCRIPTION)))
 
 
@@ -90,11 +97,68 @@ def test_weights_need_no_gradient_but_inputs_may(path):
     assert x.grad.any()
 
 
+def test_version_1_is_read(path):
+    """It knew the EDM preconditioning alone, and had its sigma_data beside the other fields."""
+    header = {k: v for k, v in HEADER.items() if k != "preconditioning_arguments"} | {"version": 1, "sigma_data": 0.3}
+    write(path, header)
+    old = load_model(path)
+    write(path, HEADER)
+    assert read_description(path) == DESCRIPTION_READ
+    x, sigma = torch.ones(1, 1, 4, 4), torch.tensor(1.0)
+    assert torch.equal(old(x, sigma), load_model(path)(x, sigma))
+    write(path, {k: v for k, v in header.items() if k != "sigma_data"})
+    assert_refused(path, "its description lacks 'sigma_data'")
+
+
+def test_what_is_asked_for_is_in_the_file(path):
+    write(path, HEADER)
+    with pytest.raises(PrescoreError, match="weights: the file holds the ema weights only"):
+        read(path, weights="raw")
+    with pytest.raises(PrescoreError, match="config: a prescore model holds its own"):
+        read(path, config="cifar10")
+    write(path, HEADER | {"weights": "raw"})
+    assert read(path, weights="raw").description.weights == read(path).description.weights == "raw"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_constants_keep_their_precision(path, dtype):
+    """Fourier frequencies in half precision would turn every angle of this network by radians."""
+    arguments = ARGUMENTS | {"embedding_type": "fourier"}
+    original = SongUNet(**arguments, generator=torch.Generator().manual_seed(0))
+    save_model(path, replace(DESCRIPTION, arguments=arguments), original.state_dict(), dtype)
+    stored = read(path).state
+    assert torch.equal(stored["map_noise.freqs"], original.map_noise.freqs)
+    assert stored["map_layer0.weight"].dtype == dtype
+    half = load_model(path, dtype=dtype)
+    assert half.function.model.map_noise.freqs.dtype == torch.float32
+    assert {p.dtype for p in half.function.parameters()} == {dtype}
+    x, sigma = torch.ones(1, 1, 4, 4), torch.tensor(40.0)
+    original.load_state_dict({name: value.float() for name, value in stored.items()})
+    with torch.no_grad():
+        embedding = original.map_noise(torch.tensor([4.0]))
+        assert torch.equal(half.function.model.map_noise(torch.tensor([4.0])), embedding)
+        assert relative(half(x, sigma), EDMPrecond(original.eval(), 0.3)(x, sigma)) < 0.02
+
+
+def test_tables_of_the_preconditioning_are_kept(path):
+    sigmas = torch.tensor([5.0, 1.0, 0.1], dtype=torch.float64)
+    description = replace(DESCRIPTION, preconditioning="score-labels", preconditioning_arguments={})
+    save_model(path, description, network().state_dict() | {"precond.sigmas": sigmas})
+    assert torch.equal(load_model(path).function.sigmas, sigmas)
+    save_model(
+        path, replace(description, preconditioning_arguments={"sigmas": [5.0, 1.0, 0.1]}), network().state_dict()
+    )
+    assert torch.equal(load_model(path).function.sigmas, sigmas)
+
+
 def test_saving_refuses_what_could_not_be_loaded(path):
     state = network().state_dict()
-    state["map_layer0.weight"] = state["map_layer0.weight"].clone().fill_(1e6)  # infinite in half precision
-    with pytest.raises(PrescoreError, match=r"model.safetensors: the weight 'map_layer0.weight' has values"):
+    state["map_layer0.weight"] = state["map_layer0.weight"].clone().fill_(1e6)
+    with pytest.raises(PrescoreError, match=r"safetensors: the weight 'map_layer0.weight' .* not finite in float16$"):
         save_model(path, DESCRIPTION, state)
+    assert not path.exists()
+    with pytest.raises(PrescoreError, match="the weight 'extra' does not belong"):
+        save_model(path, DESCRIPTION, network().state_dict() | {"extra": torch.zeros(1)})
     assert not path.exists()
     with pytest.raises(PrescoreError, match="cannot be written"):
         save_model(path.parent / "nowhere" / "model.safetensors", DESCRIPTION, network().state_dict())
@@ -110,6 +174,28 @@ def test_weights_that_do_not_fit(path):
     assert_refused(path, "the weight 'map_layer1.bias' has shape (3,), the network needs (32,)")
     write(path, HEADER, state | {"map_layer1.bias": torch.full((32,), torch.nan)})
     assert_refused(path, "the weight 'map_layer1.bias' has values that are not finite")
+    write(path, HEADER, state | {"map_layer1.bias": torch.zeros(32, dtype=torch.int64)})
+    assert_refused(path, "the weight 'map_layer1.bias' has the type torch.int64")
+    write(path, HEADER, state | {"precond.sigmas": torch.ones(3)})
+    assert_refused(path, "the preconditioning 'edm' has no table 'sigmas'")
+    write(path, HEADER, state | {"precond.model": torch.ones(3)})
+    assert_refused(path, "the preconditioning 'edm' has no table 'model'")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (torch.ones(2, 2), "is not one row of 2 to 10000 noise levels"),
+        (torch.ones(10_001), "is not one row of 2 to 10000 noise levels"),
+        (torch.ones(3, dtype=torch.int64), "is not one row of 2 to 10000 noise levels"),
+        (torch.tensor([1.0, torch.inf]), "sigmas: at least two finite noise levels"),
+        (torch.tensor([1.0, -1.0]), "must be positive"),
+    ],
+)
+def test_tables_that_are_wrong(path, table, message):
+    header = HEADER | {"preconditioning": "score-labels", "preconditioning_arguments": {}}
+    write(path, header, network().state_dict() | {"precond.sigmas": table})
+    assert_refused(path, message)
 
 
 def test_files_that_are_not_models(path):
@@ -118,9 +204,6 @@ def test_files_that_are_not_models(path):
     assert_refused(path, "not a safetensors file, or truncated")
     path.write_bytes(struct.pack("<Q", 10**12) + b"{}")
     assert_refused(path, "it claims a header of 1000000000000 bytes")
-    save_model(path, DESCRIPTION, network().state_dict())
-    path.write_bytes(path.read_bytes()[:-100])
-    assert_refused(path, "not a safetensors file, or truncated")
     path.write_bytes(save({"a": torch.zeros(1)}))
     assert_refused(path, "its header has no entry 'prescore'")
     write(path, "{")
@@ -131,30 +214,49 @@ def test_files_that_are_not_models(path):
     assert_refused(path, "its format is not 'prescore-model'")
     write(path, HEADER | {"format": "other"})
     assert_refused(path, "its format is not 'prescore-model'")
-    write(path, HEADER | {"version": 2})
-    assert_refused(path, "written in version 2 of the format, this prescore reads version 1")
+    write(path, HEADER | {"version": 3})
+    assert_refused(path, "written in version 3 of the format, this prescore reads versions up to 2")
+    write(path, HEADER | {"version": ["x" * 10**6]})
+    assert_refused(path, "written in version ['xxx")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "SongUnet"}, "unknown network 'SongUnet', did you mean SongUNet?"),
+        ({"network": "SongUnet"}, "unknown network 'SongUnet', did you mean SongUNet"),
         ({"network": ["os", "system"]}, "unknown network ['os', 'system']"),
+        ({"network": "Module"}, "unknown network 'Module'"),
+        ({"network": "os.system"}, "unknown network 'os.system'"),
+        ({"network": None}, "unknown network None"),
         ({"unheard": 1}, "its description has an unknown entry 'unheard'"),
-        ({"preconditioning": "vp"}, "preconditioning = 'vp'"),
-        ({"sigma_data": 0}, "sigma_data = 0"),
-        ({"sigma_data": float("nan")}, "sigma_data = nan"),
+        ({"preconditioning": "vq"}, "unknown preconditioning 'vq'"),
+        ({"preconditioning": {}}, "unknown preconditioning {}"),
+        ({"preconditioning": "vp"}, "the preconditioning 'vp' has no argument 'sigma_data'"),
+        ({"preconditioning_arguments": []}, "preconditioning_arguments = []"),
+        ({"preconditioning_arguments": {"sigma_data": 0}}, "sigma_data = 0"),
+        ({"preconditioning_arguments": {"sigma_data": float("nan")}}, "the argument sigma_data = nan"),
+        ({"preconditioning_arguments": {"sigma_data": "1"}}, "the argument sigma_data = '1'"),
+        ({"preconditioning_arguments": {"model": 1}}, "has no argument 'model'"),
         ({"sigma_min": "0"}, "sigma_min = '0'"),
         ({"sigma_min": 60}, "0 <= sigma_min < sigma_max < inf is needed"),
-        ({"event_shape": [1, 4]}, "event_shape = [1, 4]"),
-        ({"event_shape": [1, 8, 8]}, "event_shape = [1, 8, 8]"),
+        ({"sigma_max": float("inf")}, "sigma_max = inf"),
+        ({"event_shape": [1, 4]}, "img_resolution = 4 does not fit samples of the shape (1, 4)"),
+        ({"event_shape": [1, 8, 8]}, "img_resolution = 4 does not fit samples of the shape (1, 8, 8)"),
+        ({"event_shape": [2, 4, 4]}, "in_channels = 1 does not fit samples of the shape (2, 4, 4)"),
+        ({"event_shape": [60000, 60000, 60000]}, "event_shape = [60000, 60000, 60000]"),
+        ({"event_shape": [1, 0, 4]}, "event_shape = [1, 0, 4]"),
+        ({"event_shape": []}, "event_shape = []"),
+        ({"event_shape": "abc"}, "event_shape = 'abc'"),
         ({"data_range": [0]}, "data_range = [0]"),
         ({"data_range": [1, 0]}, "not an interval"),
         ({"data_mean_removed": 1}, "data_mean_removed = 1"),
         ({"weights": "best"}, "weights = 'best'"),
+        ({"weights": []}, "weights = []"),
         ({"name": None}, "name = None"),
+        ({"name": "two\nlines"}, "name = 'two\\nlines'"),
+        ({"name": "x" * 10**6}, "name = 'xxx"),
         ({"training": []}, "training = []"),
-        ({"arguments": []}, "the network's arguments are not a mapping"),
+        ({"arguments": []}, "arguments = []"),
     ],
 )
 def test_descriptions_that_are_wrong(path, changes, message):
@@ -162,23 +264,91 @@ def test_descriptions_that_are_wrong(path, changes, message):
     assert_refused(path, message)
 
 
+def nested(levels):
+    return [nested(levels - 1)] if levels else 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_channels": 10**9}, "argument model_channels = 1000000000 is not valid"),
-        ({"model_channels": True}, "argument model_channels = True is not valid"),
-        ({"num_blocks": 1000}, "argument num_blocks = 1000 is not valid"),
-        ({"channel_mult": [1] * 100}, "argument channel_mult = [1, 1,"),
-        ({"channel_mult": [1.5]}, "argument channel_mult = [1.5] is not valid"),
+        ({"model_channels": 10**9}, "the argument model_channels = 1000000000 of"),
+        ({"model_channels": 10**400}, "the argument model_channels = 1000"),
+        ({"model_channels": 60_000}, "has shape"),
+        ({"model_channels": True}, "the argument model_channels = True of"),
+        ({"model_channels": 8.5}, "the argument model_channels = 8.5 of"),
+        ({"model_channels": 0}, "model_channels: a layer of 0 channels"),
+        ({"label_dim": -1}, "SongUNet cannot be built from its arguments"),
+        ({"label_dim": 60_000}, "is missing"),
+        ({"num_blocks": 1000}, "the network is much larger than the 70 weights that are there"),
+        ({"num_blocks": 65_536, "channel_mult": [1] * 3}, "the network is much larger"),
+        ({"channel_mult": [1] * 100}, "the argument channel_mult = [1, 1,"),
+        ({"channel_mult": [1] * 64}, "img_resolution: 4 cannot be halved"),
+        ({"channel_mult": [1.5]}, "the argument channel_mult = [1.5] of"),
+        ({"channel_mult": [59_999]}, "has shape"),
         ({"channel_mult": []}, "img_resolution: 4 cannot be halved"),
-        ({"embedding_type": 3}, "argument embedding_type = 3 is not valid"),
+        ({"channel_mult": nested(5)}, "the argument channel_mult = [[[[[1]]]]] of"),
+        ({"channel_mult": nested(300)}, "its description is nested too deep"),
+        ({"channel_mult": {"0": 1}}, "the argument channel_mult = {'0': 1} of"),
+        ({"channel_mult": "11"}, "the argument channel_mult = '11' of"),
+        ({"resample_filter": [1e9]}, "the argument resample_filter = [1000000000.0] of"),
+        ({"embedding_type": 3}, "the argument embedding_type = 3 of"),
         ({"embedding_type": "x"}, "embedding_type: unknown 'x'"),
-        ({"generator": 0}, "the network's arguments have an unknown entry 'generator'"),
+        ({"embedding_type": "x" * 10**6}, "the argument embedding_type = 'xxx"),
+        ({"generator": 0}, "the argument generator = 0 of"),
+        ({"self": 0}, "has no argument 'self'"),
+        ({"__class__": "os"}, "has no argument '__class__'"),
+        ({"x" * 10**6: 0}, "has no argument 'xxx"),
     ],
 )
 def test_network_arguments_that_are_wrong(path, changes, message):
+    """Each is refused in one line, at once, and before memory is taken."""
     write(path, HEADER | {"arguments": HEADER["arguments"] | changes})
+    start, memory = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert_refused(path, message)
+    assert time.perf_counter() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # KiB
+
+
+def test_a_header_of_1_gb_is_not_read(path):
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", 10**9) + b"{")
+        file.truncate(10**9 + 100)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert_refused(path, "it claims a header of 1000000000 bytes")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000
+
+
+def test_too_many_weights(path, monkeypatch):
+    monkeypatch.setattr("prescore.checkpoints.stored.MAX_TENSORS", 69)
+    write(path, HEADER)
+    assert_refused(path, "70 weights; at most 69 can be read")
+
+
+def test_truncated_files(path):
+    save_model(path, DESCRIPTION, network().state_dict())
+    whole = path.read_bytes()
+    for length in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert_refused(path, "not a safetensors file, or truncated")
+
+
+def test_flipped_bits_of_the_header(path):
+    """A flip is refused in one line, or it has only changed a value to another valid one."""
+    save_model(path, DESCRIPTION, network().state_dict())
+    whole = path.read_bytes()
+    size = 8 + struct.unpack("<Q", whole[:8])[0]
+    messages, positions = [], 0
+    for position in [*range(8), *range(8, size, 23)]:
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << position % 7
+        path.write_bytes(flipped)
+        positions += 1
+        try:
+            load_model(path)
+        except PrescoreError as error:
+            messages.append(str(error))
+    assert len(messages) > 0.8 * positions
+    assert not any("\n" in message for message in messages)
 
 
 @pytest.mark.parametrize("name", ["sigma_min", "arguments", "training"])
@@ -186,7 +356,13 @@ def test_missing_entries(path, name):
     write(path, {key: value for key, value in HEADER.items() if key != name})
     assert_refused(path, f"its description lacks '{name}'")
     write(path, HEADER | {"arguments": {k: v for k, v in HEADER["arguments"].items() if k != "in_channels"}})
-    assert_refused(path, "the network's arguments lack 'in_channels'")
+    assert_refused(path, "the arguments of the network SongUNet lack 'in_channels'")
+
+
+def test_a_network_of_a_package_that_is_not_there(path, monkeypatch):
+    monkeypatch.setattr("prescore.checkpoints.stored.NETWORKS", dict(NETWORKS) | {"UNet2DModel": "no_such_package"})
+    write(path, HEADER | {"network": "UNet2DModel"})
+    assert_refused(path, "the network UNet2DModel needs no_such_package; pip install 'prescore[no_such_package]'")
 
 
 def test_weights_are_stored_under_the_network_s_own_names(path):

@@ -90,6 +90,15 @@ def _holds(value: Any, origin: Any, members: tuple[Any, ...], max_length: int) -
     return all(is_of(element, members[0] if members else Any, max_length) for element in value)
 
 
+def is_shallow(value: object, levels: int = 10) -> bool:
+    """Whether lists and mappings inside a value are nested at most so deep."""
+    layer = [value]
+    for _ in range(levels):
+        containers = [v for v in layer if isinstance(v, (list, tuple, Mapping))]
+        layer = [member for v in containers for member in (v.values() if isinstance(v, Mapping) else v)]
+    return not layer
+
+
 def is_number(value: Any) -> bool:
     """Whether it is a finite real number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from prescore.checkpoints.arguments import shorten
+from prescore.checkpoints.arguments import is_shallow, shorten
 from prescore.checkpoints.stored import ModelDescription, StoredModel, build, build_network, check_finite, naming
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
@@ -32,9 +32,9 @@ def save_model(
     path: str | Path,
     description: ModelDescription,
     state: Mapping[str, Tensor],
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = torch.float16,
 ) -> None:
-    """Writes a stored model, atomically: learned weights in `dtype`, frequencies and tables as they are.
+    """Writes a stored model, atomically: learned weights in `dtype`, or as they are if it is None; tables as they are.
 
     Raises:
         PrescoreError: a weight is not finite in `dtype` or does not belong to the network, or the file cannot be
@@ -47,7 +47,7 @@ def save_model(
             name: value.detach().to("cpu", dtype if name in learned else None).contiguous()
             for name, value in state.items()
         }
-        check_finite(tensors)
+        check_finite(tensors, "" if dtype is None else f" in {str(dtype).removeprefix('torch.')}")
     header = {"format": FORMAT, "version": VERSION, **asdict(description)}
     write_atomically(Path(path), save(tensors, metadata={"prescore": json.dumps(header)}))
 
@@ -130,6 +130,8 @@ def _describe(metadata: Mapping[str, str]) -> ModelDescription:
         raise PrescoreError(f"its description is not JSON ({error})") from error
     if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
         raise PrescoreError(f"not a prescore model (its format is not {FORMAT!r})")
+    if not is_shallow(header):
+        raise PrescoreError("its description is nested too deep")
     version = header.pop("version", None)
     if version == 1:
         header = _upgraded(header)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +22,23 @@ from torch.nn.modules import module as registration
 from prescore.checkpoints.arguments import check_arguments, is_number, is_of, shorten
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, suggest
+from prescore.models.latent import LatentDenoiser
 from prescore.models.precond import PRECONDITIONINGS, Precond, ScoreLabelsPrecond
+from prescore.models.vae import VAE
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # The networks that a file may ask for, and where they are; a file can name nothing else.
 NETWORKS: Mapping[str, str] = {
     "SongUNet": "prescore.models.song_unet",
     "DhariwalUNet": "prescore.models.dhariwal_unet",
+    "NCSNpp": "prescore.models.ncsnpp",
+    "NCSN": "prescore.models.ncsn",
+    "NCSNv2": "prescore.models.ncsn",
     "UNet2DModel": "diffusers",
 }
-TABLE = "precond."  # prefix of the preconditioning's tensors among the weights
+# Prefixes of the preconditioning's and of the autoencoder's tensors among the weights.
+TABLE, AUTOENCODER = "precond.", "autoencoder."
 WEIGHTS = ("ema", "raw")
 MAX_TENSORS = 20_000
 MAX_EVENT = 2**27  # numbers in one sample
@@ -57,6 +65,7 @@ class ModelDescription:
         weights: which weights these are, "ema" or "raw".
         name: of the model, for messages and tables.
         training: facts for the reader (source format, steps, loss, ...), not interpreted.
+        autoencoder: of a model of latents, keyword arguments of the `VAE` that makes them.
 
     Raises:
         PrescoreError: an attribute has another type or is out of its range.
@@ -74,6 +83,7 @@ class ModelDescription:
     weights: str = "ema"
     name: str = "model"
     training: dict[str, Any] = field(default_factory=dict)
+    autoencoder: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         shape = self.event_shape
@@ -86,8 +96,9 @@ class ModelDescription:
             "data_range": is_of(self.data_range, tuple[float, float]),
             "data_mean_removed": isinstance(self.data_mean_removed, bool),
             "weights": self.weights in WEIGHTS,
-            "name": is_of(self.name, str),
+            "name": is_of(self.name, str) and self.name.isprintable(),
             "training": isinstance(self.training, dict),
+            "autoencoder": isinstance(self.autoencoder, dict | None),
         }
         for name, is_right in checks.items():
             if not is_right:
@@ -101,7 +112,10 @@ class ModelDescription:
 
 @dataclass(frozen=True, eq=False)
 class StoredModel:
-    """A description and the weights of its network by name; tables of the preconditioning are under `precond.NAME`."""
+    """A description and the weights of its network by name.
+
+    Tables of the preconditioning are under `precond.NAME`, weights of the autoencoder under `autoencoder.NAME`.
+    """
 
     description: ModelDescription
     state: dict[str, Tensor]
@@ -109,12 +123,20 @@ class StoredModel:
     @property
     def weights(self) -> dict[str, Tensor]:
         """Those of the network."""
-        return {name: value for name, value in self.state.items() if not name.startswith(TABLE)}
+        return {name: value for name, value in self.state.items() if not name.startswith((TABLE, AUTOENCODER))}
 
     @property
     def tables(self) -> dict[str, Tensor]:
         """Those of the preconditioning, under its arguments' names."""
-        return {name.removeprefix(TABLE): value for name, value in self.state.items() if name.startswith(TABLE)}
+        return self._under(TABLE)
+
+    @property
+    def autoencoder_weights(self) -> dict[str, Tensor]:
+        """Those of the autoencoder."""
+        return self._under(AUTOENCODER)
+
+    def _under(self, prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in self.state.items() if name.startswith(prefix)}
 
 
 def build(
@@ -135,20 +157,14 @@ def build(
     """
     description = stored.description
     device = torch.get_default_device() if device is None else torch.device(device)
-    network = build_network(stored)
-    learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    exact = torch.promote_types(dtype, torch.float32)
-    state = {
-        name: value.to(dtype if name in learned else exact) if value.is_floating_point() else value
-        for name, value in stored.weights.items()
-    }
-    network.load_state_dict(state, assign=True)
+    network, autoencoder = build_network(stored), build_autoencoder(stored)
+    fill(network, stored.weights, dtype)
     function = _precondition(network, stored).eval().requires_grad_(False).to(device)
     if channels_last:
         network.to(memory_format=torch.channels_last)
     if compile:
         network.compile()
-    return Denoiser(
+    denoiser = Denoiser(
         function,
         description.event_shape,
         description.sigma_min,
@@ -156,10 +172,26 @@ def build(
         data_range=description.data_range,
         data_mean_removed=description.data_mean_removed,
         # Noise levels leave the range of half precision: only the network inside runs in it.
-        dtype=exact,
+        dtype=torch.promote_types(dtype, torch.float32),
         device=device,
         name=description.name,
     )
+    if autoencoder is None:
+        return denoiser
+    fill(autoencoder, stored.autoencoder_weights, dtype)
+    return LatentDenoiser(**vars(denoiser), autoencoder=autoencoder.eval().requires_grad_(False).to(device))
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Gives a network that was built without memory its weights: learned ones in `dtype`, others in no less than
+    float32."""
+    learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    exact = torch.promote_types(dtype, torch.float32)
+    state = {
+        name: value.to(dtype if name in learned else exact) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
+    network.load_state_dict(state, assign=True)
 
 
 def build_network(stored: StoredModel) -> nn.Module:
@@ -168,20 +200,46 @@ def build_network(stored: StoredModel) -> nn.Module:
     Raises:
         PrescoreError: as `build`.
     """
-    description, weights = stored.description, stored.weights
+    description = stored.description
     cls = network_class(description.network)
     check_arguments(f"the network {description.network}", cls, description.arguments)
     _check_sizes(description)
+    return _construct(f"the network {description.network}", cls, description.arguments, stored.weights)
+
+
+def build_autoencoder(stored: StoredModel) -> VAE | None:
+    """The autoencoder of a model of latents without its weights, which are known to fit; None of other models.
+
+    Raises:
+        PrescoreError: it cannot be built, makes latents of another shape than the model's, or its weights do not fit.
+    """
+    arguments, weights = stored.description.autoencoder, stored.autoencoder_weights
+    if arguments is None:
+        if weights:
+            raise PrescoreError(f"the weight {shorten(AUTOENCODER + next(iter(weights)))} belongs to no autoencoder")
+        return None
+    autoencoder = construct_autoencoder(arguments, weights)
+    if autoencoder.latent_shape != stored.description.event_shape:
+        made, needed = autoencoder.latent_shape, stored.description.event_shape
+        raise PrescoreError(f"the autoencoder makes latents of shape {made}, the model needs {needed}")
+    return autoencoder
+
+
+def construct_autoencoder(arguments: Mapping[str, Any], weights: Mapping[str, Tensor]) -> VAE:
+    """An autoencoder without its weights, which are known to fit. Raises PrescoreError if it cannot be built."""
+    check_arguments("the autoencoder", VAE, arguments)
+    return _construct("the autoencoder", VAE, arguments, weights)
+
+
+def _construct(what: str, cls: type[Network], arguments: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Network:
     try:
         with torch.device("meta"), _no_more_than(weights):  # shapes only, until they are known to be the file's
-            network = cls(**description.arguments)
+            network = cls(**arguments)
     except PrescoreError:
         raise
     except Exception as error:  # whatever a constructor does with arguments of the right types that do not fit together
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise PrescoreError(
-            f"the network {description.network} cannot be built from its arguments ({reason})"
-        ) from None
+        raise PrescoreError(f"{what} cannot be built from its arguments ({reason})") from None
     _check_weights(network.state_dict(), weights)
     return network
 
@@ -280,8 +338,8 @@ def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
     check_finite(found)
 
 
-def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise PrescoreError if a number is not finite."""
+def check_finite(tensors: Mapping[str, Tensor], where: str = "") -> None:
+    """Raise PrescoreError if a number is not finite; `where` ends the message."""
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
-            raise PrescoreError(f"the weight {name!r} has values that are not finite")
+            raise PrescoreError(f"the weight {name!r} has values that are not finite{where}")
