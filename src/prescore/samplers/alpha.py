@@ -20,7 +20,8 @@ is fitted and predicts others (`AlphaRelation`). Of Table 1 the fit gives the sl
 CIFAR-10 (p = 1) and 50.7 for CelebA (p = 2; 50.67 there), with R^2 = 0.979 and 0.988. The paper prints 0.895 and 0.940:
 that is 1 - 5 (1 - R^2), the *sum* of the five squared residuals over the *mean* of the five squared deviations.
 
-The same relation with a common right-hand side turns an alpha of the frequency part alone into one that both parts share.
+The same relation with a common right-hand side turns an alpha of the frequency part alone into one that both parts
+share.
 
 Source: Ma et al., "Preconditioned score-based generative models", IJCV 2025, https://arxiv.org/abs/2302.06504,
 Table 1, Section 6.3 and eq. 39 (the relation); the automatic choice is left there as future work.
