@@ -161,7 +161,7 @@ def build(
     fill(network, stored.weights, dtype)
     function = _precondition(network, stored).eval().requires_grad_(False).to(device)
     if channels_last:
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compile:
         network.compile()
     denoiser = Denoiser(
