@@ -12,7 +12,6 @@ Source: Binkowski et al., "Demystifying MMD GANs", ICLR 2018, https://arxiv.org/
 the mean over subsets is taken, here all pairs are).
 """
 
-import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
