@@ -73,6 +73,18 @@ def test_initial_weights():
     assert embedding.freqs.std().item() == pytest.approx(16, rel=0.05)
 
 
+def test_initial_weights_by_the_default_rule():
+    layer, silent, table = Linear(300, 200), Conv2d(30, 20, 3, gain=0.0), Linear(50, 200, bias=False, classes=True)
+    for module in (layer, silent, table):
+        initialise(module, torch.Generator().manual_seed(0), rule="default")
+    for values in (layer.weight, layer.bias):
+        assert values.std().item() == pytest.approx(math.sqrt(1 / 900), rel=0.1)
+        assert values.abs().max().item() <= math.sqrt(1 / 300)
+    assert not silent.weight.any()
+    assert not silent.bias.any()
+    assert table.weight.std().item() == pytest.approx(1, rel=0.02)
+
+
 def test_initial_weights_use_the_generator_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -76,15 +76,13 @@ class DhariwalUNet(nn.Module):
         self.map_augment = Linear(augment_dim, model_channels, bias=False, gain=0.0) if augment_dim else None
         self.map_layer0 = Linear(model_channels, self.emb_channels)
         self.map_layer1 = Linear(self.emb_channels, self.emb_channels)
-        self.map_label = Linear(label_dim, self.emb_channels, bias=False) if label_dim else None
+        self.map_label = Linear(label_dim, self.emb_channels, bias=False, classes=True) if label_dim else None
         widths = [model_channels * m for m in channel_mult]
         skips = self._build_encoder(widths, num_blocks, attn_resolutions)
         width = self._build_decoder(skips, widths, num_blocks, attn_resolutions)
         self.out_norm = group_norm(width, STYLE.eps)
         self.out_conv = Conv2d(width, out_channels, 3, gain=0.0)
         initialise(self, generator, rule="default")
-        if self.map_label is not None:  # one row of it is the embedding of a class
-            nn.init.normal_(self.map_label.weight, generator=generator)
 
     def _block(
         self, c_in: int, c_out: int, *, up: bool = False, down: bool = False, has_attention: bool = False

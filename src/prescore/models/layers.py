@@ -19,11 +19,13 @@ from prescore.errors import PrescoreError
 
 
 class Linear(nn.Module):
-    """y = x W^T + b. `gain` scales the initial weights."""
+    """y = x W^T + b. `gain` scales the initial weights; those of a table of `classes` are normal, not uniform."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, gain: float = 1.0) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, gain: float = 1.0, classes: bool = False
+    ) -> None:
         super().__init__()
-        self.gain = gain
+        self.gain, self.classes = gain, classes
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
 
@@ -253,13 +255,17 @@ def initialise(
     generator: torch.Generator | None = None,
     rule: Literal["xavier", "default"] = "xavier",
 ) -> None:
-    """Uniform weights times each layer's gain; Fourier frequencies ~ N(0, scale^2).
+    """Uniform weights times each layer's gain; Fourier frequencies ~ N(0, scale^2); tables of classes ~ N(0, 1).
 
     The bound is sqrt(6 / (fan_in + fan_out)) by the rule "xavier", where biases are zero, and 1 / sqrt(fan_in) by the
-    rule "default", torch's own, where biases are drawn like weights.
+    rule "default", torch's own, where biases are drawn like weights. Nothing is drawn on the meta device.
     """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return
     for module in network.modules():
-        if isinstance(module, (Linear, Conv2d)) and module.weight is not None:
+        if isinstance(module, Linear) and module.classes:
+            module.weight.normal_(generator=generator)
+        elif isinstance(module, (Linear, Conv2d)) and module.weight is not None:
             receptive = module.weight[0, 0].numel()
             fan_out, fan_in = (n * receptive for n in module.weight.shape[:2])
             bound = math.sqrt(6 / (fan_in + fan_out)) if rule == "xavier" else math.sqrt(1 / fan_in)
