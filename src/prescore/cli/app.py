@@ -7,7 +7,8 @@ import typer
 from prescore.cli.calibrate import calibrate
 from prescore.cli.demo import demo
 from prescore.cli.info import info
-from prescore.cli.options import SampleCommand
+from prescore.cli.options import SampleCommand, TrainCommand
+from prescore.cli.recipes import recipes
 from prescore.cli.sample import sample
 from prescore.cli.samplers import samplers
 from prescore.cli.train import train
@@ -18,7 +19,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=SampleCommand)(sample)
-for command in (samplers, calibrate, info, train, demo):
+app.command(cls=TrainCommand)(train)
+for command in (samplers, recipes, calibrate, info, demo):
     app.command()(command)
 
 

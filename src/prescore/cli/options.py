@@ -1,8 +1,8 @@
-"""Options of samplers as a shell has them, read from the fields and the docstring of the sampler's class."""
+"""Options of samplers and recipes as a shell has them, read from the fields and the docstring of a dataclass."""
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -14,14 +14,14 @@ from prescore.errors import PrescoreError, suggest
 if TYPE_CHECKING:
     from prescore.samplers import Entry
 
-DEFAULT_SAMPLER = "pc"
+DEFAULT_SAMPLER, DEFAULT_RECIPE = "pc", "edm"
 # Types that a word can stand for, tried in this order, and what the user reads about them.
 WORDS = {bool: "yes or no", int: "a whole number", float: "a number", tuple: "numbers with commas", str: "text"}
 
 
 @dataclass(frozen=True)
 class Option:
-    """A field of a sampler that words can give.
+    """A field of a dataclass that words can give.
 
     Attributes:
         name: of the field.
@@ -76,20 +76,33 @@ class Option:
 
 def options_of(entry: "Entry") -> dict[str, Option]:
     """The options of a sampler in the table that words can give, by name."""
-    hints, texts = get_type_hints(entry.cls), argument_docs(entry.cls)
-    choices = {**getattr(entry.cls, "choices", {}), **entry.choices}
+    return field_options(entry.cls, entry.options, entry.defaults, entry.choices)
+
+
+def field_options(
+    cls: Any, names: Collection[str], defaults: Mapping[str, object], choices: Mapping[str, Sequence[str]]
+) -> dict[str, Option]:
+    """The fields of a dataclass, of these names, that words can give.
+
+    Args:
+        cls: its docstring explains them in an Args section; its attribute `choices` lists words, where there are few.
+        names: of the fields.
+        defaults, choices: those that differ from the class's.
+    """
+    hints, texts = get_type_hints(cls), argument_docs(cls)
+    choices = {**getattr(cls, "choices", {}), **choices}
     options = {}
-    for field in fields(entry.cls):
+    for field in fields(cls):
         hint = hints[field.name]
         members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         kinds = tuple(kind for word in WORDS for kind in members if (get_origin(kind) or kind) is word)
         literal = tuple(value for kind in members if get_origin(kind) is Literal for value in get_args(kind))
-        if field.name in entry.options and (kinds or literal):
+        if field.name in names and (kinds or literal):
             options[field.name] = Option(
                 field.name,
                 kinds or (str,),
                 NoneType in members,
-                entry.defaults.get(field.name, None if field.default is MISSING else field.default),
+                defaults.get(field.name, None if field.default is MISSING else field.default),
                 literal or tuple(choices.get(field.name, ())),
                 texts.get(field.name, ""),
             )
@@ -116,11 +129,15 @@ class SampleCommand(TyperCommand):
     Their values are left in the context's `obj`, by name.
     """
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+    def named(self, args: list[str]) -> tuple[str, dict[str, Option]]:
+        """What the words name, and the options that it has."""
         from prescore.samplers import find_sampler
 
         name = named_sampler(args)
-        options = options_of(find_sampler(name))
+        return f"sampler {name!r}", options_of(find_sampler(name))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        what, options = self.named(args)
         ctx.obj, rest = take(options, args)
         try:
             return super().parse_args(ctx, rest)
@@ -130,18 +147,43 @@ class SampleCommand(TyperCommand):
             own = [flag for parameter in self.params for flag in (*parameter.opts, *parameter.secondary_opts)]
             known = [flag for flag in own if flag.startswith("--")] + [o.flag for o in options.values()]
             flag: str = getattr(error, "option_name", "")
-            raise PrescoreError(f"{flag}: sampler {name!r} has no such option; {suggest(flag, known)}") from None
+            raise PrescoreError(f"{flag}: {what} has no such option; {suggest(flag, known)}") from None
+
+
+class TrainCommand(SampleCommand):
+    """The same for the recipe that the arguments name."""
+
+    def named(self, args: list[str]) -> tuple[str, dict[str, Option]]:
+        name = last_value("--recipe", args, DEFAULT_RECIPE)
+        return f"recipe {name!r}", recipe_options(name)
+
+
+def recipe_options(name: str) -> dict[str, Option]:
+    """The options of a recipe in the table, by name."""
+    from prescore.training.recipes import find_recipe
+
+    recipe = find_recipe(name)
+    options: dict[str, Option] = {}
+    for part in (recipe.settings, recipe.training):
+        defaults = {field.name: getattr(part, field.name) for field in fields(part)}
+        options |= field_options(type(part), defaults, defaults, {})
+    return options
 
 
 def named_sampler(words: Sequence[str]) -> str:
     """The sampler that a command line names, or the default."""
-    name = DEFAULT_SAMPLER
-    for word, following in zip(words, [*words, DEFAULT_SAMPLER][1:], strict=True):
-        if word == "--sampler":
-            name = following
-        elif word.startswith("--sampler="):
-            name = word.partition("=")[2]
-    return name
+    return last_value("--sampler", words, DEFAULT_SAMPLER)
+
+
+def last_value(flag: str, words: Sequence[str], default: str) -> str:
+    """What a command line gives for this flag."""
+    value = default
+    for word, following in zip(words, [*words, default][1:], strict=True):
+        if word == flag:
+            value = following
+        elif word.startswith(f"{flag}="):
+            value = word.partition("=")[2]
+    return value
 
 
 def take(options: dict[str, Option], words: Sequence[str]) -> tuple[dict[str, object], list[str]]:
@@ -170,7 +212,7 @@ def take(options: dict[str, Option], words: Sequence[str]) -> tuple[dict[str, ob
 
 def _numbers(kind: Any, word: str) -> tuple[object, ...]:
     """The word "1,2" as the tuple type that `kind` is. Raises ValueError."""
-    members, parts = get_args(kind), word.split(",")
+    members, parts = get_args(kind), word.split(",") if word else []
     if members[-1] is not Ellipsis and len(parts) != len(members):
         raise ValueError
     return tuple(members[0](part) for part in parts)

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prescore.cli.report import show
+
 if TYPE_CHECKING:
+    from prescore.cli.options import Option
     from prescore.samplers import Entry, Sampler
 
 WIDTH = 100
@@ -48,20 +51,24 @@ def describe_all() -> str:
 def describe(name: str, entry: "Entry") -> str:
     """One sampler with its options, as `prescore sample` takes them."""
     from prescore.cli.options import options_of
-    from prescore.cli.report import facts, show
+    from prescore.cli.report import facts
 
     order, strong, calls, needs, what, _ = facts_of(entry)
     kind = f"{order}, deterministic" if strong == "-" else f"{order} weak, {strong} strong"
     head = {"what": what, "family": entry.cls.family, "order": kind, "calls a step": calls, "needs": needs}
     parts = [f"sampler {name}", facts(head | {"source": entry.source}), "Options of `prescore sample`:"]
-    for option in options_of(entry).values():
-        default = "" if option.default is None else f"; default: {show(option.default)}"
-        usage = f"{', '.join(option.flags)}  ({option.value}{default})"
-        parts.append(f"{_fill(usage, 2, 4)}\n{_fill(option.help, 6, 6)}")
+    parts += map(explain, options_of(entry).values())
     for argument, (flags, text) in MADE.items():
         if entry.takes(argument):
             parts.append(f"  {flags}\n      {text}")
     return "\n\n".join(parts)
+
+
+def explain(option: "Option") -> str:
+    """An option with what it takes, its default and its help."""
+    default = "" if option.default is None else f"; default: {show(option.default)}"
+    usage = f"{', '.join(option.flags)}  ({option.value}{default})"
+    return f"{_fill(usage, 2, 4)}\n{_fill(option.help, 6, 6)}"
 
 
 def _fill(text: str, first: int, others: int) -> str:

@@ -1,96 +1,95 @@
-"""`prescore train`: train a small image denoiser, or go on with a run that was stopped."""
+"""`prescore train`: train a model by a recipe, or go on with a run that was stopped."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prescore.data import load_images
-from prescore.errors import PrescoreError
-from prescore.training.loop import TrainingConfig
-from prescore.training.loop import train as run
+from prescore.cli.options import DEFAULT_RECIPE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Option = typer.Option
-DEFAULT = TrainingConfig()
 
 
 def train(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Folder or zip of images, .npz, .npy or IDX file.")],
     out: Annotated[Path, Option(help="Folder of the run; one that holds a run with these settings is resumed.")],
+    recipe: Annotated[
+        str, Option(help="What is trained how; `prescore recipes` lists them, `prescore recipes NAME` its options.")
+    ] = DEFAULT_RECIPE,
+    configuration: Annotated[
+        str | None,
+        Option(
+            metavar="A-F",
+            help="Improve recipe ve or vp step by step as in Table 2 of the EDM paper. A: the recipe. B: larger "
+            "batches and learning rate, no clipping. C: capacity moved to the high resolutions. D: EDM's "
+            "preconditioning. E: EDM's noise levels and loss weight. F: non-leaky augmentation.",
+        ),
+    ] = None,
     name: Annotated[str | None, Option(help="Name of the model; by default that of the folder.")] = None,
     key: Annotated[str | None, Option(help="Which array of an .npz holds the images.")] = None,
-    pad: Annotated[int | None, Option(help="Surround the images by black up to this many pixels a side.")] = None,
-    steps: Annotated[int, Option(help="Optimizer steps.")] = DEFAULT.steps,
-    batch_size: Annotated[int, Option(help="Images a step.")] = DEFAULT.batch_size,
-    learning_rate: Annotated[float, Option(help="Of Adam, after the warm-up.")] = DEFAULT.learning_rate,
-    warmup: Annotated[int, Option(help="Steps over which the learning rate rises.")] = DEFAULT.warmup,
-    cooldown: Annotated[int, Option(help="Last steps, over which it falls to 0.")] = DEFAULT.cooldown,
-    clip: Annotated[float, Option(help="Largest norm of a gradient.")] = DEFAULT.clip,
-    ema_decay: Annotated[float, Option(help="Decay of the weight average.")] = DEFAULT.ema_decay,
-    noise: Annotated[str, Option(help="Noise levels: log-uniform (VE) or log-normal (EDM).")] = DEFAULT.noise,
-    sigma_min: Annotated[float, Option(help="Smallest noise level, for data in [0, 1].")] = DEFAULT.sigma_min,
-    sigma_max: Annotated[float, Option(help="Largest noise level.")] = DEFAULT.sigma_max,
-    p_mean: Annotated[float | None, Option(help="Mean of ln sigma; log-normal only.", show_default="-1.2")] = None,
-    p_std: Annotated[float | None, Option(help="Its standard deviation; log-normal only.", show_default="1.2")] = None,
-    precision: Annotated[str, Option(help="float32, or bfloat16 for mixed precision.")] = DEFAULT.precision,
-    seed: Annotated[int, Option(help="Decides the initial weights and every draw.")] = DEFAULT.seed,
-    model_channels: Annotated[int, Option(help="Base width of the network.")] = DEFAULT.model_channels,
-    channel_mult: Annotated[str, Option(help="Width of each level, in base widths, finest first.")] = "1,1,2,3",
-    channel_mult_emb: Annotated[int, Option(help="Width of the embedding.")] = DEFAULT.channel_mult_emb,
-    num_blocks: Annotated[int, Option(help="Residual blocks a level.")] = DEFAULT.num_blocks,
-    attn_resolutions: Annotated[str, Option(help="Resolutions with attention, in pixels; '' for none.")] = "8",
-    dropout: Annotated[float, Option(help="Probability of dropout.")] = DEFAULT.dropout,
+    labels: Annotated[str | None, Option(help="Which array of the .npz holds class labels to condition on.")] = None,
+    pad: Annotated[int | None, Option(help="Pad the images to this many pixels a side (MNIST: 32).")] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        Option("--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1]; they keep their units."),
+    ] = None,
     device: Annotated[str, Option(help="Where the network is: cpu, cuda, ...")] = "cpu",
+    accumulate: Annotated[int, Option(help="Split the batch into this many parts, to save memory.")] = 1,
     checkpoint_every: Annotated[int, Option(help="Steps between checkpoints.")] = 500,
+    keep: Annotated[int, Option(help="Keep this many checkpoints.")] = 2,
+    sample_every: Annotated[int, Option(help="Steps between pictures of samples; 0 for none.")] = 0,
+    tensorboard: Annotated[bool, Option(help="Write losses and pictures for TensorBoard.")] = True,
     progress: Annotated[bool, Option(help="Show a progress bar.")] = True,
 ) -> None:
-    """Train an image denoiser (SongUNet, EDM preconditioning) and write OUT/model.safetensors.
+    """Train a model and write OUT/model.safetensors.
 
-    The run can be stopped by Ctrl-C at any time; the same command goes on where it was, and gives the same weights
-    as a run that was never stopped. OUT also receives the checkpoint and loss.csv.
+    Every option of the recipe may be given beside those below: `prescore recipes NAME` explains them.
+
+    The run can be stopped by Ctrl-C, or killed, at any time; the same command goes on from the last checkpoint, and
+    gives the same weights as a run that was never stopped. OUT also receives checkpoints, loss.csv, and pictures.
+
+    On several GPUs or machines: torchrun --nproc-per-node 8 -m prescore train DATA --device cuda ...
     """
-    if noise != "log-normal" and (p_mean, p_std) != (None, None):
-        raise PrescoreError(f"--p-mean, --p-std: belong to --noise log-normal, not {noise}")
-    config = TrainingConfig(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        cooldown=cooldown,
-        clip=clip,
-        ema_decay=ema_decay,
-        noise=noise,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
-        P_mean=DEFAULT.P_mean if p_mean is None else p_mean,
-        P_std=DEFAULT.P_std if p_std is None else p_std,
-        precision=precision,
-        seed=seed,
-        model_channels=model_channels,
-        channel_mult=_integers("--channel-mult", channel_mult),
-        channel_mult_emb=channel_mult_emb,
-        num_blocks=num_blocks,
-        attn_resolutions=_integers("--attn-resolutions", attn_resolutions),
-        dropout=dropout,
-    )
-    images = load_images(data, key=key, pad=pad)
-    result = run(
-        images,
-        config,
-        out,
+    from prescore.data import load_images
+    from prescore.training.data import UNIT, TrainingData, load_labels
+    from prescore.training.loop import RunOptions, TrainingResult
+    from prescore.training.loop import train as run
+    from prescore.training.recipes import configured, find_recipe, with_options
+
+    given = dict(context.obj)
+    if value_range is not None:
+        given.setdefault("data_range", value_range)
+    row = find_recipe(recipe) if configuration is None else configured(recipe, configuration)
+    settings, config = with_options(row, given)
+    options = RunOptions(
         name=name or out.resolve().name,
         device=device,
-        progress=progress,
+        accumulate=accumulate,
         checkpoint_every=checkpoint_every,
+        keep=keep,
+        sample_every=sample_every,
+        tensorboard=tensorboard,
+        progress=progress,
     )
-    typer.echo(f"{result.model}: step {result.steps} of {steps}, {result.seconds:.0f} s, loss {result.loss:.4f}")
-    if not result.is_finished:
-        typer.echo("stopped; the same command goes on from here")
+    images = load_images(data, key=key, pad=pad, data_range=value_range)
+    classes = None if labels is None else load_labels(data, labels, len(images))
+    task = settings.task(TrainingData(images, value_range or UNIT, classes))
+    result: TrainingResult = run(task, config, out, options, save_picture=_save_picture)
+    if result.is_first:
+        print(f"{result.model}: step {result.steps} of {config.steps}, {result.seconds:.0f} s, loss {result.loss:.4f}")
+        if not result.is_finished:
+            print("stopped; the same command goes on from here")
 
 
-def _integers(option: str, text: str) -> tuple[int, ...]:
-    """ "1,2" -> (1, 2)."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise PrescoreError(f"{option}: {text!r} is not a list of integers such as 1,2,2") from None
+def _save_picture(path: Path, samples: "Tensor", data_range: tuple[float, float]) -> None:
+    """A grid of samples; those that are not pictures as an array."""
+    from prescore.images import save_grid, save_npz, to_uint8
+
+    if samples.ndim == 4 and samples.shape[1] in (1, 3):
+        save_grid(path, to_uint8(samples, data_range))
+    else:
+        save_npz(path.with_suffix(".npz"), {"samples": samples.cpu().numpy()})

@@ -1,7 +1,9 @@
 """How a network is trained, whatever it learns: length, optimizer, average, precision."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prescore.errors import PrescoreError, check_choice
 
@@ -27,6 +29,8 @@ class TrainingConfig:
     Raises:
         PrescoreError: a value is out of its range or unknown.
     """
+
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"precision": PRECISIONS}
 
     steps: int = 10000
     batch_size: int = 64

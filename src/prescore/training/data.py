@@ -5,6 +5,7 @@ import math
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,7 @@ class TrainingData:
         """Number of classes, 0 without labels."""
         return 0 if self.labels is None else int(self.labels.max()) + 1
 
+    @cached_property
     def fingerprint(self) -> int:
         """CRC-32 of all values and labels: other data, or another order of them, has another one."""
         code = zlib.crc32(self.examples.contiguous().numpy().data)

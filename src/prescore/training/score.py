@@ -9,10 +9,10 @@ A recipe is a choice in each of these rows (equations of the losses: `prescore.t
     loss               dsm, ssm, ssm-vr, ism
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ NCSNPP = {
     "encoder_type": "residual",
     "resample_filter": (1, 3, 3, 1),
 }
+SONG_PRECONDITIONINGS, REFINE_PRECONDITIONINGS = ("edm", "ve", "vp"), ("score-labels",)
 NOISES = ("log-uniform", "log-normal", "uniform-time", "levels")
 WEIGHTS = ("edm", "inverse-square", "ncsn")
 SONG_ONLY = ("channel_mult", "channel_mult_emb", "num_blocks", "attn_resolutions", "dropout", "augment")
@@ -87,6 +88,14 @@ class ScoreSettings:
         PrescoreError: a value is out of its range or unknown, or does not fit the others.
     """
 
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {
+        "network": NETWORKS,
+        "preconditioning": (*SONG_PRECONDITIONINGS, *REFINE_PRECONDITIONINGS),
+        "noise": NOISES,
+        "weight": WEIGHTS,
+        "loss": tuple(LOSSES),
+    }
+
     network: str = "ddpmpp"
     preconditioning: str = "edm"
     noise: str = "log-normal"
@@ -110,10 +119,9 @@ class ScoreSettings:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        choices = {"network": NETWORKS, "noise": NOISES, "weight": WEIGHTS, "loss": LOSSES}
-        for name, known in choices.items():
+        for name, known in self.choices.items():
             check_choice(name, getattr(self, name), known)
-        known = ("score-labels",) if self.network in REFINE else ("edm", "ve", "vp")
+        known = REFINE_PRECONDITIONINGS if self.network in REFINE else SONG_PRECONDITIONINGS
         if self.preconditioning not in known:
             raise PrescoreError(
                 f"preconditioning: {self.preconditioning!r} given; the network {self.network} takes {', '.join(known)}"

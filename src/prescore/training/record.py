@@ -1,0 +1,81 @@
+"""What a run leaves behind for people: losses as CSV and in TensorBoard, and pictures."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prescore.errors import PrescoreError
+from prescore.files import write_atomically
+
+LOSSES = "loss.csv"
+LOSS_WINDOW = 500  # steps over which the reported loss is averaged
+
+
+class Record:
+    """Losses of a run, one a step, in memory until they are written.
+
+    Args:
+        folder: of the run. Its loss.csv is read and goes on after step `step`; later rows are dropped.
+        step: of the checkpoint that the run goes on from.
+        writer: a TensorBoard writer, or None.
+
+    Raises:
+        PrescoreError: loss.csv is damaged.
+    """
+
+    def __init__(self, folder: Path, step: int, writer: Any = None) -> None:
+        self.path, self.writer = folder / LOSSES, writer
+        self.losses = {k: loss for k, loss in _read(self.path).items() if k <= step}
+
+    def add(self, step: int, loss: float, learning_rate: float, steps_per_second: float) -> None:
+        """The loss of step number `step`, from 1."""
+        self.losses[step] = loss
+        if self.writer is not None:
+            values = {"loss": loss, "learning_rate": learning_rate, "steps_per_second": steps_per_second}
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def add_pictures(self, step: int, x: Tensor, data_range: tuple[float, float]) -> None:
+        """Images (N, C, H, W) in the units of the model."""
+        if self.writer is not None and x.ndim == 4 and x.shape[1] in (1, 3):
+            low, high = data_range
+            self.writer.add_images("samples", ((x - low) / (high - low)).clamp(0, 1).float().cpu(), step)
+
+    @property
+    def recent(self) -> float:
+        """Mean loss of the last 500 steps."""
+        window = list(self.losses.values())[-LOSS_WINDOW:]
+        return math.fsum(window) / len(window) if window else math.nan
+
+    def write(self) -> None:
+        """Replaces loss.csv."""
+        rows = "".join(f"{step},{loss:.6f}\n" for step, loss in self.losses.items())
+        write_atomically(self.path, f"step,loss\n{rows}".encode())
+        if self.writer is not None:
+            self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def tensorboard_writer(folder: Path, step: int) -> Any:
+    """A writer that replaces what an earlier attempt wrote after step `step`; None where the package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder, purge_step=step + 1)
+
+
+def _read(path: Path) -> dict[int, float]:
+    if not path.exists():
+        return {}
+    try:
+        with open(path, newline="") as file:
+            return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise PrescoreError(f"{path}: damaged ({error}); delete it to go on without its losses") from None

@@ -1,0 +1,142 @@
+"""Checkpoints of a run: checkpoint-0001200.safetensors holds all that is needed to go on after step 1200.
+
+A checkpoint appears whole or not at all, and older ones are deleted only when a newer one is there. If the newest one
+is damaged the one before it is taken; a checksum tells.
+"""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from prescore.checkpoints.native import read_safetensors
+from prescore.errors import PrescoreError
+from prescore.files import write_atomically
+from prescore.training.config import TrainingConfig
+from prescore.training.state import TrainingState
+from prescore.training.task import Task
+
+ENTRY = "prescore-training"
+PATTERN = "checkpoint-*.safetensors"
+LENGTHS = ("steps", "cooldown")  # that may change while a run goes on
+
+
+class DamagedError(PrescoreError):
+    """A checkpoint that cannot be used, whatever the run."""
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Those of a folder, newest first."""
+    return sorted(folder.glob(PATTERN), reverse=True)
+
+
+def save_checkpoint(folder: Path, state: TrainingState, task: Task, config: TrainingConfig, keep: int) -> None:
+    """Writes one more, then deletes all but the newest `keep`.
+
+    Raises:
+        PrescoreError: it cannot be written; the others are left as they are.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
+    facts = _facts(task, config) | {
+        "step": state.step,
+        "seconds": state.seconds,
+        "scaler": state.scaler.state_dict(),
+        "crc32": _checksum(tensors),
+    }
+    path = folder / f"checkpoint-{state.step:07d}.safetensors"
+    write_atomically(path, save(tensors, metadata={ENTRY: json.dumps(facts)}))
+    for old in checkpoints(folder)[keep:]:
+        old.unlink()
+
+
+def resume(folder: Path, state: TrainingState, task: Task, config: TrainingConfig, warn: Callable[[str], None]) -> None:
+    """Puts the newest whole checkpoint of a folder, if there is any, into a state made for the same run.
+
+    Raises:
+        PrescoreError: all of them are damaged, or the newest whole one is of other settings or data.
+    """
+    problem = ""
+    for path in checkpoints(folder):
+        try:
+            facts, tensors = _read(path, state)
+        except DamagedError as error:
+            problem = problem or str(error)
+            continue
+        _check_same_run(folder, facts, task, config)
+        if problem:
+            warn(f"{problem}; going on from {path.name}")
+        _restore(state, facts, tensors)
+        return
+    if problem:
+        raise PrescoreError(f"{problem}; there is no other checkpoint to go on from, take another folder")
+
+
+def _read(path: Path, state: TrainingState) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Facts and tensors of a checkpoint, which fit the state if it is of the same run."""
+    try:
+        metadata, tensors = read_safetensors(path)
+    except PrescoreError as error:
+        raise DamagedError(str(error)) from None
+    if ENTRY not in metadata:
+        raise DamagedError(f"{path}: not a checkpoint of prescore's training")
+    facts = json.loads(metadata[ENTRY])
+    if _checksum(tensors) != facts["crc32"]:
+        raise DamagedError(f"{path}: damaged (its checksum is wrong)")
+    return facts, tensors
+
+
+@torch.no_grad()
+def _restore(state: TrainingState, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    for name, value in state.tensors().items():
+        value.copy_(tensors[name])
+    if facts["scaler"]:
+        state.scaler.load_state_dict(facts["scaler"])
+    state.step, state.seconds = facts["step"], facts["seconds"]
+
+
+def _facts(task: Task, config: TrainingConfig) -> dict[str, Any]:
+    """What two runs must have in common to be the same, in JSON's types."""
+    facts = {
+        "kind": type(task.settings).__name__,
+        "settings": dataclasses.asdict(task.settings),
+        "config": dataclasses.asdict(config),
+        "measured": dict(task.measured),
+        "data": task.data.fingerprint,
+    }
+    return json.loads(json.dumps(facts))
+
+
+def _check_same_run(folder: Path, theirs: Mapping[str, Any], task: Task, config: TrainingConfig) -> None:
+    ours = _facts(task, config)
+    if theirs["kind"] != ours["kind"]:
+        raise PrescoreError(f"recipe: {folder} holds a run of another kind ({theirs['kind']}); take another folder")
+    for part in ("settings", "config"):
+        for name, value in ours[part].items():
+            if name not in LENGTHS and theirs[part].get(name) != value:
+                raise PrescoreError(
+                    f"{name}: the run in {folder} has {theirs[part].get(name)}, not {value}; give the same settings, "
+                    f"or another folder"
+                )
+    if (theirs["data"], theirs["measured"]) != (ours["data"], ours["measured"]):
+        raise PrescoreError(f"{folder} holds a run on other data; give the same data, or another folder")
+    step, (old, new) = theirs["step"], (theirs["config"], ours["config"])
+    constant_until = min(run["steps"] - run["cooldown"] for run in (old, new))
+    if any(old[name] != new[name] for name in LENGTHS) and step > constant_until:
+        raise PrescoreError(
+            f"steps: the run in {folder} is at step {step} of {old['steps']}; with {new['steps']} steps, "
+            f"{new['cooldown']} of them cool-down, it would have had another learning rate before that"
+        )
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of all tensors, in the order of their names."""
+    code = 0
+    for name in sorted(tensors):
+        code = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, code)
+    return code
