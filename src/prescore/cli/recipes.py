@@ -18,9 +18,8 @@ def describe_all() -> str:
     from prescore.training.recipes import RECIPES
 
     rows = [[name, recipe.about, recipe.source.removeprefix("https://")] for name, recipe in RECIPES.items()]
-    return (
-        f"{table(['recipe', 'what', 'source'], rows)}\n\n`prescore recipes NAME` explains the options of recipe NAME."
-    )
+    more = "`prescore recipes NAME` explains the options of recipe NAME."
+    return f"{table(['recipe', 'what', 'source'], rows)}\n\n{more}"
 
 
 def describe(name: str) -> str:
