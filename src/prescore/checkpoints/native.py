@@ -18,12 +18,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from prescore.checkpoints.arguments import is_shallow, shorten
-from prescore.checkpoints.stored import ModelDescription, StoredModel, build, build_network, check_finite, naming
+from prescore.checkpoints.stored import (
+    AUTOENCODER,
+    ModelDescription,
+    StoredModel,
+    build,
+    build_autoencoder,
+    build_network,
+    check_finite,
+    naming,
+)
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 
-FORMAT = "prescore-model"
+FORMAT, AUTOENCODER_FORMAT = "prescore-model", "prescore-autoencoder"
 VERSION = 2
 MAX_HEADER_BYTES = 100_000_000
 
@@ -41,8 +50,11 @@ def save_model(
             written.
     """
     with naming(path):
-        network = build_network(StoredModel(description, dict(state)))
+        stored = StoredModel(description, dict(state))
+        network, autoencoder = build_network(stored), build_autoencoder(stored)
         learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        if autoencoder is not None:
+            learned |= {AUTOENCODER + name for name, _ in autoencoder.named_parameters()}
         tensors = {
             name: value.detach().to("cpu", dtype if name in learned else None).contiguous()
             for name, value in state.items()
@@ -128,6 +140,11 @@ def _describe(metadata: Mapping[str, str]) -> ModelDescription:
         header = json.loads(metadata["prescore"])
     except (ValueError, RecursionError) as error:
         raise PrescoreError(f"its description is not JSON ({error})") from error
+    if isinstance(header, dict) and header.get("format") == AUTOENCODER_FORMAT:
+        raise PrescoreError(
+            "an autoencoder, which draws no samples by itself; train a model of its latents with "
+            "`prescore train DATA --recipe latent --autoencoder FILE`"
+        )
     if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
         raise PrescoreError(f"not a prescore model (its format is not {FORMAT!r})")
     if not is_shallow(header):
@@ -139,6 +156,7 @@ def _describe(metadata: Mapping[str, str]) -> ModelDescription:
         raise PrescoreError(
             f"written in version {shorten(version)} of the format, this prescore reads versions up to {VERSION}"
         )
+    header.setdefault("autoencoder", None)  # models that are not of latents need not mention it
     known = [f.name for f in fields(ModelDescription)]
     for name in known:
         if name not in header:
