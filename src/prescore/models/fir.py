@@ -1,4 +1,4 @@
-"""Factor-2 resampling by a separable FIR filter, alone or joined to a 3x3 convolution, in plain PyTorch.
+"""Factor-2 resampling by a separable FIR filter, alone or joined to a 3x3 convolution, or without a filter.
 
 With the taps k of length L >= 2 the filter is K = outer(k, k) / sum(k)^2. As true convolutions on zero-padded images,
 
@@ -113,4 +113,4 @@ def _filter(x: Tensor, K: Tensor, before: int, after: int, stride: int = 1) -> T
 
 
 def _depthwise(K: Tensor, x: Tensor) -> Tensor:
-    return K.to(x.dtype).expand(x.shape[1], 1, -1, -1)
+    return K.to(x).expand(x.shape[1], 1, -1, -1)

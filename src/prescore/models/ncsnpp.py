@@ -383,7 +383,9 @@ def _geometric(sigma_max: float, sigma_min: float, n: int) -> Tensor:
             f"sigma_min {sigma_min}, sigma_max {sigma_max} and num_scales {n}: "
             f"0 < sigma_min < sigma_max < inf and at least 2 scales are needed"
         )
-    return torch.linspace(math.log(sigma_max), math.log(sigma_min), n, dtype=torch.float64).exp()
+    # On the CPU first: on the device "meta" these two functions would cost seconds of imports.
+    logarithms = torch.linspace(math.log(sigma_max), math.log(sigma_min), n, dtype=torch.float64, device="cpu")
+    return logarithms.exp().to(torch.get_default_device())
 
 
 def _checked_taps(taps: Sequence[float]) -> tuple[float, ...]:
@@ -403,6 +405,8 @@ def _check_resolution(image_size: int, levels: int) -> None:
 @torch.no_grad()
 def _initialise(network: NCSNpp, generator: torch.Generator | None) -> None:
     """Uniform weights of variance gain^2 / fan_avg, zero biases; Fourier frequencies ~ N(0, scale^2)."""
+    if network.sigmas.is_meta:
+        return  # nothing to fill, and drawing on this device would cost seconds of imports
     initialise(network, generator)
     for module in network.modules():
         if isinstance(module, NIN):

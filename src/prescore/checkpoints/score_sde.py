@@ -1,0 +1,331 @@
+"""Checkpoints of score_sde_pytorch: NCSN++, DDPM++ and DDPM.
+
+A checkpoint is a mapping: optimizer, model, ema, step. The model's names begin with `module.`. The EMA has no names: it
+lists the trained parameters in the network's order, hence neither the Fourier frequencies, which are not trained, nor
+the table `sigmas`; those two come from the model.
+
+The file does not tell how the network was built and trained. The published configurations are listed here; most are
+known by the names and shapes of their weights and the ends of `sigmas`, so that one has to be named only where several
+share both:
+
+    sde           network returns          x_t            preconditioning of `models.precond`
+    VE            score, given sigma       x              score
+    VE, discrete  score, given a label     x              score-labels, table `sigmas`
+    VP, sub-VP    noise, given 999 t       s(t) x         noise
+    VP, discrete  noise, given the index   s_j x          noise, levels of the betas linspace(0.1, 20, N) / N
+
+VE networks see data in [0, 1], the others in [-1, 1]. The levels of a VE model are those of its file.
+
+Sources: Y. Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", 2021,
+https://arxiv.org/abs/2011.13456, appendices C, F and H; https://github.com/yang-song/score_sde_pytorch (layout, names
+and configurations).
+"""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prescore.checkpoints.arguments import is_number, shorten
+from prescore.checkpoints.stored import TABLE, WEIGHTS, ModelDescription, StoredModel
+from prescore.checkpoints.torch_files import check_tensors, head, load_torch
+from prescore.errors import PrescoreError, check_choice, suggest
+from prescore.models.ncsnpp import NCSNpp
+from prescore.schedule import VP, SubVP, Tabulated
+
+MARK = b"module.all_modules."
+PREFIX = "module."
+BETA_MIN, BETA_MAX = 0.1, 20.0
+TIME_SCALE = 999.0
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a checkpoint does not hold.
+
+    Attributes:
+        arguments: of `NCSNpp`.
+        sde: "ve", "vp" or "subvp".
+        continuous: whether it was trained at all noise levels, not at those of a table alone.
+    """
+
+    arguments: Mapping[str, Any]
+    sde: str = "ve"
+    continuous: bool = True
+
+    def network(self) -> NCSNpp:
+        """The network without memory for its weights."""
+        with torch.device("meta"):
+            return NCSNpp(**self.arguments)
+
+
+def _ve(image_size: int, sigma_max: float, *, continuous: bool = True, **arguments: Any) -> Configuration:
+    embedding = "fourier" if continuous else "positional"
+    named = {"image_size": image_size, "sigma_max": float(sigma_max), "embedding_type": embedding}
+    return Configuration(named | arguments, "ve", continuous)
+
+
+def _ve_pyramids(image_size: int, sigma_max: float, **arguments: Any) -> Configuration:
+    pyramids: dict[str, Any] = {
+        "progressive": "output_skip",
+        "progressive_input": "input_skip",
+        "num_scales": 2000,
+        "dropout": 0.0,
+    }
+    return _ve(image_size, sigma_max, **pyramids, **arguments)
+
+
+def _ve_256(sigma_max: float) -> Configuration:
+    return _ve_pyramids(256, sigma_max, ch_mult=(1, 1, 2, 2, 2, 2, 2), num_res_blocks=2)
+
+
+def _ddpmpp(sde: str, *, continuous: bool = True, **arguments: Any) -> Configuration:
+    plain = {"fir": False, "progressive_input": "none", "embedding_type": "positional"}
+    meaning = {"centered": True, "scale_by_sigma": False}
+    return Configuration({"image_size": 32} | plain | meaning | arguments, sde, continuous)
+
+
+def _ddpm(sde: str, *, continuous: bool = True) -> Configuration:
+    return _ddpmpp(sde, continuous=continuous, resblock_type="ddpm", skip_rescale=False, num_res_blocks=2)
+
+
+PUBLISHED: Mapping[str, Configuration] = MappingProxyType(
+    {
+        "cifar10-ncsnpp-discrete-ve": _ve(32, 50, continuous=False),
+        "cifar10-ncsnpp-continuous-ve": _ve(32, 50),
+        "cifar10-ncsnpp-deep-continuous-ve": _ve(32, 50, num_res_blocks=8),
+        "celeba64-ncsnpp-discrete-ve": _ve(64, 90, continuous=False),
+        "celebahq256-ncsnpp-continuous-ve": _ve_256(348),
+        "ffhq256-ncsnpp-continuous-ve": _ve_256(348),
+        "bedroom256-ncsnpp-continuous-ve": _ve_256(378),
+        "church256-ncsnpp-continuous-ve": _ve_256(380),
+        "ffhq1024-ncsnpp-continuous-ve": _ve_pyramids(
+            1024, 1348, nf=16, ch_mult=(1, 2, 4, 8, 16, 32, 32, 32), num_res_blocks=1
+        ),
+        "cifar10-ddpm-discrete-vp": _ddpm("vp", continuous=False),
+        "cifar10-ddpm-continuous-vp": _ddpm("vp"),
+        "cifar10-ddpm-continuous-subvp": _ddpm("subvp"),
+        "cifar10-ddpmpp-discrete-vp": _ddpmpp("vp", continuous=False),
+        "cifar10-ddpmpp-continuous-vp": _ddpmpp("vp"),
+        "cifar10-ddpmpp-continuous-subvp": _ddpmpp("subvp"),
+        "cifar10-ddpmpp-deep-continuous-vp": _ddpmpp("vp", num_res_blocks=8),
+        "cifar10-ddpmpp-deep-continuous-subvp": _ddpmpp("subvp", num_res_blocks=8),
+    }
+)
+
+
+def matches(path: Path) -> bool:
+    """Whether it is a file of `torch.save` that names a weight of these networks."""
+    return MARK in head(path)
+
+
+def read(path: Path, *, config: str | Configuration | None = None, weights: str = "ema") -> StoredModel:
+    """The model of a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        config: name in `PUBLISHED`, in full or short (`full_name`), or a configuration of one's own; None finds out.
+        weights: "ema", the average over training, or "raw".
+
+    Raises:
+        PrescoreError: the checkpoint is damaged or not of these networks, or the configuration is not its own.
+    """
+    check_choice("weights", weights, WEIGHTS)
+    content = load_torch(path)
+    if not isinstance(content, dict) or "model" not in content:
+        raise PrescoreError("not a checkpoint of score_sde_pytorch, which is a mapping with an entry 'model'")
+    model = {name.removeprefix(PREFIX): value for name, value in check_tensors("its model", content["model"]).items()}
+    name, configuration = _configuration(model, config)
+    network = configuration.network()
+    state = model if weights == "raw" else model | _average(content.get("ema"), network)
+    # Copies, because the rest of the file, mostly the optimiser's, shares its memory with them.
+    state = {name: value.clone() for name, value in state.items()}
+    facts = {"step": content.get("step"), "ema_updates": (content.get("ema") or {}).get("num_updates")}
+    return _describe(name, configuration, network, state, weights, {k: v for k, v in facts.items() if is_number(v)})
+
+
+def full_name(name: str) -> str:
+    """The published configuration that is meant by a name, which may be a part of its own.
+
+    Every word and number of what is given must begin one of the full name, in any order and with any signs between
+    them. Of several such names, the one with the fewest words that are only begun, then with the fewest left out.
+
+    Raises:
+        PrescoreError: none is meant, or more than one.
+
+    >>> full_name("cifar10-ncsnpp-deep-ve"), full_name("ve/ffhq_1024_ncsnpp_continuous")
+    ('cifar10-ncsnpp-deep-continuous-ve', 'ffhq1024-ncsnpp-continuous-ve')
+    """
+    costs = {known: cost for known in PUBLISHED if (cost := _cost(_words(name), _words(known))) is not None}
+    if not costs or not _words(name):
+        raise PrescoreError(f"config: unknown {shorten(name)}, {suggest(name[:100].lower(), PUBLISHED)}")
+    best = [known for known, cost in costs.items() if cost == min(costs.values())]
+    if len(best) > 1:
+        raise PrescoreError(f"config: {shorten(name)} may be {_listed(best, 'or')}; say which")
+    return best[0]
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+|\d+", name.lower()[:100])
+
+
+def _cost(given: Sequence[str], known: list[str]) -> tuple[int, int] | None:
+    """How many given words only begin one that is known, and how many are left out; None if one begins none."""
+    left, begun = list(known), 0
+    for word in given:
+        found = word if word in left else next((other for other in left if other.startswith(word)), None)
+        if found is None:
+            return None
+        left.remove(found)
+        begun += found != word
+    return begun, len(left)
+
+
+def _listed(names: Sequence[str], conjunction: str) -> str:
+    return f" {conjunction} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+# Which configuration a file was trained with
+
+
+def _configuration(model: Mapping[str, Tensor], config: str | Configuration | None) -> tuple[str, Configuration]:
+    """Name and configuration that are meant and fit; the noise levels are the file's."""
+    if isinstance(config, Configuration):
+        if misfit := _misfit(config, model):
+            raise PrescoreError(f"config: it does not fit the file: {misfit}")
+        return "score_sde", _with_levels_of(model, config)
+    fitting = _fitting(model)
+    if config is not None:
+        name = full_name(config)
+        if name not in fitting:
+            misfit = _misfit(PUBLISHED[name], model) or _other_levels(PUBLISHED[name], model)
+            other = _listed(fitting, "and") if fitting else "no published configuration"
+            raise PrescoreError(f"config: {name} does not fit the file, which fits {other}: {misfit}")
+        return name, _with_levels_of(model, PUBLISHED[name])
+    if not fitting:
+        raise PrescoreError(
+            f"config: the weights fit no published configuration, such as {next(iter(PUBLISHED))}: "
+            f"{_misfit(next(iter(PUBLISHED.values())), model)}"
+        )
+    found = [_with_levels_of(model, PUBLISHED[name]) for name in fitting]
+    if any(configuration != found[0] for configuration in found):
+        raise PrescoreError(f"config: the weights fit {_listed(fitting, 'and')}; name the one of this file")
+    return _listed(fitting, "or"), found[0]
+
+
+def _fitting(model: Mapping[str, Tensor]) -> list[str]:
+    """Names of the published configurations with these weights; with their noise levels too, if there are any such."""
+    names = [name for name, configuration in PUBLISHED.items() if not _misfit(configuration, model)]
+    return [name for name in names if not _other_levels(PUBLISHED[name], model)] or names
+
+
+def _misfit(configuration: Configuration, model: Mapping[str, Tensor]) -> str:
+    """The first difference between the network's weights and the file's, in words; empty if there is none."""
+    expected = configuration.network().state_dict()
+    for name, value in expected.items():
+        if name not in model:
+            return f"the weight {name!r} is missing"
+        if model[name].shape != value.shape:
+            found, needed = tuple(model[name].shape), tuple(value.shape)
+            return f"the weight {name!r} has shape {found}, the network needs {needed}"
+    extra = next((name for name in model if name not in expected), None)
+    return "" if extra is None else f"the weight {shorten(extra)} does not belong to the network"
+
+
+def _other_levels(configuration: Configuration, model: Mapping[str, Tensor]) -> str:
+    """In words, that a VE model has other noise levels than the configuration's; empty if not."""
+    low, high = model["sigmas"].double()[[-1, 0]].tolist()
+    needed = configuration.arguments["sigma_max"] if configuration.sde == "ve" else high
+    is_near = abs(high - needed) <= 1e-3 * needed
+    return "" if is_near else f"its noise levels are {low:.4g} to {high:.6g}, not up to {needed:g}"
+
+
+def _with_levels_of(model: Mapping[str, Tensor], configuration: Configuration) -> Configuration:
+    """The configuration with the ends of the file's noise levels where the model knows them, which is VE."""
+    if configuration.sde != "ve":
+        return configuration
+    sigmas = model["sigmas"].double()
+    if not (sigmas.isfinite().all() and (sigmas > 0).all() and (sigmas.diff() < 0).all()):
+        raise PrescoreError("the noise levels 'sigmas' are not positive numbers that decrease")
+    # The logarithms, from which they were made, leave an error in the last places.
+    low, high = (float(f"{sigma:.7g}") for sigma in sigmas[[-1, 0]].tolist())
+    return replace(configuration, arguments={**configuration.arguments, "sigma_min": low, "sigma_max": high})
+
+
+# What is in it
+
+
+def _average(ema: Any, network: nn.Module) -> dict[str, Tensor]:
+    """The averaged parameters by their names."""
+    if not isinstance(ema, Mapping) or not isinstance(ema.get("shadow_params"), (list, tuple)):
+        raise PrescoreError("weights: the file holds no EMA (no list 'shadow_params' in 'ema'); 'raw' takes the others")
+    values = ema["shadow_params"]
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    if len(values) != len(trained):
+        raise PrescoreError(f"its EMA holds {len(values)} tensors, the network has {len(trained)} trained parameters")
+    average = check_tensors("its EMA", dict(zip(trained, values, strict=True)))
+    for name, value in average.items():
+        if value.shape != trained[name].shape:
+            found, needed = tuple(value.shape), tuple(trained[name].shape)
+            raise PrescoreError(f"its EMA of {name!r} has shape {found}, the network needs {needed}")
+    return average
+
+
+def _describe(
+    name: str,
+    configuration: Configuration,
+    network: NCSNpp,
+    state: dict[str, Tensor],
+    weights: str,
+    facts: dict[str, Any],
+) -> StoredModel:
+    arguments = _complete(configuration.arguments)
+    kind, kind_arguments, tables, sigma_min, sigma_max = _meaning(configuration, arguments, state)
+    channels, size = arguments["num_channels"], arguments["image_size"]
+    description = ModelDescription(
+        type(network).__name__,
+        arguments,
+        kind,
+        kind_arguments,
+        sigma_min,
+        sigma_max,
+        (channels, size, size),
+        data_range=(-1.0, 1.0) if arguments["centered"] else (0.0, 1.0),
+        weights=weights,
+        name=name,
+        training={"format": "score_sde_pytorch checkpoint", "configuration": name, **facts},
+    )
+    return StoredModel(description, state | {TABLE + table: values for table, values in tables.items()})
+
+
+def _complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of the network, with the defaults of those that are not given."""
+    parameters = [p for p in inspect.signature(NCSNpp).parameters.values() if p.name != "generator"]
+    return {p.name: arguments.get(p.name, p.default) for p in parameters}
+
+
+def _meaning(
+    configuration: Configuration, arguments: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> tuple[str, dict[str, Any], dict[str, Tensor], float, float]:
+    """Preconditioning, its arguments and tables, and the range of noise levels."""
+    if configuration.sde == "ve":
+        ends = arguments["sigma_min"], arguments["sigma_max"]
+        if configuration.continuous:
+            return "score", {}, {}, *ends
+        return "score-labels", {}, {"sigmas": state["sigmas"].double()}, *ends
+    if not configuration.continuous:
+        n = arguments["num_scales"]
+        schedule = Tabulated.linear(n, BETA_MIN / n, BETA_MAX / n)
+        native = {"schedule": {"kind": "tabulated"}, "time_scale": 1.0, "integer_time": False}
+        return "noise", native, {"levels": schedule.levels}, schedule.sigma_min, schedule.sigma_max
+    beta_d = BETA_MAX - BETA_MIN
+    process = (SubVP if configuration.sde == "subvp" else VP)(beta_d, BETA_MIN)
+    kind = {"kind": configuration.sde, "beta_d": beta_d, "beta_min": BETA_MIN}
+    native = {"schedule": kind, "time_scale": TIME_SCALE, "integer_time": False}
+    return "noise", native, {}, process.sigma_min, process.sigma_max
