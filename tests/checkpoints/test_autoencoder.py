@@ -32,8 +32,8 @@ def description(**changes):
     return ModelDescription("SongUNet", NETWORK_ARGUMENTS, *edm, 0.01, 50.0, (2, 2, 2), **fields)
 
 
-def weights():
-    network = SongUNet(**NETWORK_ARGUMENTS, generator=generator(1)).state_dict()
+def weights(arguments=NETWORK_ARGUMENTS):
+    network = SongUNet(**arguments, generator=generator(1)).state_dict()
     return network | {f"autoencoder.{name}": value for name, value in vae().state_dict().items()}
 
 
@@ -90,10 +90,9 @@ def test_half_precision_in_the_file_and_at_work(tmp_path):
 
 def test_a_model_of_latents_that_does_not_fit_together(tmp_path, model):
     network = NETWORK_ARGUMENTS | {"img_resolution": 4}
-    state = weights() | SongUNet(**network, generator=generator(1)).state_dict()
     wrong = replace(description(), arguments=network, event_shape=(2, 4, 4))
     with pytest.raises(PrescoreError, match=r"makes latents of shape \(2, 2, 2\), the model needs \(2, 4, 4\)"):
-        save_model(tmp_path / "a", wrong, state)
+        save_model(tmp_path / "a", wrong, weights(network))
     with pytest.raises(PrescoreError, match=r"the weight 'autoencoder.\S+ belongs to no autoencoder"):
         save_model(tmp_path / "a", description(autoencoder=None), weights())
     without = {name: value for name, value in weights().items() if name != "autoencoder.decoder.0.bias"}
