@@ -1,0 +1,255 @@
+"""Checkpoints of NCSN and NCSNv2, and the yml that each was trained with.
+
+A checkpoint is a list: NCSN's is [model, optimiser], NCSNv2's [model, optimiser, epoch, step, EMA], without the last
+where no average was kept. The model's names begin with `module.`; the EMA holds parameters alone, without that prefix.
+
+The sizes of the network are those of its weights, and the tower (NCSNv2, Deeper, Deepest) is known by their names.
+What a checkpoint lacks are the size of the images, their range, and the noise levels of NCSN. These are in the yml. The
+training code leaves it beside the checkpoint too, there with marks of Python objects: `argparse.Namespace` and
+`torch.device`. These two are read as plain data; any other is refused. Where a yml and the weights say different
+things, the yml is that of another checkpoint.
+
+Both networks return the score at the levels of a table, for data in [0, 1] unless the yml says `rescaled`.
+
+Sources: Y. Song and S. Ermon, https://arxiv.org/abs/1907.05600 and https://arxiv.org/abs/2006.09011, table 1 and
+appendix B; https://github.com/ermongroup/ncsn and https://github.com/ermongroup/ncsnv2 (layout, configurations).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from prescore.checkpoints.arguments import MAX_TEXT, is_number, is_of, shorten
+from prescore.checkpoints.stored import ModelDescription, StoredModel
+from prescore.checkpoints.torch_files import check_tensors, head, load_torch
+from prescore.errors import PrescoreError, suggest
+from prescore.grid import geometric
+
+MARK = b"refine1.crp.convs.0.weight"  # a name that all of these networks have and no other
+PREFIX = "module."
+MAX_YML_BYTES = 100_000
+NAMESPACE = "tag:yaml.org,2002:python/object:argparse.Namespace"
+DEVICE = "tag:yaml.org,2002:python/object/apply:torch.device"
+SUPPORTED: Mapping[str, str] = MappingProxyType(
+    {"sigma_dist": "geometric", "nonlinearity": "elu", "normalization": "InstanceNorm++"}
+)
+TOWER_OF: Mapping[str, str] = MappingProxyType(
+    {"CIFAR10": "ncsnv2", "CELEBA": "ncsnv2", "LSUN": "deeper", "FFHQ": "deepest"}
+)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The entries of a yml that tell how to build and call a network; those of CIFAR-10 NCSN by default."""
+
+    dataset: str = "CIFAR10"
+    image_size: int = 32
+    channels: int = 3
+    ngf: int = 128
+    num_classes: int = 10
+    sigma_begin: float = 1.0
+    sigma_end: float = 0.01
+    rescaled: bool = False
+
+
+PUBLISHED: Mapping[str, Configuration] = MappingProxyType(
+    {
+        "mnist-ncsn": Configuration("MNIST", 28, channels=1, ngf=64),
+        "cifar10-ncsn": Configuration(),
+        "celeba32-ncsn": Configuration("CELEBA"),
+        "cifar10-ncsnv2": Configuration(num_classes=232, sigma_begin=50),
+        "celeba64-ncsnv2": Configuration("CELEBA", 64, num_classes=500, sigma_begin=90),
+        # The published yml says 64 pixels; the paper, whose levels these are, 96.
+        "church96-ncsnv2": Configuration("LSUN", 96, num_classes=788, sigma_begin=140),
+        "bedroom128-ncsnv2": Configuration("LSUN", 128, num_classes=1086, sigma_begin=190),
+        "tower128-ncsnv2": Configuration("LSUN", 128, num_classes=1086, sigma_begin=190),
+        "ffhq256-ncsnv2": Configuration("FFHQ", 256, num_classes=2311, sigma_begin=348),
+    }
+)
+
+
+def matches(path: Path) -> bool:
+    """Whether it is a file of `torch.save` that names a weight of these networks."""
+    return MARK in head(path)
+
+
+def read(path: Path, *, config: str | None = None, weights: str = "ema") -> StoredModel:
+    """The model of a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        config: name in `PUBLISHED` or path of a yml; None takes the only yml beside the checkpoint.
+        weights: "ema" takes the average over training where the checkpoint has one, "raw" never.
+
+    Raises:
+        PrescoreError: the checkpoint or the yml is damaged, not of these networks, or they do not fit each other.
+    """
+    configuration = _configuration(path, config)
+    content = load_torch(path)
+    if not isinstance(content, list) or len(content) < 2:
+        raise PrescoreError("not a checkpoint of NCSN or NCSNv2, which is a list of the model's weights and more")
+    state = check_tensors("its model", content[0])
+    if all(name.startswith(PREFIX) for name in state):
+        state = {name.removeprefix(PREFIX): value for name, value in state.items()}
+    averaged = weights == "ema" and len(content) > 4
+    if averaged:
+        buffers = {"sigmas": state["sigmas"]} if "sigmas" in state else {}
+        state = buffers | check_tensors("its EMA", content[4])
+    network, arguments, levels = _network(state, configuration)
+    facts = dict(zip(("epoch", "step"), filter(is_number, content[2:4]), strict=False))
+    description = ModelDescription(
+        network,
+        arguments,
+        "score-labels",
+        {"sigmas": levels.tolist()},
+        levels[-1].item(),
+        levels[0].item(),
+        (configuration.channels, configuration.image_size, configuration.image_size),
+        data_range=(-1.0, 1.0) if configuration.rescaled else (0.0, 1.0),
+        weights="ema" if averaged else "raw",
+        name=path.stem,
+        training={"format": f"{network} checkpoint", "data": configuration.dataset, **facts},
+    )
+    return StoredModel(description, state)
+
+
+def _network(state: Mapping[str, Tensor], given: Configuration) -> tuple[str, dict[str, Any], Tensor]:
+    """Class and arguments of the network that has these weights, and its noise levels in float64, the highest first."""
+    is_conditional = "normalizer.embed.weight" in state
+    table = "normalizer.embed.weight" if is_conditional else "sigmas"
+    for name, ndim in {"begin_conv.weight": 4, table: 2 if is_conditional else 1}.items():
+        if name not in state:
+            raise PrescoreError(f"the weight {name!r} is missing")
+        if state[name].ndim != ndim:
+            raise PrescoreError(f"the weight {name!r} has shape {tuple(state[name].shape)}; {ndim} axes are needed")
+    first = state["begin_conv.weight"].shape
+    arguments: dict[str, Any] = {"channels": first[1], "ngf": first[0], "num_classes": len(state[table])}
+    for name, value in arguments.items():
+        _check_fits(name, getattr(given, name), value)
+    arguments["rescaled"] = given.rescaled
+    if is_conditional:
+        return "NCSN", arguments, geometric(given.num_classes, given.sigma_end, given.sigma_begin)
+    levels = _levels(state["sigmas"], given)
+    tower = _tower(state)
+    _check_fits(f"the network for the data set {given.dataset}", TOWER_OF.get(given.dataset, tower), tower)
+    ends = {"sigma_begin": given.sigma_begin, "sigma_end": given.sigma_end}
+    return "NCSNv2", arguments | ends | {"variant": tower}, levels
+
+
+def _tower(state: Mapping[str, Tensor]) -> str:
+    stages = {name.partition(".")[0] for name in state}
+    return "deepest" if "res31" in stages else "deeper" if "res5" in stages else "ncsnv2"
+
+
+def _levels(sigmas: Tensor, given: Configuration) -> Tensor:
+    levels = sigmas.double()
+    if not (levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all()):
+        raise PrescoreError("the noise levels 'sigmas' are not positive numbers that decrease")
+    for name, value in {"sigma_begin": levels[0].item(), "sigma_end": levels[-1].item()}.items():
+        if abs(value - getattr(given, name)) > 1e-4 * value:
+            _check_fits(name, getattr(given, name), float(f"{value:.6g}"))
+    return levels
+
+
+def _check_fits(name: str, given: object, found: object) -> None:
+    if given != found:
+        raise PrescoreError(f"config: {name} is {given}, but it is {found} in the checkpoint; give the yml of this one")
+
+
+def _configuration(path: Path, config: str | None) -> Configuration:
+    if config is None:
+        return _read_yml(_yml_beside(path))
+    if config in PUBLISHED:
+        return PUBLISHED[config]
+    if not os.path.isfile(config):
+        known = suggest(config[:100], PUBLISHED)
+        raise PrescoreError(f"config: {shorten(config)} is no yml file and no published configuration; {known}")
+    return _read_yml(Path(config))
+
+
+def _yml_beside(path: Path) -> Path:
+    found = [file for ending in ("yml", "yaml") for file in path.parent.glob(f"*.{ending}") if file.is_file()]
+    for candidates in ([file for file in found if file.stem == "config"], found):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise PrescoreError(
+        f"config: the checkpoint does not hold its configuration, and there are {len(found)} yml files beside it; "
+        f"give the path of its yml or one of {', '.join(PUBLISHED)}"
+    )
+
+
+def _read_yml(file: Path) -> Configuration:
+    try:
+        content = _parse_yml(file)
+        data, model = _section(content, "data"), _section(content, "model")
+        if data.get("logit_transform", False) is not False:
+            raise PrescoreError("logit_transform: networks of data in logits are not supported")
+        for name, known in SUPPORTED.items():
+            if model.get(name, known) != known:
+                raise PrescoreError(f"{name}: {shorten(model[name])} is not supported, only {known} is")
+        return Configuration(
+            _entry(data, "dataset", str, "unknown"),
+            _entry(data, "image_size", int),
+            _entry(data, "channels", int),
+            _entry(model, "ngf", int),
+            _entry(model, "num_classes", int),
+            _entry(model, "sigma_begin", float),
+            _entry(model, "sigma_end", float),
+            _entry(data, "rescaled", bool, False),
+        )
+    except PrescoreError as error:
+        raise PrescoreError(f"config: {file.name}: {error}") from None
+
+
+def _section(content: object, name: str) -> dict[str, Any]:
+    section = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(section, dict):
+        raise PrescoreError(f"it has no section {name!r}")
+    return section
+
+
+def _entry(section: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    value = section.get(name, default)
+    if value is None:
+        raise PrescoreError(f"the entry {name!r} is missing")
+    if not is_of(value, kind):
+        raise PrescoreError(f"{name}: {shorten(value)} is not valid")
+    return value
+
+
+def _parse_yml(file: Path) -> Any:
+    """Plain data of a yml, read by a loader that makes nothing else."""
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError:
+        raise PrescoreError("reading it needs PyYAML; pip install 'prescore[yaml]'") from None
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            # A few aliases of aliases stand for more nodes than fit in memory.
+            if self.check_event(yaml.AliasEvent):
+                raise PrescoreError("it has an alias (*name), which no configuration needs; refused")
+            return super().compose_node(parent, index)
+
+    Loader.add_constructor(NAMESPACE, lambda loader, node: loader.construct_mapping(node, deep=True))
+    Loader.add_constructor(DEVICE, lambda loader, node: loader.construct_sequence(node))
+    try:
+        with open(file, "rb") as stream:
+            text = stream.read(MAX_YML_BYTES + 1)
+        if len(text) > MAX_YML_BYTES:
+            raise PrescoreError(f"it is larger than {MAX_YML_BYTES} bytes, which no configuration is")
+        return yaml.load(text.decode(), Loader)
+    except PrescoreError:
+        raise
+    except OSError as error:
+        raise PrescoreError(f"cannot be read ({error.strerror})") from None
+    except yaml.constructor.ConstructorError as error:
+        raise PrescoreError(f"{' '.join(str(error.problem).split())[:MAX_TEXT]}; refused, not run") from None
+    except Exception as error:  # numbers, dates and nesting that are out of range end in errors of several kinds
+        reason = shorten(" ".join(str(error).split()))
+        raise PrescoreError(f"not a yml ({type(error).__name__}: {reason})") from None
