@@ -24,8 +24,10 @@ from typing import Any
 
 from prescore.errors import PrescoreError, check_choice, suggest
 from prescore.training.config import TrainingConfig
+from prescore.training.latent import LatentSettings
 from prescore.training.score import ScoreSettings
 from prescore.training.task import Settings
+from prescore.training.vae import VAESettings
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ _NCSN = ScoreSettings(
 _VE = ScoreSettings(
     network="ncsnpp",
     preconditioning="ve",
+    embedding="fourier",
     noise="log-uniform",
     weight="inverse-square",
     sigma_min=0.01,
@@ -62,7 +65,14 @@ _VE = ScoreSettings(
     attn_resolutions=(16,),
     dropout=0.1,
 )
-_VP = replace(_VE, network="ddpmpp", preconditioning="vp", noise="uniform-time", data_range=(-1.0, 1.0))
+_VP = replace(
+    _VE,
+    network="ddpmpp",
+    preconditioning="vp",
+    embedding="positional",
+    noise="uniform-time",
+    data_range=(-1.0, 1.0),
+)
 _SONG = TrainingConfig(learning_rate=2e-4, beta2=0.999, batch_size=128)
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -86,6 +96,20 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             "https://arxiv.org/abs/2206.00364",
             ScoreSettings(),
             TrainingConfig(),
+        ),
+        "vae": Recipe(
+            "A convolutional variational autoencoder, for the recipe latent",
+            "https://arxiv.org/abs/1312.6114",
+            VAESettings(),
+            TrainingConfig(steps=5000, learning_rate=2e-3),
+        ),
+        "latent": Recipe(
+            "A score network on the latents of an autoencoder",
+            "https://arxiv.org/abs/2302.06504",
+            LatentSettings(
+                network="mlp", noise="log-uniform", sigma_min=0.01, sigma_max=None, model_channels=512, num_blocks=3
+            ),
+            TrainingConfig(batch_size=128),
         ),
     }
 )

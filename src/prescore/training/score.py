@@ -2,7 +2,7 @@
 
 A recipe is a choice in each of these rows (equations of the losses: `prescore.training.losses`):
 
-    network            ddpmpp, ncsnpp (both `SongUNet`), ncsn, ncsnv2
+    network            ddpmpp, ncsnpp (both `SongUNet`), ncsn, ncsnv2; mlp for latents (`ScoreMLP`)
     preconditioning    edm, ve, vp; score-labels for ncsn and ncsnv2 (`prescore.models.precond`)
     noise              log-uniform, log-normal, uniform-time, levels
     weight             edm, inverse-square, ncsn
@@ -12,12 +12,14 @@ A recipe is a choice in each of these rows (equations of the losses: `prescore.t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from prescore.checkpoints.stored import ModelDescription, network_class
+from prescore.checkpoints import ModelDescription, save_model
+from prescore.checkpoints.stored import network_class
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, check_choice
 from prescore.models.precond import PRECONDITIONINGS, Precond
@@ -41,18 +43,15 @@ from prescore.training.losses import (
 )
 from prescore.training.task import Draw, Task, check_square_images
 
-SONG, REFINE = ("ddpmpp", "ncsnpp"), ("ncsn", "ncsnv2")
-NETWORKS = (*SONG, *REFINE)
-NCSNPP = {
-    "embedding_type": "fourier",
-    "channel_mult_noise": 2,
-    "encoder_type": "residual",
-    "resample_filter": (1, 3, 3, 1),
-}
+SONG, REFINE, MLP = ("ddpmpp", "ncsnpp"), ("ncsn", "ncsnv2"), ("mlp",)
+NETWORKS = (*SONG, *REFINE, *MLP)
+NCSNPP = {"encoder_type": "residual", "resample_filter": (1, 3, 3, 1)}
+FOURIER = {"embedding_type": "fourier", "channel_mult_noise": 2}
+EMBEDDINGS = ("positional", "fourier")
 SONG_PRECONDITIONINGS, REFINE_PRECONDITIONINGS = ("edm", "ve", "vp"), ("score-labels",)
 NOISES = ("log-uniform", "log-normal", "uniform-time", "levels")
 WEIGHTS = ("edm", "inverse-square", "ncsn")
-SONG_ONLY = ("channel_mult", "channel_mult_emb", "num_blocks", "attn_resolutions", "dropout", "augment")
+SONG_ONLY = ("embedding", "channel_mult", "channel_mult_emb", "num_blocks", "attn_resolutions", "dropout", "augment")
 PREVIEW_STEPS = 18
 
 
@@ -61,8 +60,9 @@ class ScoreSettings:
     """Settings of the score recipes.
 
     Args:
-        network: ddpmpp or ncsnpp (U-Nets of the EDM paper), ncsn or ncsnv2 (RefineNets).
-        preconditioning: edm, ve or vp for the U-Nets; score-labels for the RefineNets.
+        network: ddpmpp or ncsnpp (U-Nets of the EDM paper), ncsn or ncsnv2 (RefineNets), or mlp (no convolutions).
+        preconditioning: edm, ve or vp for the U-Nets and the mlp; score-labels for the RefineNets.
+        embedding: of the noise level in the U-Nets, positional or fourier (random frequencies).
         noise: distribution of the noise levels, log-uniform, log-normal, uniform-time (of the VP schedule) or levels
             (a geometric list).
         weight: of the loss at each noise level, edm, inverse-square or ncsn (half of that).
@@ -91,6 +91,7 @@ class ScoreSettings:
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
         "network": NETWORKS,
         "preconditioning": (*SONG_PRECONDITIONINGS, *REFINE_PRECONDITIONINGS),
+        "embedding": EMBEDDINGS,
         "noise": NOISES,
         "weight": WEIGHTS,
         "loss": tuple(LOSSES),
@@ -98,6 +99,7 @@ class ScoreSettings:
 
     network: str = "ddpmpp"
     preconditioning: str = "edm"
+    embedding: str = "positional"
     noise: str = "log-normal"
     weight: str = "edm"
     loss: str = "dsm"
@@ -149,8 +151,9 @@ class ScoreSettings:
             idle["levels"] = "noise levels"
         if "edm" not in (self.preconditioning, self.weight):
             idle["sigma_data"] = "preconditioning or weight edm"
-        if self.network in REFINE:
-            idle |= dict.fromkeys(SONG_ONLY, "the networks ddpmpp and ncsnpp")
+        if self.network not in SONG:
+            others = (name for name in SONG_ONLY if not (self.network in MLP and name == "num_blocks"))
+            idle |= dict.fromkeys(others, "the networks ddpmpp and ncsnpp")
         return idle
 
     def task(self, data: TrainingData) -> "ScoreTask":
@@ -217,6 +220,7 @@ class ScoreTask(Task):
         return {"x0": x0, **batch}
 
     def describe(self, name: str, training: dict[str, Any]) -> ModelDescription:
+        """Description of the model; `training` holds facts about the run."""
         network, arguments = self._network()
         return ModelDescription(
             network,
@@ -230,6 +234,9 @@ class ScoreTask(Task):
             name=name,
             training=training,
         )
+
+    def save(self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any]) -> None:
+        save_model(path, self.describe(name, training), weights)
 
     def preview(self, network: nn.Module, count: int, seed: int) -> Tensor:
         denoiser = Denoiser(
@@ -248,7 +255,7 @@ class ScoreTask(Task):
 
     def _check_labels(self) -> None:
         has_labels = self.data.labels is not None
-        if has_labels and self.settings.network in REFINE:
+        if has_labels and self.settings.network not in SONG:
             raise PrescoreError(f"labels: the network {self.settings.network} takes no classes; ddpmpp and ncsnpp do")
         if self.settings.label_dropout and not has_labels:
             raise PrescoreError("label_dropout: does nothing without labels")
@@ -275,11 +282,15 @@ class ScoreTask(Task):
             if settings.network == "ncsn":
                 return "NCSN", arguments
             return "NCSNv2", arguments | {"sigma_begin": sigmas[0], "sigma_end": sigmas[-1]}
+        if settings.network in MLP:
+            arguments = {"img_resolution": self.data.event_shape[-1], "in_channels": channels}
+            return "ScoreMLP", arguments | {"width": settings.model_channels, "num_blocks": settings.num_blocks}
         names = ("model_channels", "channel_mult", "channel_mult_emb", "num_blocks", "attn_resolutions", "dropout")
         arguments = {"img_resolution": self.data.event_shape[-1], "in_channels": channels, "out_channels": channels}
         arguments |= {name: getattr(settings, name) for name in names}
         labels = {"label_dim": self.data.classes, "augment_dim": LABELS if settings.augment else 0}
         arguments |= {name: size for name, size in labels.items() if size}
+        arguments |= FOURIER if settings.embedding == "fourier" else {}
         return "SongUNet", arguments | (NCSNPP if settings.network == "ncsnpp" else {})
 
     def _preconditioning_arguments(self) -> dict[str, Any]:
