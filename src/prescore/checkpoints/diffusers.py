@@ -37,9 +37,10 @@ https://arxiv.org/abs/2305.08891, Algorithm 1 (zero terminal SNR).
 import inspect
 import json
 import math
+import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -47,9 +48,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prescore.checkpoints.arguments import is_number
+from prescore.checkpoints.arguments import is_of, shorten
 from prescore.checkpoints.native import read_safetensors
-from prescore.checkpoints.stored import MAX_TABLE, WEIGHTS, ModelDescription, StoredModel, network_class
+from prescore.checkpoints.stored import (
+    AUTOENCODER,
+    MAX_TABLE,
+    TABLE,
+    WEIGHTS,
+    ModelDescription,
+    StoredModel,
+    naming,
+    network_class,
+)
 from prescore.checkpoints.torch_files import check_tensors, load_torch
 from prescore.errors import PrescoreError, check_choice
 from prescore.schedule import VP, Tabulated
@@ -202,7 +212,7 @@ def _arguments(config: Config) -> dict[str, Any]:
     """
     name = config.get("_class_name")
     if name != NETWORK:
-        raise PrescoreError(f"{CONFIG}: the network is a {name!r}; of diffusers' networks {NETWORK} can be read")
+        raise PrescoreError(f"{CONFIG}: the network is a {shorten(name)}; of diffusers' networks {NETWORK} can be read")
     parameters = inspect.signature(network_class(NETWORK)).parameters
     return {name: config.get(name, parameter.default) for name, parameter in parameters.items()}
 
@@ -213,11 +223,13 @@ def _event_shape(arguments: dict[str, Any]) -> tuple[int, int, int]:
         raise PrescoreError(f"{CONFIG}: sample_size is null; set it to the side of the images")
     sides = size if isinstance(size, (list, tuple)) else [size, size]
     if len(sides) != 2 or not all(type(n) is int and n > 0 for n in [*sides, channels]):
-        raise PrescoreError(f"{CONFIG}: in_channels {channels!r} and sample_size {size!r} are no shape of an image")
+        raise PrescoreError(
+            f"{CONFIG}: in_channels {shorten(channels)} and sample_size {shorten(size)} are no shape of an image"
+        )
     if outputs not in (channels, 2 * channels):
         raise PrescoreError(
-            f"{CONFIG}: in_channels {channels} and out_channels {outputs!r}; a network that takes the noisy image and "
-            "nothing else has as many outputs, or twice as many where it predicts a variance too"
+            f"{CONFIG}: in_channels {channels} and out_channels {shorten(outputs)}; a network that takes the noisy "
+            "image and nothing else has as many outputs, or twice as many where it predicts a variance too"
         )
     return channels, sides[0], sides[1]
 
@@ -234,8 +246,8 @@ def _check_embedding(arguments: dict[str, Any], meaning: Meaning) -> None:
         size = arguments["num_train_timesteps"]
         if meaning.levels is None or type(size) is not int or size < len(meaning.levels):
             raise PrescoreError(
-                f"{CONFIG}: time_embedding_type 'learned' with num_train_timesteps {size!r} has no entry for each time "
-                "of this scheduler"
+                f"{CONFIG}: time_embedding_type 'learned' with num_train_timesteps {shorten(size)} has no entry for "
+                "each time of this scheduler"
             )
 
 
@@ -248,7 +260,7 @@ def scheduler_meaning(scheduler: Config, arguments: Mapping[str, Any]) -> Meanin
     if not isinstance(name, str):
         raise PrescoreError(f"{SCHEDULER}: it has no _class_name")
     if scheduler.get("use_flow_sigmas") or scheduler.get("prediction_type") == "flow_prediction":
-        raise PrescoreError(f"{SCHEDULER}: {name} is set to flow matching, which is not read")
+        raise PrescoreError(f"{SCHEDULER}: {shorten(name)} is set to flow matching, which is not read")
     if name in TABULATED and not _is_continuous(scheduler):
         return _tabulated(scheduler, *TABULATED[name], is_learned=arguments["time_embedding_type"] == "learned")
     if name in EDM or name in TABULATED:
@@ -262,8 +274,8 @@ def scheduler_meaning(scheduler: Config, arguments: Mapping[str, Any]) -> Meanin
     if name == "ScoreSdeVpScheduler":
         return _score_sde_vp(scheduler)
     raise PrescoreError(
-        f"{SCHEDULER}: what a network predicts under {name!r} is not known here; known are the schedulers over a table "
-        "of betas (DDPM, DDIM, Euler, DPMSolver, UniPC, ...), EDM, ScoreSdeVe, ScoreSdeVp and KarrasVe"
+        f"{SCHEDULER}: what a network predicts under {shorten(name)} is not known here; known are the schedulers over "
+        "a table of betas (DDPM, DDIM, Euler, DPMSolver, UniPC, ...), EDM, ScoreSdeVe, ScoreSdeVp and KarrasVe"
     )
 
 
@@ -273,10 +285,9 @@ def _is_continuous(scheduler: Config) -> bool:
 
 
 def _tabulated(scheduler: Config, beta_start: float, beta_end: float, is_learned: bool) -> Meaning:
-    prediction = scheduler.get("prediction_type", "epsilon")
+    prediction = _choice(scheduler, "prediction_type", "epsilon", PREDICTIONS)
     if scheduler.get("predict_epsilon") is False:  # the name of the choice before there were three
         prediction = "sample"
-    check_choice(f"{SCHEDULER}: prediction_type", prediction, PREDICTIONS)
     levels = _levels(scheduler, beta_start, beta_end)
     arguments = {"schedule": {"kind": "tabulated"}, "time_scale": 1.0, "integer_time": is_learned}
     return Meaning(PREDICTIONS[prediction], arguments, levels[0].item(), levels[-1].item(), levels)
@@ -298,12 +309,14 @@ def _levels(scheduler: Config, beta_start: float, beta_end: float) -> Tensor:
 def _betas(scheduler: Config, beta_start: float, beta_end: float) -> Tensor:
     trained = scheduler.get("trained_betas")
     if trained is not None:
-        if not isinstance(trained, list) or not 2 <= len(trained) <= MAX_TABLE or not all(map(is_number, trained)):
+        if not is_of(trained, list[float], MAX_TABLE) or len(trained) < 2:
             raise PrescoreError(f"{SCHEDULER}: trained_betas is not a list of 2 to {MAX_TABLE} numbers")
         return torch.tensor(trained, dtype=torch.float64)
     steps = scheduler.get("num_train_timesteps", 1000)
     if type(steps) is not int or not 2 <= steps <= MAX_TABLE:
-        raise PrescoreError(f"{SCHEDULER}: num_train_timesteps = {steps!r} is not a number from 2 to {MAX_TABLE}")
+        raise PrescoreError(
+            f"{SCHEDULER}: num_train_timesteps = {shorten(steps)} is not a number from 2 to {MAX_TABLE}"
+        )
     start, end = _number(scheduler, "beta_start", beta_start), _number(scheduler, "beta_end", beta_end)
     kinds: dict[str, Callable[[], Tensor]] = {
         "linear": lambda: _ramp(start, end, steps),
@@ -313,9 +326,7 @@ def _betas(scheduler: Config, beta_start: float, beta_end: float) -> Tensor:
         "laplace": lambda: _betas_of(_laplace, steps),
         "exp": lambda: _betas_of(lambda t: torch.exp(-12 * t), steps),
     }
-    kind = scheduler.get("beta_schedule", "linear")
-    check_choice(f"{SCHEDULER}: beta_schedule", kind, kinds)
-    return kinds[kind]()
+    return kinds[_choice(scheduler, "beta_schedule", "linear", kinds)]()
 
 
 def _ramp(start: float, end: float, steps: int) -> Tensor:
@@ -342,8 +353,7 @@ def _laplace(t: Tensor) -> Tensor:
 def _edm(scheduler: Config) -> Meaning:
     """EDM's own schedulers, and Euler's continuous v-prediction, which is that of sigma_data = 1."""
     is_euler = scheduler["_class_name"] not in EDM
-    prediction = scheduler.get("prediction_type", "epsilon")
-    check_choice(f"{SCHEDULER}: prediction_type", prediction, ("epsilon", "v_prediction"))
+    prediction = _choice(scheduler, "prediction_type", "epsilon", ("epsilon", "v_prediction"))
     sigma_data = 1.0 if is_euler else _number(scheduler, "sigma_data", 0.5)
     low, high = _range(scheduler, 0.002, 80.0)
     return Meaning("edm", {"sigma_data": sigma_data}, low, high, negated=prediction == "v_prediction")
@@ -364,12 +374,19 @@ def _range(scheduler: Config, sigma_min: float, sigma_max: float) -> tuple[float
     return _number(scheduler, "sigma_min", sigma_min), _number(scheduler, "sigma_max", sigma_max)
 
 
+def _choice(config: Config, name: str, default: str, choices: Collection[str]) -> str:
+    """One of some words in a scheduler's configuration."""
+    value = config.get(name, default)
+    check_choice(f"{SCHEDULER}: {name}", value if is_of(value, str) else shorten(value), choices)
+    return value
+
+
 def _number(config: Config, name: str, default: float) -> float:
     """A positive number of a scheduler's configuration; null is the default."""
     value = config.get(name)
     value = default if value is None else value
-    if not is_number(value) or value <= 0:
-        raise PrescoreError(f"{SCHEDULER}: {name} = {value!r} is not a positive number")
+    if not is_of(value, float) or value <= 0:
+        raise PrescoreError(f"{SCHEDULER}: {name} = {shorten(value)} is not a positive number")
     return float(value)
 
 
@@ -403,12 +420,24 @@ def _read_json(file: Path) -> Config:
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """Tensors of the most precise variant, safetensors before pickles."""
+    state: dict[str, Tensor] = {}
+    for file, reader in _weights_files(folder):
+        _size(file)
+        state |= reader(file)
+    for name in state:
+        if name.startswith((TABLE, AUTOENCODER)):
+            raise PrescoreError(f"the weight {shorten(name)} does not belong to this network")
+    return state
+
+
+def _weights_files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], dict[str, Tensor]]]]:
+    """The file of the weights, or its shards, each with the function that reads it."""
     for variant in VARIANTS:
         for suffix, reader in ((".safetensors", _read_safetensors), (".bin", _read_pickle)):
-            if (file := folder / f"{FILE}{variant}{suffix}").exists():
-                return reader(file)
-            if (index := folder / f"{FILE}{suffix}.index{variant}.json").exists():
-                return {name: value for shard in _shards(index) for name, value in reader(shard).items()}
+            if os.path.lexists(file := folder / f"{FILE}{variant}{suffix}"):
+                return iter([(file, reader)])
+            if os.path.lexists(index := folder / f"{FILE}{suffix}.index{variant}.json"):
+                return ((shard, reader) for shard in _shards(index))
     raise PrescoreError(f"{folder.name}/ holds no {FILE}.safetensors and no {FILE}.bin")
 
 
@@ -418,19 +447,18 @@ def _shards(index: Path) -> Iterator[Path]:
     if not isinstance(files, dict) or not files:
         raise PrescoreError(f"{index.name}: it has no weight_map")
     for name in dict.fromkeys(map(str, files.values())):
-        if not re.fullmatch(r"[\w-][\w.-]*", name):
-            raise PrescoreError(f"{index.name}: {name!r} is not the plain name of a file beside it")
+        if not re.fullmatch(r"[\w-][\w.-]{0,200}", name, re.ASCII):
+            raise PrescoreError(f"{index.name}: {shorten(name)} is not the plain name of a file beside it")
         yield index.parent / name
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    _size(file)
     return read_safetensors(file)[1]
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
-    _size(file)
-    return check_tensors(file.name, load_torch(file))
+    with naming(file.name):
+        return check_tensors("its content", load_torch(file))
 
 
 def _modern_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
