@@ -1,11 +1,17 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from prescore.checkpoints.autoencoder import load_autoencoder
 from prescore.errors import PrescoreError
 from prescore.models.vae import VAE
-from prescore.training.vae import elbo_terms, reconstruction_loss, vae_loss
+from prescore.training.config import TrainingConfig
+from prescore.training.data import TrainingData
+from prescore.training.loop import RunOptions, train
+from prescore.training.recipes import find_recipe, with_options
+from prescore.training.vae import VAESettings, elbo_terms, reconstruction_loss, vae_loss
 
 
 def generator(seed=0):
@@ -71,7 +77,7 @@ def test_loss_is_the_weighted_sum_per_pixel_value():
 
 def test_training_learns_to_reconstruct():
     """Squares at random places: after a hundred steps less is lost than with the best constant picture."""
-    vae = VAE(8, 1, 2, model_channels=8, generator=generator())
+    vae = VAE(8, 1, 2, model_channels=8, channel_mult=(1,), num_blocks=0, generator=generator())
     optimizer = torch.optim.Adam(vae.parameters(), lr=5e-3)
     g = generator(1)
 
@@ -95,3 +101,63 @@ def test_training_learns_to_reconstruct():
         terms = elbo_terms(vae, x, noise(500))
     assert terms.reconstruction.mean().item() < constant / 2
     assert (terms.reconstruction + terms.kl).mean().item() < constant
+
+
+def pictures(count=40):
+    return TrainingData((torch.rand(count, 1, 8, 8, generator=generator(5)) * 255).to(torch.uint8))
+
+
+TINY = {"latent_channels": 2, "model_channels": 4, "num_blocks": 0}
+SHORT = TrainingConfig(steps=4, batch_size=8, warmup=0, cooldown=0)
+QUIET = RunOptions(progress=False, name="dots", checkpoint_every=2)
+
+
+def test_the_recipe_learns_and_stores_an_autoencoder(tmp_path):
+    settings, _ = with_options(find_recipe("vae"), TINY)
+    result = train(settings.task(pictures()), SHORT, tmp_path, QUIET)
+    autoencoder, arguments = load_autoencoder(result.model)
+    assert autoencoder.latent_shape == (2, 2, 2)
+    assert arguments == {"img_resolution": 8, "in_channels": 1, "channel_mult": [1, 2]} | TINY
+    untrained = settings.task(pictures()).build(generator(0)).state_dict()
+    assert any(
+        not torch.allclose(value, untrained[name], atol=1e-4) for name, value in autoencoder.state_dict().items()
+    )
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path):
+    task = with_options(find_recipe("vae"), TINY | {"flip": True})[0].task(pictures())
+    whole = train(task, SHORT, tmp_path / "a", QUIET)
+    train(task, replace(SHORT, steps=2), tmp_path / "b", QUIET)
+    resumed = train(task, SHORT, tmp_path / "b", QUIET)
+    a, b = (load_autoencoder(result.model)[0].state_dict() for result in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_preview_shows_examples_and_their_reconstructions():
+    task = VAESettings(**TINY).task(pictures())
+    network = task.build(generator()).eval().requires_grad_(False)
+    shown = task.preview(network, 6, seed=0)
+    assert shown.shape == (6, 1, 8, 8)
+    assert torch.allclose(shown[3:], network.decode(network.encode(shown[:3]).mean))
+
+
+def test_objective_is_the_loss_of_the_settings():
+    task = VAESettings(**TINY, beta=0.2, likelihood="gaussian", pixel_std=0.4).task(pictures())
+    network = task.build(generator())
+    batch = task.batch(task.draw(4, generator(1)).part(0, 4))
+    expected = vae_loss(network, batch["x"], batch["n"], beta=0.2, likelihood="gaussian", pixel_std=0.4)
+    assert task.objective(network)(0, **batch).item() == expected.item()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"likelihood": "poisson"}, "likelihood: unknown value 'poisson'"),
+        ({"beta": 0.0}, "beta: 0.0 is not a positive number"),
+        ({"pixel_std": 0.2}, "pixel_std: belongs to likelihood gaussian"),
+        ({"latent_channels": 0}, "latent_channels: 0 is less than 1"),
+    ],
+)
+def test_wrong_settings(given, message):
+    with pytest.raises(PrescoreError, match=message):
+        with_options(find_recipe("vae"), given)

@@ -35,6 +35,7 @@ NETWORKS: Mapping[str, str] = {
     "NCSNpp": "prescore.models.ncsnpp",
     "NCSN": "prescore.models.ncsn",
     "NCSNv2": "prescore.models.ncsn",
+    "ScoreMLP": "prescore.models.mlp",
     "UNet2DModel": "diffusers",
 }
 # Prefixes of the preconditioning's and of the autoencoder's tensors among the weights.

@@ -20,8 +20,6 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from prescore.checkpoints.native import save_model
-from prescore.checkpoints.stored import ModelDescription
 from prescore.errors import PrescoreError
 from prescore.training.data import TrainingData
 
@@ -94,16 +92,12 @@ class Task(ABC):
         """What the objective needs for these examples, on the CPU."""
 
     @abstractmethod
-    def describe(self, name: str, training: dict[str, Any]) -> ModelDescription:
-        """Description of the model; `training` holds facts about the run."""
-
-    @abstractmethod
     def preview(self, network: nn.Module, count: int, seed: int) -> Tensor:
         """A few outputs that show what was learned, (count, *shape), in evaluation mode."""
 
+    @abstractmethod
     def save(self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any]) -> None:
-        """Writes the model file, atomically."""
-        save_model(path, self.describe(name, training), weights)
+        """Writes the model file, atomically; `training` holds facts about the run."""
 
 
 def check_square_images(data: TrainingData, network: str) -> None:
