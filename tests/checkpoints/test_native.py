@@ -284,7 +284,6 @@ def nested(levels):
         ({"channel_mult": [1] * 100}, "the argument channel_mult = [1, 1,"),
         ({"channel_mult": [1] * 64}, "img_resolution: 4 cannot be halved"),
         ({"channel_mult": [1.5]}, "the argument channel_mult = [1.5] of"),
-        ({"channel_mult": [59_999]}, "has shape"),
         ({"channel_mult": []}, "img_resolution: 4 cannot be halved"),
         ({"channel_mult": nested(5)}, "the argument channel_mult = [[[[[1]]]]] of"),
         ({"channel_mult": nested(300)}, "its description is nested too deep"),

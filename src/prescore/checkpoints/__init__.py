@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from prescore.checkpoints.detect import locate, read
+from prescore.checkpoints.detect import open_model
 from prescore.checkpoints.native import load_model, save_model
-from prescore.checkpoints.stored import ModelDescription, StoredModel, build, naming
+from prescore.checkpoints.stored import ModelDescription, StoredModel, build
 from prescore.denoiser import Denoiser
 
-__all__ = ["ModelDescription", "StoredModel", "build", "load", "load_model", "locate", "read", "save_model"]
+__all__ = ["ModelDescription", "StoredModel", "build", "load", "load_model", "open_model", "save_model"]
 
 
 def load(
@@ -38,7 +38,12 @@ def load(
     Raises:
         PrescoreError: neither a shipped name nor a model that can be read; says what is wrong with it.
     """
-    path = locate(name_or_path)
-    stored = read(path, config=config, weights=weights)
-    with naming(path):
-        return build(stored, device, dtype or torch.float32, channels_last=channels_last, compile=compile)
+    return open_model(
+        name_or_path,
+        config=config,
+        weights=weights,
+        device=device,
+        dtype=dtype,
+        channels_last=channels_last,
+        compile=compile,
+    )[1]

@@ -5,9 +5,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+import torch
+
 from prescore.assets import find
-from prescore.checkpoints import native
-from prescore.checkpoints.stored import WEIGHTS, StoredModel, naming
+from prescore.checkpoints import diffusers, edm, native, ncsn, score_sde
+from prescore.checkpoints.stored import WEIGHTS, ModelDescription, StoredModel, build, naming
+from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, check_choice
 
 
@@ -24,6 +27,10 @@ class Format(Protocol):
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "prescore's own safetensors": native,
+        "score_sde_pytorch .pth": score_sde,
+        "NCSN and NCSNv2 .pth": ncsn,
+        "EDM .pkl": edm,
+        "diffusers folders": diffusers,
     }
 )
 # What a file that is not a model begins with.
@@ -54,23 +61,35 @@ def locate(name_or_path: str | Path) -> Path:
     return path if path.is_dir() else find(name_or_path)
 
 
-def read(path: Path, *, config: str | None = None, weights: str = "ema") -> StoredModel:
-    """A stored model of any format.
+def open_model(
+    name_or_path: str | Path,
+    *,
+    config: str | None = None,
+    weights: str = "ema",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
+) -> tuple[ModelDescription, Denoiser]:
+    """A model with its description. Arguments and errors are those of `prescore.load`."""
+    path = locate(name_or_path)
+    with naming(path):
+        stored = read(path, config=config, weights=weights)
+        denoiser = build(stored, device, dtype or torch.float32, channels_last=channels_last, compile=compile)
+    return stored.description, denoiser
 
-    Args:
-        path: of a file or folder.
-        config: name of a published configuration, or path of a yml, for formats that do not hold their own.
-        weights: "ema", the average over training where there is one, or "raw".
+
+def read(path: Path, *, config: str | None = None, weights: str = "ema") -> StoredModel:
+    """A stored model of any format, as it is in its file or folder.
 
     Raises:
-        PrescoreError: it is of no known format, damaged, or not what was asked for.
+        PrescoreError: it is of no known format, damaged, or not what was asked for; without the path.
     """
     check_choice("weights", weights, WEIGHTS)
-    with naming(path):
-        for reader in FORMATS.values():
-            if reader.matches(path):
-                return reader.read(path, config=config, weights=weights)
-        raise PrescoreError(f"is {contents(path)}; what can be read: {', '.join(FORMATS)}")
+    for reader in FORMATS.values():
+        if reader.matches(path):
+            return reader.read(path, config=config, weights=weights)
+    raise PrescoreError(f"is {contents(path)}; what can be read: {', '.join(FORMATS)}")
 
 
 def contents(path: Path) -> str:

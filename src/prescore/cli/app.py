@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from prescore.cli.calibrate import calibrate
+from prescore.cli.convert import convert
 from prescore.cli.demo import demo
 from prescore.cli.info import info
 from prescore.cli.options import SampleCommand, TrainCommand
@@ -20,7 +21,7 @@ app = typer.Typer(
 )
 app.command(cls=SampleCommand)(sample)
 app.command(cls=TrainCommand)(train)
-for command in (samplers, recipes, calibrate, info, demo):
+for command in (samplers, recipes, calibrate, info, convert, demo):
     app.command()(command)
 
 

@@ -79,7 +79,7 @@ def _with_score(
     from prescore.precondition import in_range
     from prescore.precondition.score import USUAL_LEVELS, score_statistics
 
-    model = open_model(name, device, "float32", None, None)
+    _, model = open_model(name, device=device)
     if model.event_shape != statistics.event_shape:
         raise PrescoreError(f"--model: {name} makes samples {model.event_shape}, the data are {statistics.event_shape}")
     (low, high), (new_low, new_high) = statistics.data_range, model.data_range

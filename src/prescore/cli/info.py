@@ -6,36 +6,43 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prescore.cli.opening import Config, Raw, kind
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
-    from prescore import Statistics
+    from prescore import Denoiser, Statistics
 
+LENGTH = 300  # of what a file says about its model, shown in one line
 ALPHAS = (1.5, 2.0, 3.0, 5.0, 10.0, 25.0)
 
 
 def info(
-    file: Annotated[str, typer.Argument(help="A statistics file, a model file, or a shipped model (mnist-ve).")],
+    file: Annotated[
+        str, typer.Argument(help="A statistics file, a model of any format, or a shipped model (mnist-ve).")
+    ],
     plot: Annotated[
         Path | None, typer.Option(help="Draw the statistics into this PNG: power against frequency, weights.")
     ] = None,
+    config: Config = None,
+    raw: Raw = False,
 ) -> None:
     """Show what is inside a statistics file or a model."""
     from prescore.assets import STATISTICS_SUFFIX, find, shipped_models
-    from prescore.checkpoints.native import read_safetensors
+    from prescore.checkpoints import native
+    from prescore.checkpoints.detect import locate
     from prescore.files import check_writable
     from prescore.precondition import load_statistics
 
     if plot is not None:
         check_writable(plot)
-    path = find(file)
+    path = locate(file)
     texts, statistics = [], None
-    if "prescore" in read_safetensors(path)[0]:
-        texts.append(describe_model(path))
+    if native.matches(path) and "prescore" not in native.read_safetensors(path)[0]:
+        statistics = load_statistics(path)
+    else:
+        texts.append(describe_model(file, config, kind(raw)))
         if file in shipped_models():
             statistics = load_statistics(find(file, STATISTICS_SUFFIX))
-    else:
-        statistics = load_statistics(path)
     if statistics is not None:
         texts += [describe_statistics(statistics), *describe_extras(statistics)]
     elif plot is not None:
@@ -48,27 +55,41 @@ def info(
         print(f"\npicture in {plot}")
 
 
-def describe_model(path: Path) -> str:
-    """How a model file's network is built, called and was trained."""
-    from torch import nn
+def describe_model(name: str, config: str | None = None, weights: str = "ema") -> str:
+    """How a model's network is built, called and was trained. Arguments as for `prescore.load`."""
+    from prescore.checkpoints.detect import locate, open_model
+    from prescore.checkpoints.labels import classes_of
+    from prescore.cli.report import facts, show
 
-    from prescore.checkpoints.native import load_model, read_description
-    from prescore.cli.report import facts
-
-    description, network = read_description(path), load_model(path).function
-    count = sum(parameter.numel() for parameter in network.parameters()) if isinstance(network, nn.Module) else 0
+    description, denoiser = open_model(name, config=config, weights=weights)
+    classes = classes_of(description)
     values: dict[str, object] = {
         "model": description.name,
-        "file": path,
+        "file": locate(name),
         "network": f"{description.network}, {description.preconditioning} preconditioning",
-        "parameters": f"{count:,} ({description.weights})",
+        "parameters": f"{count_parameters(denoiser):,} ({description.weights})",
         "event shape": description.event_shape,
+        "classes": f"{classes.count}{', or none' if classes.optional else ''}" if classes else "none",
         "data range": f"{description.data_range[0]:g} to {description.data_range[1]:g}",
         "data mean removed": description.data_mean_removed,
         "noise range": f"{description.sigma_min:g} to {description.sigma_max:g}",
     }
     values |= _flat("preconditioning", description.preconditioning_arguments)
-    return facts(values | _flat("network", description.arguments) | _flat("training", description.training))
+    values |= _flat("network", description.arguments) | _flat("training", description.training)
+    return facts({label: _plain(show(value)) for label, value in values.items()})
+
+
+def count_parameters(denoiser: "Denoiser") -> int:
+    """Numbers that the network of a loaded model has learned or was given as parameters."""
+    from torch import nn
+
+    return sum(p.numel() for p in denoiser.function.parameters()) if isinstance(denoiser.function, nn.Module) else 0
+
+
+def _plain(text: str) -> str:
+    """What a file says, in one line of moderate length that a terminal takes as text."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= LENGTH else f"{text[:LENGTH]}... ({len(text)} characters)"
 
 
 def _flat(prefix: str, values: Mapping[str, object]) -> dict[str, object]:

@@ -4,17 +4,21 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import prescore
 from prescore.assets import STATISTICS_SUFFIX, find, shipped_models
+from prescore.checkpoints.detect import locate
+from prescore.checkpoints.detect import open_model as open_any
+from prescore.checkpoints.labels import Classes, classes_of
+from prescore.checkpoints.stored import ModelDescription
 from prescore.cli.options import options_of
 from prescore.cli.report import show
 from prescore.denoiser import Denoiser
-from prescore.errors import PrescoreError, suggest
+from prescore.errors import PrescoreError, check_choice, suggest
 from prescore.grid import check_grid, geometric, iddpm, karras, uniform_t
 from prescore.noise import check_seeds
 from prescore.precondition import frequency_preconditioner, in_range, load_statistics, pixel_preconditioner
@@ -77,17 +81,70 @@ IDLE: Mapping[type, Sequence[tuple[tuple[str, ...], Mapping[str, object]]]] = {
 }
 
 
-def open_model(name: str, device: str | None, dtype: str, sigma_min: float | None, sigma_max: float | None) -> Denoiser:
+def open_model(
+    name: str,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    config: str | None = None,
+    weights: str = "ema",
+    device: str | None = None,
+    dtype: str = "float32",
+    channels_last: bool = False,
+    compile: bool = False,
+) -> tuple[ModelDescription, Denoiser]:
     """The model, on its device, limited to the noise levels asked for."""
-    if dtype not in DTYPES:
-        raise PrescoreError(f"dtype: unknown value {dtype!r}; {suggest(dtype, DTYPES)}")
-    denoiser = prescore.load(name, device=_device(device), dtype=DTYPES[dtype])
+    check_choice("dtype", dtype, DTYPES)
+    description, denoiser = open_any(
+        name,
+        config=config,
+        weights=weights,
+        device=_device(device),
+        dtype=DTYPES[dtype],
+        channels_last=channels_last,
+        compile=compile,
+    )
     low = denoiser.sigma_min if sigma_min is None else sigma_min
     high = denoiser.sigma_max if sigma_max is None else sigma_max
     if low < denoiser.sigma_min or high > denoiser.sigma_max:
         own = f"{denoiser.sigma_min:g} to {denoiser.sigma_max:g}"
         raise PrescoreError(f"sigma_min, sigma_max: {low:g} to {high:g} asked for, the model knows noise from {own}")
-    return replace(denoiser, sigma_min=low, sigma_max=high)
+    return description, replace(denoiser, sigma_min=low, sigma_max=high)
+
+
+class ChosenClasses(NamedTuple):
+    """The classes that the seeds take in turn.
+
+    The seed itself chooses: a sample then stays the same whatever the others are.
+    """
+
+    classes: Classes
+    indices: list[int]
+
+    def condition(self, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """That of the samples of these seeds."""
+        return self.classes.condition([self.indices[seed % len(self.indices)] for seed in seeds])
+
+
+def choose_classes(description: ModelDescription, text: str | None) -> ChosenClasses | None:
+    """The classes in a list such as "3,1,4"; None for a model that is to draw without one.
+
+    Raises:
+        PrescoreError: the model has no classes, or needs one, or there is no such class.
+    """
+    classes = classes_of(description)
+    if text is None and (classes is None or classes.optional):
+        return None
+    if classes is None:
+        raise PrescoreError(f"--class: the model {description.name} has no classes")
+    if text is None:
+        raise PrescoreError(f"--class: is missing; the model draws one of its classes 0 to {classes.count - 1}")
+    try:
+        indices = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise PrescoreError(f"--class: {text!r} given; a class, or several as in 0,1,2, are needed") from None
+    classes.condition(indices)
+    return ChosenClasses(classes, indices)
 
 
 def open_statistics(
@@ -206,8 +263,7 @@ def resolve(
     return {
         "prescore": prescore.__version__,
         "model": model,
-        "model_sha256": _digest(find(model)),
-        "dtype": str(denoiser.dtype).removeprefix("torch."),
+        "model_sha256": _digest(locate(model)),
         "sampler": name,
         "steps": len(levels) - 1,
         "sigma_min": denoiser.sigma_min,
@@ -246,6 +302,9 @@ def _device(name: str | None) -> torch.device | None:
 
 
 def _digest(path: Path) -> str:
-    """Enough of a file's SHA-256 to tell whether it is still the same."""
+    """Enough of the SHA-256 of a file, or of all files in a folder, to tell whether it is still the same."""
+    if path.is_dir():
+        inside = "".join(f"{p.relative_to(path)} {_digest(p)}\n" for p in sorted(path.rglob("*")) if p.is_file())
+        return hashlib.sha256(inside.encode()).hexdigest()[:16]
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

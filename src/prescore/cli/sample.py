@@ -1,12 +1,14 @@
 """`prescore sample`."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prescore.cli.opening import PANEL, Config, Raw, kind
 from prescore.cli.options import DEFAULT_SAMPLER
 from prescore.errors import PrescoreError
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from prescore import Denoiser, Sampler
     from prescore.cli.output import Output
+    from prescore.cli.plan import ChosenClasses
 
 
 def sample(
@@ -60,10 +63,35 @@ def sample(
             show_default="cosine",
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Where the network runs: cpu, cuda, ...")] = None,
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class", help="Of a class-conditional model: the class of every sample, or several in turn: 0,1,2."
+        ),
+    ] = None,
+    config: Config = None,
+    raw: Raw = False,
+    device: Annotated[
+        str | None, typer.Option(help="Where the network runs: cpu, cuda, ...", rich_help_panel=PANEL)
+    ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Precision of the network: float64, float32, float16, bfloat16.")
+        str,
+        typer.Option(help="Precision of the network: float64, float32, float16, bfloat16.", rich_help_panel=PANEL),
     ] = "float32",
+    channels_last: Annotated[
+        bool,
+        typer.Option(
+            "--channels-last", help="Lay the weights out as GPUs with half precision like them.", rich_help_panel=PANEL
+        ),
+    ] = False,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the network: a slow start, then faster calls. For long runs.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False,
 ) -> None:
     """Draw samples from a trained model.
 
@@ -73,26 +101,50 @@ def sample(
     Ctrl-C: finished samples stay, and the same command draws the others.
     """
     from prescore.cli.output import open_output
-    from prescore.cli.plan import choose_grid, count_seeds, open_model, open_statistics, refuse_idle, resolve
+    from prescore.cli.plan import (
+        choose_classes,
+        choose_grid,
+        count_seeds,
+        open_model,
+        open_statistics,
+        refuse_idle,
+        resolve,
+    )
     from prescore.samplers import make_sampler
 
     seeds = count_seeds(seed, n)
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
-    denoiser = open_model(model, device, dtype, sigma_min, sigma_max)
+    description, denoiser = open_model(
+        model,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        config=config,
+        weights=kind(raw),
+        device=device,
+        dtype=dtype,
+        channels_last=channels_last,
+        compile=compile,
+    )
+    chosen = choose_classes(description, class_)
     made, made_from = open_statistics(model, denoiser, sampler, statistics, alpha, pixel, basis)
     method = make_sampler(sampler, steps=steps, **made, **context.obj)
     is_narrowed = (sigma_min, sigma_max) != (None, None)
     method, spread = choose_grid(method, denoiser, grid, rho, is_narrowed)
     refuse_idle(sampler, method, method.levels(denoiser.sigma_min, denoiser.sigma_max), context.obj)
-    settings = resolve(model, denoiser, sampler, method, spread | made_from)
+    opened: dict[str, object] = {"weights": description.weights, "dtype": dtype}
+    opened |= {"config": config} if config else {}
+    opened |= {"class": chosen.indices} if chosen else {}
+    settings = resolve(model, denoiser, sampler, method, opened | spread | made_from)
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
         settings |= {"seed": seed, "n": n, "batch_size": batch_size}
-    output = open_output(out, seeds, settings, denoiser.event_shape)
-    draw(denoiser, method, output, batch_size)
+    output = open_output(out, seeds, settings, pictures_of(denoiser)[1])
+    draw(denoiser, method, output, batch_size, chosen)
 
 
-def draw(denoiser: "Denoiser", sampler: "Sampler", output: "Output", batch_size: int) -> None:
+def draw(
+    denoiser: "Denoiser", sampler: "Sampler", output: "Output", batch_size: int, chosen: "ChosenClasses | None" = None
+) -> None:
     """Draw what the output still misses, batch by batch, and say what it took."""
     import torch
 
@@ -113,7 +165,7 @@ def draw(denoiser: "Denoiser", sampler: "Sampler", output: "Output", batch_size:
     print(facts(dict(output.settings) | plan), flush=True)
     start = time.perf_counter()
     try:
-        made = _run(denoiser, sampler, output, batches, calls)
+        made = _run(denoiser, sampler, output, batches, calls, chosen)
         output.finish()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(output.remains()) from None
@@ -131,24 +183,42 @@ def split(output: "Output", size: int) -> list[list[int]]:
 
 
 def _run(
-    denoiser: "Denoiser", sampler: "Sampler", output: "Output", batches: list[list[int]], calls: int | None
+    denoiser: "Denoiser",
+    sampler: "Sampler",
+    output: "Output",
+    batches: list[list[int]],
+    calls: int | None,
+    chosen: "ChosenClasses | None",
 ) -> int:
     from tqdm import tqdm
 
     import prescore
     from prescore.images import to_uint8
 
+    finish, _, data_range = pictures_of(denoiser)
     with tqdm(total=calls, unit="call", disable=None, leave=False) as bar:
         made = 0
 
-        def counted(x: "Tensor", sigma: "Tensor") -> "Tensor":
+        def counted(x: "Tensor", sigma: "Tensor", **condition: "Tensor") -> "Tensor":
             nonlocal made
             made += 1
             bar.update()
-            return denoiser(x, sigma)
+            return denoiser(x, sigma, **condition)
 
         model = replace(denoiser, function=counted)
         for seeds in batches:
-            x = prescore.sample(model, sampler, seeds=seeds, progress=False)
-            output.add(seeds, to_uint8(x, denoiser.data_range))
+            condition = chosen.condition(seeds) if chosen else None
+            x = prescore.sample(model, sampler, seeds=seeds, condition=condition, progress=False)
+            output.add(seeds, to_uint8(finish(x), data_range))
     return made
+
+
+def pictures_of(
+    denoiser: "Denoiser",
+) -> tuple[Callable[["Tensor"], "Tensor"], tuple[int, ...], tuple[float, float]]:
+    """What makes pictures of a model's samples, their shape and their range: a model of latents has a decoder."""
+    from prescore.models.latent import LatentDenoiser
+
+    if isinstance(denoiser, LatentDenoiser):
+        return denoiser.decode, denoiser.picture_shape, denoiser.picture_range
+    return lambda x: x, denoiser.event_shape, denoiser.data_range
