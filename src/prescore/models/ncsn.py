@@ -13,7 +13,8 @@ A tower of residual stages goes down in resolution and then on by dilation; refi
       y <- end_conv <- refine4 <- refine3 <- refine2 <- refine1
 
 NCSN's normalisations depend on the noise level. NCSNv2's do not: it divides its output by the noise level instead.
-Names, shapes and order of the parameters are those of published checkpoints. Images may have any size.
+Names, shapes and order of the parameters are those of published checkpoints. Images may have any size from 4x4
+pixels (NCSN, NCSNv2) or 16x16 (its deepest variant).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -316,6 +317,11 @@ class RefineNet(nn.Module):
 
     def refine(self, x: Tensor, label: Tensor) -> Tensor:
         """Features to image: (B, channels, H, W), (B,) or (1,) -> (B, channels, H, W)."""
+        least = 2 ** (1 + sum(stage.down for stage in self.tower))
+        if min(x.shape[2:]) < least:
+            raise PrescoreError(
+                f"images of {x.shape[2]}x{x.shape[3]} pixels: this network needs {least}x{least} at least"
+            )
         h = self.begin_conv(x if self.rescaled else 2 * x - 1)
         outputs = []
         for stage in self.tower:
@@ -423,7 +429,12 @@ def max_pool(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def initialise(network: nn.Module, generator: torch.Generator | None = None) -> None:
-    """gamma, alpha ~ N(1, 0.02^2), beta = 0; convolutions uniform within 1 / sqrt(fan-in), biases too."""
+    """gamma, alpha ~ N(1, 0.02^2), beta = 0; convolutions uniform within 1 / sqrt(fan-in), biases too.
+
+    Nothing is drawn on the meta device.
+    """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return
     for module in network.modules():
         if isinstance(module, Conv):
             bound = module.weight[0].numel() ** -0.5
