@@ -140,14 +140,14 @@ def read(path: Path, *, config: str | Configuration | None = None, weights: str 
     content = load_torch(path)
     if not isinstance(content, dict) or "model" not in content:
         raise PrescoreError("not a checkpoint of score_sde_pytorch, which is a mapping with an entry 'model'")
+    content.pop("optimizer", None)  # half of the file, and not needed
     model = {name.removeprefix(PREFIX): value for name, value in check_tensors("its model", content["model"]).items()}
     name, configuration = _configuration(model, config)
-    network = configuration.network()
-    state = model if weights == "raw" else model | _average(content.get("ema"), network)
-    # Copies, because the rest of the file, mostly the optimiser's, shares its memory with them.
+    state = model if weights == "raw" else model | _average(content.get("ema"), configuration.network())
+    # Copies, so that nothing else of the file stays in memory with them.
     state = {name: value.clone() for name, value in state.items()}
-    facts = {"step": content.get("step"), "ema_updates": (content.get("ema") or {}).get("num_updates")}
-    return _describe(name, configuration, network, state, weights, {k: v for k, v in facts.items() if is_number(v)})
+    step = {"step": content["step"]} if is_number(content.get("step")) else {}
+    return _describe(name, configuration, state, weights, step)
 
 
 def full_name(name: str) -> str:
@@ -278,18 +278,13 @@ def _average(ema: Any, network: nn.Module) -> dict[str, Tensor]:
 
 
 def _describe(
-    name: str,
-    configuration: Configuration,
-    network: NCSNpp,
-    state: dict[str, Tensor],
-    weights: str,
-    facts: dict[str, Any],
+    name: str, configuration: Configuration, state: dict[str, Tensor], weights: str, facts: dict[str, Any]
 ) -> StoredModel:
     arguments = _complete(configuration.arguments)
     kind, kind_arguments, tables, sigma_min, sigma_max = _meaning(configuration, arguments, state)
     channels, size = arguments["num_channels"], arguments["image_size"]
     description = ModelDescription(
-        type(network).__name__,
+        NCSNpp.__name__,
         arguments,
         kind,
         kind_arguments,
