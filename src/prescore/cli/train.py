@@ -56,7 +56,7 @@ def train(
     """
     from prescore.data import load_images
     from prescore.training.data import UNIT, TrainingData, load_labels
-    from prescore.training.loop import RunOptions, TrainingResult
+    from prescore.training.loop import RunOptions
     from prescore.training.loop import train as run
     from prescore.training.recipes import configured, find_recipe, with_options
 
@@ -78,7 +78,7 @@ def train(
     images = load_images(data, key=key, pad=pad, data_range=value_range)
     classes = None if labels is None else load_labels(data, labels, len(images))
     task = settings.task(TrainingData(images, value_range or UNIT, classes))
-    result: TrainingResult = run(task, config, out, options, save_picture=_save_picture)
+    result = run(task, config, out, options, save_picture=_save_picture)
     if result.is_first:
         print(f"{result.model}: step {result.steps} of {config.steps}, {result.seconds:.0f} s, loss {result.loss:.4f}")
         if not result.is_finished:

@@ -173,6 +173,8 @@ class ScoreTask(Task):
         self._check_labels()
         needs_sigma_data = "sigma_data" not in settings.unused()
         self.sigma_data = settings.sigma_data or (data.root_mean_square(self.data_range) if needs_sigma_data else 1.0)
+        if not self.sigma_data:
+            raise PrescoreError("sigma_data: the data are all 0; give it")
         self.sigma_min = settings.sigma_min
         self.sigma_max = settings.sigma_max or data.largest_distance(self.data_range)
         if not self.sigma_min < self.sigma_max:
