@@ -26,6 +26,9 @@ def calibrate(
         tuple[float, float] | None,
         typer.Option("--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1]."),
     ] = None,
+    encode: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Measure the latents that this model makes of the images.")
+    ] = None,
     components: Annotated[
         int | None, typer.Option(help="Find this many principal components of the data as well.")
     ] = None,
@@ -51,14 +54,32 @@ def calibrate(
     for option, value in {"--levels": levels, "--batch-size": batch_size, "--device": device}.items():
         if value is not None and model is None:
             raise PrescoreError(f"{option}: does nothing without --model")
-    images = load_images(data, key=key, n=n, seed=seed, pad=pad, data_range=data_range)
-    statistics = measure(images, data_range=data_range or (0.0, 1.0), components=components)
+    images, value_range = load_images(data, key=key, n=n, seed=seed, pad=pad, data_range=data_range), data_range
+    if encode is not None:
+        images, value_range = _encoded(images, data_range or (0.0, 1.0), encode)
+    statistics = measure(images, data_range=value_range or (0.0, 1.0), components=components)
     description = describe_statistics(statistics)  # refuses data that no preconditioner can be built from
     if model is not None:
         statistics = _with_score(statistics, images, model, levels, batch_size, device)
     save_statistics(statistics, out)
     print("\n\n".join((description, *describe_extras(statistics))))
     print(f"\nwritten to {out}")
+
+
+def _encoded(images: "Tensor", value_range: tuple[float, float], name: str) -> tuple["Tensor", tuple[float, float]]:
+    """Latents that a model makes of images, and their range."""
+    import torch
+
+    from prescore.cli.plan import open_model
+    from prescore.models.latent import LatentDenoiser
+
+    _, model = open_model(name)
+    if not isinstance(model, LatentDenoiser):
+        raise PrescoreError(f"--encode: {name} is not a model of latents")
+    if images.dtype != torch.uint8:
+        low, high = value_range
+        images = (images - low) / (high - low)
+    return model.encode(images), model.data_range
 
 
 def _with_score(

@@ -1,7 +1,6 @@
 """`prescore sample`."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -138,7 +137,7 @@ def sample(
     settings = resolve(model, denoiser, sampler, method, opened | spread | made_from)
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
         settings |= {"seed": seed, "n": n, "batch_size": batch_size}
-    output = open_output(out, seeds, settings, pictures_of(denoiser)[1])
+    output = open_output(out, seeds, settings, denoiser.picture_shape)
     draw(denoiser, method, output, batch_size, chosen)
 
 
@@ -195,7 +194,6 @@ def _run(
     import prescore
     from prescore.images import to_uint8
 
-    finish, _, data_range = pictures_of(denoiser)
     with tqdm(total=calls, unit="call", disable=None, leave=False) as bar:
         made = 0
 
@@ -209,16 +207,5 @@ def _run(
         for seeds in batches:
             condition = chosen.condition(seeds) if chosen else None
             x = prescore.sample(model, sampler, seeds=seeds, condition=condition, progress=False)
-            output.add(seeds, to_uint8(finish(x), data_range))
+            output.add(seeds, to_uint8(denoiser.decode(x), denoiser.picture_range))
     return made
-
-
-def pictures_of(
-    denoiser: "Denoiser",
-) -> tuple[Callable[["Tensor"], "Tensor"], tuple[int, ...], tuple[float, float]]:
-    """What makes pictures of a model's samples, their shape and their range: a model of latents has a decoder."""
-    from prescore.models.latent import LatentDenoiser
-
-    if isinstance(denoiser, LatentDenoiser):
-        return denoiser.decode, denoiser.picture_shape, denoiser.picture_range
-    return lambda x: x, denoiser.event_shape, denoiser.data_range
