@@ -300,9 +300,10 @@ def _describe(
 
 
 def _complete(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of the network, with the defaults of those that are not given."""
+    """All arguments of the network, with the defaults of those that are not given, as a file holds them."""
     parameters = [p for p in inspect.signature(NCSNpp).parameters.values() if p.name != "generator"]
-    return {p.name: arguments.get(p.name, p.default) for p in parameters}
+    values = {p.name: arguments.get(p.name, p.default) for p in parameters}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _meaning(
