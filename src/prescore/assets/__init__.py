@@ -1,5 +1,6 @@
 """What ships with the package: for each model NAME the files NAME.safetensors (weights), NAME.statistics.safetensors
-(of the data it was trained on) and NAME.md (its card)."""
+(of the data it was trained on) and NAME.md (its card); for each extractor of features NAME.extractor.safetensors and
+NAME.md."""
 
 from importlib import resources
 from pathlib import Path
@@ -7,11 +8,11 @@ from pathlib import Path
 from prescore.errors import PrescoreError, suggest
 
 FOLDER = Path(str(resources.files(__name__)))
-SUFFIX, STATISTICS_SUFFIX = ".safetensors", ".statistics.safetensors"
+SUFFIX, STATISTICS_SUFFIX, EXTRACTOR_SUFFIX = ".safetensors", ".statistics.safetensors", ".extractor.safetensors"
 
 
 def shipped_models() -> list[str]:
-    """Names of the shipped models."""
+    """Names of the shipped models that can be sampled."""
     return sorted(p.name.removesuffix(SUFFIX) for p in FOLDER.glob("*" + SUFFIX) if p.name.count(".") == 1)
 
 

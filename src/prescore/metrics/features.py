@@ -1,0 +1,258 @@
+"""What measures of samples are taken of: functions from images to a few numbers each.
+
+Features, their statistics and the measures are three separate steps, so that the features of a reference set are
+computed once and every measure made of them: `Features.batches` here, `feature_moments` and the measures beside it. The
+numbers depend on how images were brought to the extractor as much as on the extractor: `Preprocessing` says it, and two
+sets of features may be compared only if name, dimension and pre-processing agree (`Features.facts`).
+
+Sources: M. Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", NeurIPS
+2017, https://arxiv.org/abs/1706.08500 (the distance in features); G. Parmar, R. Zhang and J.-Y. Zhu, "On aliased
+resizing and surprising subtleties in GAN evaluation", CVPR 2022, https://arxiv.org/abs/2104.11222 (what pre-processing
+does to it).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prescore.assets import EXTRACTOR_SUFFIX, FOLDER
+from prescore.checkpoints.native import read_safetensors
+from prescore.errors import PrescoreError, check_choice
+from prescore.metrics.frechet import Moments, feature_moments
+from prescore.models.classifier import FEATURES, SHAPE, DigitClassifier
+
+Shape = Sequence[int]
+FITS = ("none", "pad")
+SLACK = 1e-5  # of the range: a rounding beyond its ends is no fault
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become the input of an extractor.
+
+    Args:
+        shape: (C, H, W) of that input.
+        data_range: its lowest and highest value; images in another range are mapped to it linearly.
+        fit: "none", images must have that shape; or "pad", smaller ones are put in the middle of the lowest value.
+
+    Raises:
+        PrescoreError: the shape, the range or the name is none.
+    """
+
+    shape: tuple[int, ...]
+    data_range: tuple[float, float] = (0.0, 1.0)
+    fit: str = "none"
+
+    def __post_init__(self) -> None:
+        check_choice("fit", self.fit, FITS)
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise PrescoreError(f"shape: {self.shape} is not the shape (C, H, W) of images")
+        if not self.data_range[0] < self.data_range[1]:
+            raise PrescoreError(f"data_range: {self.data_range} is not an interval (low, high)")
+
+    def __call__(self, images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+        """The input for images (n, C, H', W'), in float32.
+
+        Args:
+            images: uint8 as stored, or floating point within `data_range`.
+            data_range: lowest and highest value that floating-point images may have.
+
+        Raises:
+            PrescoreError: images of another shape, type or range.
+        """
+        self.check_shape(tuple(images.shape))
+        unit = images.float() / 255 if images.dtype == torch.uint8 else _in_unit(images, data_range)
+        low, high = self.data_range
+        x = unit if (low, high) == (0, 1) else low + (high - low) * unit
+        (H, W), (h, w) = self.shape[1:], images.shape[2:]
+        top, left = (H - h) // 2, (W - w) // 2
+        return nn.functional.pad(x, (left, W - w - left, top, H - h - top), value=low)
+
+    def check_shape(self, found: tuple[int, ...]) -> None:
+        """Raise PrescoreError unless a batch of images of this shape can be brought to the extractor."""
+        C, H, W = self.shape
+        if len(found) == 4 and found[1] == C and self._fits(found[2:]):
+            return
+        smaller = ", or fewer pixels," if self.fit == "pad" else ""
+        raise PrescoreError(f"images: shape {found}; (n, {C}, {H}, {W}){smaller} is needed by these features")
+
+    def _fits(self, size: Shape) -> bool:
+        H, W = self.shape[1:]
+        return (size[0] <= H and size[1] <= W) if self.fit == "pad" else tuple(size) == (H, W)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """A named function from images to features.
+
+    Args:
+        name: for messages, tables and stored statistics.
+        dimension: number of features of an image.
+        preprocessing: what the function is given.
+        function: (n, C, H, W) -> (n, dimension), each row a function of that image alone; it is called without
+            gradients, and a module must be in evaluation mode.
+        device: where the function wants its input.
+
+    Raises:
+        PrescoreError: the function is a module in training mode.
+    """
+
+    name: str
+    dimension: int
+    preprocessing: Preprocessing
+    function: Callable[[Tensor], Tensor] = field(repr=False)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        if isinstance(self.function, nn.Module) and self.function.training:
+            raise PrescoreError(f"{self.name}: the module is in training mode; call its eval() first")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What must be equal of two sets of features that are compared; JSON-able, to be stored with them."""
+        return {"name": self.name, "dimension": self.dimension, "preprocessing": asdict(self.preprocessing)}
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+        """Features (n, dimension) of one batch of images; see `Preprocessing.__call__`.
+
+        Raises:
+            PrescoreError: images of another shape or range, or the function does not return (n, dimension).
+        """
+        x = self.function(self.preprocessing(images, data_range).to(self.device))
+        if not isinstance(x, Tensor) or x.shape != (len(images), self.dimension):
+            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise PrescoreError(f"{self.name}: it returned {found} instead of shape {(len(images), self.dimension)}")
+        return x
+
+    def batches(
+        self,
+        images: Tensor | Iterable[Tensor],
+        *,
+        batch_size: int = 256,
+        data_range: tuple[float, float] = (0.0, 1.0),
+    ) -> Iterator[Tensor]:
+        """Features of a set of images, (n, dimension) at a time, n <= batch_size.
+
+        Args:
+            images: all of them, (N, C, H, W), or batches of any size.
+            batch_size: images in one call of the function.
+            data_range: as for `Preprocessing.__call__`.
+
+        Raises:
+            PrescoreError: as `__call__`; or batch_size < 1.
+        """
+        if batch_size < 1:
+            raise PrescoreError(f"batch_size: {batch_size} is not a positive whole number")
+        for part in (images,) if isinstance(images, Tensor) else images:
+            for batch in part.split(batch_size):
+                yield self(batch, data_range)
+
+    def moments(
+        self,
+        images: Tensor | Iterable[Tensor],
+        *,
+        batch_size: int = 256,
+        data_range: tuple[float, float] = (0.0, 1.0),
+    ) -> Moments:
+        """Number, mean and covariance of the features of a set of images; see `batches`."""
+        return feature_moments(self.batches(images, batch_size=batch_size, data_range=data_range))
+
+
+def make_features(name: str, shape: Shape, device: torch.device | str = "cpu") -> Features:
+    """One of `EXTRACTORS` for images of a shape.
+
+        mnist-classifier   last hidden layer of the shipped digit classifier, 64 values; grey images up to 32 x 32
+        pixels             the pixels
+        means-2x2          the means of blocks of 2 x 2 pixels, per channel
+
+    Args:
+        name: of the extractor.
+        shape: (C, H, W) of the images that will come.
+        device: where it works.
+
+    Raises:
+        PrescoreError: the name is unknown, or the images do not fit it.
+
+    >>> make_features("means-2x2", (1, 28, 28)).dimension
+    196
+    """
+    check_choice("features", name, EXTRACTORS)
+    return EXTRACTORS[name](tuple(shape), torch.device(device))
+
+
+def module_features(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    name: str | None = None,
+    device: torch.device | str = "cpu",
+) -> Features:
+    """Features of any module that maps a batch of images to one vector each; its dimension is found by trying.
+
+    Raises:
+        PrescoreError: the module is in training mode, or does not return (n, dimension).
+    """
+    name, device = name or type(module).__name__, torch.device(device)
+    with torch.no_grad():
+        tried = module(torch.zeros(1, *preprocessing.shape, device=device))
+    dimension = tried.shape[-1] if isinstance(tried, Tensor) and tried.ndim else 0
+    if dimension == 0 or tried.shape != (1, dimension):
+        found = tuple(tried.shape) if isinstance(tried, Tensor) else type(tried).__name__
+        raise PrescoreError(f"{name}: it returned {found} for one image; (1, dimension) is needed")
+    return Features(name, dimension, preprocessing, module, device)
+
+
+def load_classifier(device: torch.device | str = "cpu") -> DigitClassifier:
+    """The shipped digit classifier, in evaluation mode."""
+    _, state = read_safetensors(FOLDER / ("mnist-classifier" + EXTRACTOR_SUFFIX))
+    with torch.device("meta"):
+        network = DigitClassifier()
+    network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    return network.eval().requires_grad_(False).to(device)
+
+
+def _mnist_classifier(shape: tuple[int, ...], device: torch.device) -> Features:
+    preprocessing = Preprocessing(SHAPE, fit="pad")
+    preprocessing.check_shape((1, *shape))
+    return Features("mnist-classifier", FEATURES, preprocessing, load_classifier(device).features, device)
+
+
+def _pixels(shape: tuple[int, ...], device: torch.device) -> Features:
+    preprocessing = Preprocessing(shape)
+    C, H, W = shape
+    return Features("pixels", C * H * W, preprocessing, lambda x: x.flatten(1), device)
+
+
+def _means(shape: tuple[int, ...], device: torch.device) -> Features:
+    preprocessing = Preprocessing(shape)
+    C, H, W = shape
+    if H % 2 or W % 2:
+        raise PrescoreError(f"means-2x2: images of {W} x {H} pixels; even numbers of pixels are needed")
+    return Features(
+        "means-2x2", C * H * W // 4, preprocessing, lambda x: nn.functional.avg_pool2d(x, 2).flatten(1), device
+    )
+
+
+EXTRACTORS: Mapping[str, Callable[[tuple[int, ...], torch.device], Features]] = MappingProxyType(
+    {"mnist-classifier": _mnist_classifier, "pixels": _pixels, "means-2x2": _means}
+)
+
+
+def _in_unit(images: Tensor, data_range: tuple[float, float]) -> Tensor:
+    """Floating-point images of a range in [0, 1], float32."""
+    low, high = data_range
+    if not images.is_floating_point():
+        raise PrescoreError(f"images: {images.dtype}; uint8, or floating point, is needed")
+    if not images.isfinite().all():
+        raise PrescoreError(f"images: {int((~images.isfinite()).sum())} values are not finite")
+    slack = SLACK * (high - low)
+    if images.numel() and (images.min() < low - slack or images.max() > high + slack):
+        raise PrescoreError(
+            f"images: values from {images.min():.4g} to {images.max():.4g}, outside [{low:g}, {high:g}]; "
+            "clip them (x.clamp) or name their range (data_range)"
+        )
+    return ((images.float() - low) / (high - low)).clamp(0, 1)
