@@ -32,8 +32,8 @@ def newest(folder) -> Path:
 
 
 def tensors(folder) -> dict[str, Tensor]:
-    """Those of the newest checkpoint."""
-    return load_file(newest(folder))
+    """Those of the newest checkpoint, in memory: the file may change."""
+    return {name: value.clone() for name, value in load_file(newest(folder)).items()}
 
 
 def assert_equal(a, b) -> None:

@@ -7,6 +7,7 @@ parallelism). Hugging Face Accelerate finds the devices and the other processes;
 On several machines the folder of the run must be one that all of them see.
 """
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -96,7 +97,11 @@ def processes_on(device: torch.device | str) -> Iterator[Processes]:
     except ImportError:
         raise PrescoreError("several processes need Accelerate; pip install 'prescore[train]'") from None
     accelerator = Accelerator(cpu=torch.device(device).type == "cpu")
-    try:
-        yield Processes(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
-    finally:
-        accelerator.end_training()
+    yield Processes(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
+    # Not yet: another run may follow. And not after an error: the others may be waiting, and would be waited for.
+    atexit.register(_part)
+
+
+def _part() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -64,7 +64,7 @@ def resume(folder: Path, state: TrainingState, task: Task, config: TrainingConfi
     problem = ""
     for path in checkpoints(folder):
         try:
-            facts, tensors = _read(path, state)
+            facts, tensors = _read(path)
         except DamagedError as error:
             problem = problem or str(error)
             continue
@@ -77,15 +77,18 @@ def resume(folder: Path, state: TrainingState, task: Task, config: TrainingConfi
         raise PrescoreError(f"{problem}; there is no other checkpoint to go on from, take another folder")
 
 
-def _read(path: Path, state: TrainingState) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Facts and tensors of a checkpoint, which fit the state if it is of the same run."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Facts and tensors of a checkpoint, which are those that were written."""
     try:
         metadata, tensors = read_safetensors(path)
     except PrescoreError as error:
         raise DamagedError(str(error)) from None
-    if ENTRY not in metadata:
+    try:
+        facts = json.loads(metadata.get(ENTRY, ""))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict) or "crc32" not in facts:
         raise DamagedError(f"{path}: not a checkpoint of prescore's training")
-    facts = json.loads(metadata[ENTRY])
     if _checksum(tensors) != facts["crc32"]:
         raise DamagedError(f"{path}: damaged (its checksum is wrong)")
     return facts, tensors
