@@ -316,7 +316,7 @@ class RefineNet(nn.Module):
             self.add_module(name, blocks[name])
 
     def refine(self, x: Tensor, label: Tensor) -> Tensor:
-        """Features to image: (B, channels, H, W), (B,) or (1,) -> (B, channels, H, W)."""
+        """f(x; label): (B, channels, H, W), (B,) or (1,) -> (B, channels, H, W). Raises PrescoreError if x is small."""
         least = 2 ** (1 + sum(stage.down for stage in self.tower))
         if min(x.shape[2:]) < least:
             raise PrescoreError(
@@ -415,14 +415,14 @@ class NCSNv2(RefineNet):
 
 def mean_pool(x: Tensor) -> Tensor:
     """Mean of the 5x5 pixels around each, zeros outside: (B, C, H, W) -> the same."""
-    # The same as avg_pool2d, which takes ten times as long on a CPU.
+    # As a convolution because avg_pool2d takes several times as long on a CPU.
     window = x.new_full((x.shape[1], 1, POOL, POOL), 1 / POOL**2)
     return conv2d(x, window, padding=POOL // 2, groups=x.shape[1])
 
 
 def max_pool(x: Tensor) -> Tensor:
     """Maximum of the 5x5 pixels around each: (B, C, H, W) -> the same."""
-    # Channels-last because the other layout takes five times as long on a CPU, more than the convolutions.
+    # Channels-last because the other layout takes several times as long on a CPU.
     x = x.contiguous(memory_format=torch.channels_last)
     return max_pool2d(x, POOL, stride=1, padding=POOL // 2).contiguous()
 
