@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prescore.errors import PrescoreError
 from prescore.models.layers import Conv2d, FourierEmbedding, Linear, attention, group_norm, initialise
@@ -53,6 +54,20 @@ def test_attention_against_its_definition():
             weights = torch.softmax(q.T @ k / math.sqrt(width), dim=1)
             expected = (v @ weights.T).reshape(width, h, w)
             assert torch.allclose(found[b, head * width : (head + 1) * width], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_attention_without_gradient_needs_no_matrix_of_all_pairs(memory_format):
+    qkv = torch.randn(2, 24, 4, 4, generator=torch.Generator().manual_seed(0)).to(memory_format=memory_format)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # raises where the inputs do not suit it
+        fused = attention(qkv, 2)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.allclose(attention(qkv, 2), fused, atol=1e-6)
+
+
+def test_attention_has_second_derivatives():
+    qkv = torch.randn(1, 6, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda u: attention(u, 1), qkv)
 
 
 def test_half_precision_attention_is_computed_in_float32():
