@@ -314,6 +314,7 @@ def test_noise_range_that_is_none(folder):
         ({"attention_head_dim": 0}, "cannot be built from its arguments (ZeroDivisionError"),
         ({"down_block_types": ["os.system", "DownBlock2D"]}, "cannot be built from its arguments"),
         ({"down_block_types": [["DownBlock2D"], 1]}, "down_block_types"),
+        ({"down_block_types": ["KDownBlock2D", "DownBlock2D"]}, "K blocks have filters that are not among the weights"),
         ({"act_fn": "eval"}, "cannot be built from its arguments"),
         ({"act_fn": {}}, "act_fn"),
         ({"norm_eps": "small"}, "norm_eps"),

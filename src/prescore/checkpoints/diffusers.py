@@ -213,6 +213,8 @@ def _arguments(config: Config) -> dict[str, Any]:
     name = config.get("_class_name")
     if name != NETWORK:
         raise PrescoreError(f"{CONFIG}: the network is a {shorten(name)}; of diffusers' networks {NETWORK} can be read")
+    if re.search(r"'K(Down|Up)Block2D'", repr([config.get(f"{way}_block_types") for way in ("down", "up")])):
+        raise PrescoreError(f"{CONFIG}: K blocks have filters that are not among the weights; they cannot be read")
     parameters = inspect.signature(network_class(NETWORK)).parameters
     return {name: config.get(name, parameter.default) for name, parameter in parameters.items()}
 
