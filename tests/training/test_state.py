@@ -4,15 +4,15 @@ from runs import assert_equal, tiny
 
 from prescore.training.ema import ema_decay
 from prescore.training.processes import Processes
-from prescore.training.state import averaged_network, generator_of_step, new_state, train_step
+from prescore.training.state import averaged_network, generator_of_step, new_state, prepare, train_step
 
 ALONE = Processes(torch.device("cpu"))
 
 
 def stepped(task, config, steps=1, accumulate=1):
     state = new_state(task, config, ALONE)
-    for _ in range(steps):
-        train_step(state, task, config, ALONE, accumulate)
+    for step in range(steps):
+        train_step(state, config, ALONE, prepare(task, config, ALONE, accumulate, step))
     return state
 
 
@@ -61,7 +61,7 @@ def test_parts_of_a_batch_drop_out_differently():
 
     state = new_state(task, config, ALONE)
     state.objective.register_forward_pre_hook(remember)
-    train_step(state, task, config, ALONE, 2)
+    train_step(state, config, ALONE, prepare(task, config, ALONE, 2, 0))
     assert len(seen) == 2
     assert not torch.equal(*seen)
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from prescore.errors import PrescoreError
 from prescore.training.config import TrainingConfig, check_least
 from prescore.training.processes import Processes, processes_on
 from prescore.training.record import Record, tensorboard_writer
-from prescore.training.state import TrainingState, averaged_network, new_state, train_step
+from prescore.training.state import Prepared, TrainingState, averaged_network, new_state, prepare, train_step
 from prescore.training.store import resume, save_checkpoint
 from prescore.training.task import Task
 
@@ -132,10 +133,16 @@ class _Run:
         state, config = self.state, self.config
         before, start = state.seconds, time.perf_counter()
         first = state.step
-        with _interruptible() as is_interrupted, self._progress_bar() as bar:
+        with _interruptible() as is_interrupted, self._progress_bar() as bar, ThreadPoolExecutor(1) as helper:
+
+            def prepared(step: int) -> Future[Prepared]:
+                return helper.submit(prepare, self.task, config, self.processes, self.options.accumulate, step)
+
+            following = prepared(state.step)
             while state.step < config.steps and not self._any(is_interrupted()):
+                now, following = following.result(), prepared(state.step + 1)  # made while the network computes
                 rate = config.learning_rate_at(state.step)
-                loss = train_step(state, self.task, config, self.processes, self.options.accumulate)
+                loss = train_step(state, config, self.processes, now)
                 elapsed = time.perf_counter() - start
                 state.seconds = before + elapsed
                 self.record.add(state.step, loss, rate, (state.step - first) / elapsed)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ class Record:
     def __init__(self, folder: Path, step: int, writer: Any = None) -> None:
         self.path, self.writer = folder / LOSSES, writer
         self.losses = {k: loss for k, loss in _read(self.path).items() if k <= step}
+        self.window = deque(self.losses.values(), LOSS_WINDOW)
 
     def add(self, step: int, loss: float, learning_rate: float, steps_per_second: float) -> None:
         """The loss of step number `step`, from 1."""
         self.losses[step] = loss
+        self.window.append(loss)
         if self.writer is not None:
             values = {"loss": loss, "learning_rate": learning_rate, "steps_per_second": steps_per_second}
             for name, value in values.items():
@@ -47,8 +50,7 @@ class Record:
     @property
     def recent(self) -> float:
         """Mean loss of the last 500 steps."""
-        window = list(self.losses.values())[-LOSS_WINDOW:]
-        return math.fsum(window) / len(window) if window else math.nan
+        return math.fsum(self.window) / len(self.window) if self.window else math.nan
 
     def write(self) -> None:
         """Replaces loss.csv."""

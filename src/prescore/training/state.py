@@ -68,24 +68,41 @@ def averaged_network(task: Task, state: TrainingState, device: torch.device) -> 
     return network.eval().requires_grad_(False)
 
 
-def train_step(
-    state: TrainingState, task: Task, config: TrainingConfig, processes: Processes, accumulate: int = 1
-) -> float:
+@dataclass(frozen=True)
+class Prepared:
+    """What a process needs for a step before it can begin.
+
+    Attributes:
+        seed: of torch's own generator, see `Draw`.
+        parts: the examples of this process, in parts; for each the number of its first one, and named tensors.
+    """
+
+    seed: int | None
+    parts: list[tuple[int, dict[str, Tensor]]]
+
+
+def prepare(task: Task, config: TrainingConfig, processes: Processes, accumulate: int, step: int) -> Prepared:
+    """The random numbers and the examples of a step: a function of its number alone, so it can be called ahead."""
+    draw = task.draw(config.batch_size, generator_of_step(config.seed, step))
+    shares = processes.shares(config.batch_size, accumulate)
+    return Prepared(draw.seed, [(first, task.batch(draw.part(first, last))) for first, last in shares])
+
+
+def train_step(state: TrainingState, config: TrainingConfig, processes: Processes, prepared: Prepared) -> float:
     """One step of the optimizer and of the average; returns the loss.
 
     Raises:
         PrescoreError: the loss is not finite.
     """
-    shares, device = processes.shares(config.batch_size, accumulate), processes.device
-    draw = task.draw(config.batch_size, generator_of_step(config.seed, state.step))
+    device, parts = processes.device, prepared.parts
     state.objective.train()
     state.optimizer.zero_grad()
     total = torch.zeros((), device=device)
-    for first, last in shares:
-        batch = {name: value.to(device) for name, value in task.batch(draw.part(first, last)).items()}
-        with processes.apart(state.objective, (first, last) != shares[-1]):
-            with _seeded(draw.seed, first, device), _mixed(config.precision, device):
-                loss = state.objective(state.step, **batch) / len(shares)
+    for number, (first, examples) in enumerate(parts, start=1):
+        batch = {name: value.to(device) for name, value in examples.items()}
+        with processes.apart(state.objective, number < len(parts)):
+            with _seeded(prepared.seed, first, device), _mixed(config.precision, device):
+                loss = state.objective(state.step, **batch) / len(parts)
             state.scaler.scale(loss).backward()
         total += loss.detach()
     mean = processes.mean(total).item()
