@@ -85,3 +85,10 @@ def test_refusals(
     assert "does not fit" in refused(
         "sample", latent, "--sampler", "pds", "--statistics", tmp_path / "s.safetensors", "--out", tmp_path / "x.png"
     )
+
+
+def test_info_names_the_autoencoder(latent: Path, cli: Callable[..., Any]) -> None:
+    shown = cli("info", latent)
+    assert shown.code == 0
+    assert "ScoreMLP" in shown.out
+    assert "autoencoder latent_channels" in shown.out

@@ -75,7 +75,8 @@ def describe_model(name: str, config: str | None = None, weights: str = "ema") -
         "noise range": f"{description.sigma_min:g} to {description.sigma_max:g}",
     }
     values |= _flat("preconditioning", description.preconditioning_arguments)
-    values |= _flat("network", description.arguments) | _flat("training", description.training)
+    values |= _flat("network", description.arguments) | _flat("autoencoder", description.autoencoder or {})
+    values |= _flat("training", description.training)
     return facts({label: _plain(show(value)) for label, value in values.items()})
 
 

@@ -1,0 +1,79 @@
+"""The experiment in the latent space runs in a small setting, and its controls are what they are said to be."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_experiments import experiment
+
+import prescore
+
+
+@pytest.fixture(scope="module")
+def latent():
+    return experiment("latent_mnist")
+
+
+@pytest.fixture
+def digits(tmp_path):
+    np.savez(tmp_path / "digits.npz", train=np.random.default_rng(0).integers(0, 256, (200, 28, 28), dtype=np.uint8))
+    return tmp_path / "digits.npz"
+
+
+def latents():
+    """Smooth ones of two channels, one strong, one weak."""
+    z = torch.randn(50, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return z.cumsum(-1).cumsum(-2) * torch.tensor([1, 0.01]).reshape(2, 1, 1)
+
+
+def test_quick_run(latent, digits, tmp_path, monkeypatch):
+    short = {"steps": 2, "batch_size": 8, "warmup": 0, "cooldown": 0}
+    monkeypatch.setattr(latent, "HELD_OUT", 60)
+    monkeypatch.setattr(latent, "QUICK_VAE", short | {"model_channels": 4, "num_blocks": 0})
+    monkeypatch.setattr(latent, "QUICK_LATENT", short | {"model_channels": 8, "num_blocks": 1})
+    figure, numbers, folder = tmp_path / "figure.png", tmp_path / "numbers.json", tmp_path / "run"
+    arguments = [str(digits), "--quick", "--figure", str(figure), "--json", str(numbers)]
+    latent.main([*arguments, "--folder", str(folder)])
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    result = json.loads(numbers.read_text())
+    names = {"true digits", "their reconstructions", "plain, T = 60", *(f"{m}, T = 3" for m in latent.METHODS)}
+    assert result["rows"].keys() == names
+    assert result["rows"]["plain, T = 60"]["calls"] == 20 * result["rows"]["plain, T = 3"]["calls"]
+    latent.main([*arguments, "--model", str(folder / "latent" / "model.safetensors")])
+    again = json.loads(numbers.read_text())
+    for row in (*result["rows"].values(), *again["rows"].values()):
+        row.pop("seconds", None)
+    assert again == result
+
+
+def test_the_control_lengthens_noise_as_pds_does(latent):
+    statistics = prescore.calibrate(latents(), data_range=(-20.0, 20.0))
+    impulses = torch.eye(32, dtype=torch.float64).reshape(32, 2, 4, 4)
+    both = (latent.pds(statistics), latent.uniform(statistics))
+    traces = [M.noise(impulses).square().sum().item() for M in both]
+    assert traces[0] == pytest.approx(traces[1])
+    assert traces[0] > 32
+
+
+def test_the_formula_is_applied_to_latents_as_they_stand(latent):
+    """R = log(E|F z|^2 + 1), whatever range the statistics name."""
+    z = latents()
+    statistics = prescore.calibrate(z, data_range=(-20.0, 20.0))
+    R = torch.log1p(torch.fft.fft2(z).abs().square().mean(0))
+    R = (R / R.max() + 0.75) / 1.75
+    x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = torch.fft.ifft2(torch.fft.fft2(x) / R).real
+    assert torch.allclose(latent.pds(statistics).noise(x), expected, atol=1e-10)
+
+
+def test_whiteness(latent):
+    white = torch.randn(4000, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = latent.whiteness(white, -10.0, 10.0)
+    assert found["largest_over_smallest_frequency_of_a_channel"] < 1.2
+    assert found["effective_dimensions"] == pytest.approx(32, rel=0.05)
+    found = latent.whiteness(latents(), -20.0, 20.0)
+    assert found["largest_over_smallest_frequency_of_a_channel"] > 5
+    strong, weak = found["power_of_channels"]
+    assert strong > 1000 * weak
+    assert found["effective_dimensions"] < 16
