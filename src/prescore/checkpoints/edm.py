@@ -57,7 +57,7 @@ STORAGES: Mapping[str, torch.dtype] = MappingProxyType(
 STORAGE_MAGIC, STORAGE_VERSION = 0x1950A86A20F9469CFC6C, 1001
 HEAD_BYTES = 4096  # within which the first object of the file is named
 MAX_FILE_BYTES = 8 * 2**30
-MAX_STEPS, MAX_STORAGE_STEPS = 500_000, 1000  # instructions; the ImageNet-64 network takes 61,000 and 30 a weight
+MAX_STEPS, MAX_STORAGE_STEPS = 500_000, 1000  # the ImageNet-64 network takes 54,000, and 40 for each weight
 MAX_DIMENSIONS = 8
 MAX_DEPTH = 16  # of modules in modules
 TRAINED_RANGE = (0.002, 80.0)
@@ -282,7 +282,7 @@ def _describe(name: str, class_name: str, attributes: Mapping[str, Any], state: 
             (channels, resolution, resolution),
             data_range=(-1.0, 1.0),
             name=name,
-            training={"format": "NVlabs EDM pickle", "class": class_name, "half precision": half is True},
+            training={"format": "NVlabs EDM pickle", "class": class_name, "use_fp16": half is True},
         ),
         weights | tables,
     )
