@@ -49,7 +49,7 @@ import torch
 from torch import Tensor
 
 from prescore.checkpoints.arguments import is_of, shorten
-from prescore.checkpoints.native import read_safetensors
+from prescore.checkpoints.native import open_safetensors
 from prescore.checkpoints.stored import (
     AUTOENCODER,
     MAX_TABLE,
@@ -455,7 +455,8 @@ def _shards(index: Path) -> Iterator[Path]:
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    return read_safetensors(file)[1]
+    with naming(file.name):
+        return open_safetensors(file)[1]
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:

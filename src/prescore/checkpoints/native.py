@@ -71,10 +71,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         PrescoreError: the file is missing, truncated, not safetensors, or its header is larger than 100 MB.
     """
     with naming(path):
-        return _read(path)
+        return open_safetensors(path)
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def open_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """As `read_safetensors`, with errors that do not name the file."""
     try:
         with open(path, "rb") as file:
             start = file.read(8)
@@ -105,7 +106,7 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
     Raises:
         PrescoreError: it is truncated, of another format or a newer version, or what is asked for is not in it.
     """
-    metadata, tensors = _read(path)
+    metadata, tensors = open_safetensors(path)
     description = _describe(metadata)
     if config is not None:
         raise PrescoreError("config: a prescore model holds its own configuration; leave this out")
@@ -117,7 +118,7 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
 def read_description(path: str | Path) -> ModelDescription:
     """Checked description of a model file. Raises as `load_model`, except that the weights may not fit."""
     with naming(path):
-        return _describe(_read(Path(path))[0])
+        return _describe(open_safetensors(Path(path))[0])
 
 
 def load_model(

@@ -192,6 +192,8 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype) 
         name: value.to(dtype if name in learned else exact) if value.is_floating_point() else value
         for name, value in weights.items()
     }
+    # Copies, since what a reader returns may lie in a file that is mapped into memory, at any address and in any order.
+    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     network.load_state_dict(state, assign=True)
 
 

@@ -1,0 +1,93 @@
+"""A small model in each format that can be opened, as the tests of its reader write it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+KINDS = ["native", "edm", "score-sde", "ncsn", "ncsnv2", "diffusers"]
+
+
+def write(kind: str, folder: Path, patch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any]]:
+    """The file or folder of a model, and the options that it is to be opened with."""
+    return WRITERS[kind](folder, patch)
+
+
+def native(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any]]:
+    from checkpoints.test_native import DESCRIPTION, network
+
+    from prescore.checkpoints import save_model
+
+    save_model(folder / "dots.safetensors", DESCRIPTION, network().state_dict())
+    return folder / "dots.safetensors", {}
+
+
+def edm(folder: Path, patch: pytest.MonkeyPatch, label_dim: int = 0) -> tuple[Path, dict[str, Any]]:
+    from checkpoints.test_edm import TINY, Writer
+
+    from prescore.models.song_unet import SongUNet
+
+    arguments = TINY | {"label_dim": label_dim}
+    own = {key: value for key, value in arguments.items() if key not in ("img_channels", "model_type")}
+    network = SongUNet(in_channels=1, out_channels=1, **own, generator=torch.Generator().manual_seed(0))
+    for name, value in network.state_dict().items():  # as they are born, these hide what comes before them
+        if name.endswith(("conv1.weight", "aux_conv.weight")):
+            value.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+    state = {f"model.{key}": value for key, value in network.state_dict().items()}
+    return Writer(folder, patch).network(arguments=arguments, state=state), {}
+
+
+def score_sde(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any]]:
+    from checkpoints.test_score_sde import TINY, tiny
+
+    from prescore.checkpoints import score_sde as reader
+
+    configuration = reader.Configuration(TINY | {"sigma_min": 0.01, "sigma_max": 50.0})
+    patch.setattr(reader, "PUBLISHED", {"tiny": configuration})
+    torch.save(tiny(configuration, scale=2.0)[1], folder / "checkpoint_7.pth")
+    return folder / "checkpoint_7.pth", {"config": "tiny"}
+
+
+def ncsn(folder: Path, patch: pytest.MonkeyPatch, version: int = 1) -> tuple[Path, dict[str, Any]]:
+    pytest.importorskip("yaml")
+    from checkpoints.test_ncsn import checkpoint, configuration, small
+
+    (folder / "config.yml").write_text(configuration())
+    torch.save(checkpoint(small(version)), folder / "checkpoint.pth")
+    return folder / "checkpoint.pth", {}
+
+
+def ncsnv2(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any]]:
+    return ncsn(folder, patch, version=2)
+
+
+def diffusers(folder: Path, patch: pytest.MonkeyPatch, classes: int | None = None) -> tuple[Path, dict[str, Any]]:
+    library = pytest.importorskip("diffusers")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = library.UNet2DModel(
+            sample_size=4,
+            in_channels=1,
+            out_channels=1,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(4, 8),
+            layers_per_block=1,
+            norm_num_groups=2,
+            attention_head_dim=4,
+            num_class_embeds=classes,
+        )
+    network.save_pretrained(folder / "dots" / "unet")
+    library.DDPMScheduler().save_pretrained(folder / "dots" / "scheduler")
+    return folder / "dots", {}
+
+
+WRITERS = {
+    "native": native,
+    "edm": edm,
+    "score-sde": score_sde,
+    "ncsn": ncsn,
+    "ncsnv2": ncsnv2,
+    "diffusers": diffusers,
+}
