@@ -9,13 +9,11 @@ Every parameter keeps the name, shape and order that published checkpoints use. 
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prescore.errors import PrescoreError
 
@@ -115,11 +113,12 @@ def attention(qkv: Tensor, heads: int) -> Tensor:
     b, channels, h, w = qkv.shape
     width = channels // 3 // heads
     exact = qkv if qkv.dtype == torch.float64 else qkv.float()
-    q, k, v = exact.reshape(b, heads, width, 3, h * w).transpose(2, 4).contiguous().unbind(3)
-    # A fused kernel needs no matrix of all pairs of pixels, but it has no second derivative, as score matching needs.
+    pixels = exact.reshape(b, heads, width, 3, h * w).transpose(2, 4)
+    # A fused kernel needs no matrix of all pairs of pixels, but it has no second derivative, as score matching needs;
+    # it is taken where the memory is contiguous.
     needs_gradient = torch.is_grad_enabled() and qkv.requires_grad
-    with sdpa_kernel(SDPBackend.MATH) if needs_gradient else nullcontext():
-        out = nn.functional.scaled_dot_product_attention(q, k, v)
+    q, k, v = (pixels if needs_gradient else pixels.contiguous()).unbind(3)
+    out = nn.functional.scaled_dot_product_attention(q, k, v)
     return out.transpose(2, 3).reshape(b, heads * width, h, w).to(qkv.dtype)
 
 
