@@ -662,3 +662,16 @@ def test_the_reference_of_a_model_without_its_mean_is_at_zero(model: Path, stati
     denoiser = replace(open_model(str(model))[1], data_mean_removed=True)
     made, _ = open_statistics(str(model), denoiser, "p-ode-1", str(statistics), None, None, None)
     assert not made["reference"].mean.any()
+
+
+def test_a_network_that_cannot_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, model: Path
+) -> None:
+    from torch._dynamo.exc import TorchDynamoException
+
+    def fail(*_: object, **__: object) -> None:
+        raise TorchDynamoException("No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(prescore, "sample", fail)
+    message = refused("sample", model, "--steps", 2, "--out", tmp_path / "a.npz", "--compile")
+    assert "--compile: the network cannot be compiled here (No working C++ compiler found); leave it out" in message

@@ -80,14 +80,14 @@ def sample(
     channels_last: Annotated[
         bool,
         typer.Option(
-            "--channels-last", help="Lay the weights out as GPUs with half precision like them.", rich_help_panel=PANEL
+            "--channels-last", help="Keep channels last in memory: for half precision on a GPU.", rich_help_panel=PANEL
         ),
     ] = False,
     compile: Annotated[
         bool,
         typer.Option(
             "--compile",
-            help="Compile the network: a slow start, then faster calls. For long runs.",
+            help="Compile the network first: half a minute, then faster calls, for long runs.",
             rich_help_panel=PANEL,
         ),
     ] = False,
@@ -170,6 +170,11 @@ def draw(
         raise KeyboardInterrupt(output.remains()) from None
     except torch.OutOfMemoryError:
         raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise PrescoreError(f"--compile: the network cannot be compiled here ({reason}); leave it out") from None
     print(f"{made} network calls in {time.perf_counter() - start:.1f} s, written to {output.path}")
 
 
