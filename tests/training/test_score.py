@@ -129,6 +129,11 @@ def test_previews_are_samples_that_move_no_random_state(name, monkeypatch):
         ({"augment": 0.1, "flip": True}, "flip: --augment mirrors already"),
         ({"dropout": 1.0}, "dropout: 1.0 is not in"),
         ({"num_blocks": 0}, "num_blocks: 0 is less than 1"),
+        ({"sigma_max": 0.0}, "sigma_max: 0.0 is not a positive number"),
+        ({"sigma_max": float("nan")}, "sigma_max: nan is not a positive number"),
+        ({"channel_mult": ()}, r"channel_mult: \(\) given; a whole number"),
+        ({"channel_mult": (1, 0)}, r"channel_mult: \(1, 0\) given"),
+        ({"data_range": (1.0, -1.0)}, r"data_range: \(1.0, -1.0\) is not an interval"),
     ],
 )
 def test_wrong_settings(changes, message):
@@ -144,6 +149,7 @@ def test_wrong_settings(changes, message):
         ("ncsn", LABELLED, {}, "labels: the network ncsn takes no classes"),
         ("edm", None, {"label_dropout": 0.1}, "label_dropout: does nothing without labels"),
         ("edm", TrainingData(digits(3, 32)), {"loss": "ism"}, "loss: ism needs one backward pass for each of 1024"),
+        ("ncsn", None, {"levels": 0}, "levels: 0 noise levels; at least 2"),
         ("ncsnv2", TrainingData(digits(1)), {}, "sigma_max: no two examples are further apart than 0"),
         ("edm", TrainingData(torch.zeros(3, 1, 4, 4)), {"data_range": (0.0, 1.0)}, "sigma_data: the data are all 0"),
     ],

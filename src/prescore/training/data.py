@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
+from prescore.training.config import check_interval
 
 MAX_CLASSES = 65_536
 UNIT = (0.0, 1.0)
@@ -39,8 +40,7 @@ class TrainingData:
         x, (low, high) = self.examples, self.data_range
         if x.ndim < 2 or not x.numel():
             raise PrescoreError(f"examples: shape {tuple(x.shape)}; (N, ...) with N at least 1 is needed")
-        if not -math.inf < low < high < math.inf:
-            raise PrescoreError(f"data_range: {self.data_range} is not an interval (lowest, highest)")
+        check_interval("data_range", self.data_range)
         if x.is_floating_point():
             least, most = float(x.min()), float(x.max())
             if not (low <= least and most <= high):

@@ -25,7 +25,7 @@ from prescore.errors import PrescoreError, check_choice
 from prescore.models.precond import PRECONDITIONINGS, Precond
 from prescore.samplers import make_sampler, sample
 from prescore.training.augment import LABELS, augmentation_labels, augmented, draw_augmentation
-from prescore.training.config import check_least, check_positive, check_share
+from prescore.training.config import check_interval, check_least, check_positive, check_share
 from prescore.training.data import TrainingData
 from prescore.training.levels import count_levels, geometric_levels
 from prescore.training.losses import (
@@ -130,11 +130,17 @@ class ScoreSettings:
             )
         check_least(self, 1, "model_channels", "channel_mult_emb", "num_blocks")
         check_share(self, "dropout", "label_dropout")
-        check_positive(self, "P_std", "sigma_min", *(n for n in ("sigma_data", "sigma_max") if getattr(self, n)))
+        given = [name for name in ("sigma_data", "sigma_max") if getattr(self, name) is not None]
+        check_positive(self, "P_std", "sigma_min", *given)
+        if not self.channel_mult or min(self.channel_mult) < 1:
+            raise PrescoreError(
+                f"channel_mult: {self.channel_mult} given; one whole number, at least 1, a level is needed"
+            )
         if not 0 <= self.augment <= 1:
             raise PrescoreError(f"augment: {self.augment} is not a probability")
         if self.sigma_max is not None and not self.sigma_min < self.sigma_max:
             raise PrescoreError(f"sigma_min {self.sigma_min}, sigma_max {self.sigma_max}: min < max is needed")
+        check_interval("data_range", self.data_range)
         if self.flip and self.augment:
             raise PrescoreError("flip: --augment mirrors already, and tells the network; give one of the two")
         if self.network in REFINE and self.noise != "levels":
@@ -172,7 +178,9 @@ class ScoreTask(Task):
         self.settings, self.data, self.data_range = settings, data, settings.data_range
         self._check_labels()
         needs_sigma_data = "sigma_data" not in settings.unused()
-        self.sigma_data = settings.sigma_data or (data.root_mean_square(self.data_range) if needs_sigma_data else 1.0)
+        self.sigma_data = settings.sigma_data or 1.0
+        if needs_sigma_data and settings.sigma_data is None:
+            self.sigma_data = data.root_mean_square(self.data_range)
         if not self.sigma_data:
             raise PrescoreError("sigma_data: the data are all 0; give it")
         self.sigma_min = settings.sigma_min
@@ -270,7 +278,9 @@ class ScoreTask(Task):
             return UniformTime()
         if settings.noise == "log-uniform":
             return LogUniform(self.sigma_min, self.sigma_max)
-        count = settings.levels or count_levels(self.sigma_min, self.sigma_max, self.data.examples[0].numel())
+        count = settings.levels
+        if count is None:
+            count = count_levels(self.sigma_min, self.sigma_max, self.data.examples[0].numel())
         return Levels(geometric_levels(self.sigma_min, self.sigma_max, count))
 
     def _network(self) -> tuple[str, dict[str, Any]]:
