@@ -133,9 +133,7 @@ class ScoreSettings:
         given = [name for name in ("sigma_data", "sigma_max") if getattr(self, name) is not None]
         check_positive(self, "P_std", "sigma_min", *given)
         if not self.channel_mult or min(self.channel_mult) < 1:
-            raise PrescoreError(
-                f"channel_mult: {self.channel_mult} given; one whole number, at least 1, a level is needed"
-            )
+            raise PrescoreError(f"channel_mult: {self.channel_mult} given; a whole number for each level is needed")
         if not 0 <= self.augment <= 1:
             raise PrescoreError(f"augment: {self.augment} is not a probability")
         if self.sigma_max is not None and not self.sigma_min < self.sigma_max:
