@@ -19,6 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import prescore
+from prescore import checkpoints
+from prescore.checkpoints import ModelDescription
 from prescore.cli.options import options_of
 from prescore.cli.plan import BASES, open_model, open_statistics
 from prescore.cli.sample import sample
@@ -31,12 +33,11 @@ from prescore.schedule import VP
 
 Cli = Callable[..., Any]
 Refused = Callable[..., str]
-LOAD = prescore.load
 
 
 def draw(model: Path | str, sampler: prescore.Sampler, seeds: range) -> torch.Tensor:
     """What the library draws, as uint8."""
-    return to_uint8(prescore.sample(LOAD(model), sampler, seeds=seeds, progress=False))
+    return to_uint8(prescore.sample(prescore.load(model), sampler, seeds=seeds, progress=False))
 
 
 def images_of(path: Path) -> np.ndarray:
@@ -55,11 +56,11 @@ def facts_of(out: str) -> dict[str, str]:
 def with_function(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], **attributes: Any) -> None:
     """Let the model be this function of (model, x, sigma)."""
 
-    def load(name: str, **options: Any) -> Denoiser:
-        model = LOAD(name, **options)
-        return replace(model, function=lambda x, sigma: function(model, x, sigma), **attributes)
+    def open_any(name: str, **options: Any) -> tuple[ModelDescription, Denoiser]:
+        description, model = checkpoints.open_model(name, **options)
+        return description, replace(model, function=lambda x, sigma: function(model, x, sigma), **attributes)
 
-    monkeypatch.setattr(prescore, "load", load)
+    monkeypatch.setattr("prescore.cli.plan.open_any", open_any)
 
 
 def test_a_grid_of_what_the_library_draws(tmp_path: Path, cli: Cli, model: Path) -> None:
@@ -185,7 +186,7 @@ def test_pds_uses_the_statistics_that_a_model_ships_with(
 def test_the_noise_range_may_be_narrowed(tmp_path: Path, cli: Cli, refused: Refused, model: Path) -> None:
     arguments = ("sample", model, "--steps", 3, "--n", 1, "--out", tmp_path / "a.npz")
     assert cli(*arguments, "--sigma-min", 0.1, "--sigma-max", 5).code == 0
-    denoiser = replace(LOAD(model), sigma_min=0.1, sigma_max=5.0)
+    denoiser = replace(prescore.load(model), sigma_min=0.1, sigma_max=5.0)
     x = prescore.sample(denoiser, prescore.make_sampler("pc", steps=3), seeds=[0], progress=False)
     assert np.array_equal(images_of(tmp_path / "a.npz"), to_uint8(x)[:, 0].numpy())
     assert "0.01 to 60 asked for, the model knows noise from 0.01 to 50" in refused(*arguments, "--sigma-max", 60)

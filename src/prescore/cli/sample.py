@@ -131,7 +131,7 @@ def sample(
     is_narrowed = (sigma_min, sigma_max) != (None, None)
     method, spread = choose_grid(method, denoiser, grid, rho, is_narrowed)
     refuse_idle(sampler, method, method.levels(denoiser.sigma_min, denoiser.sigma_max), context.obj)
-    opened: dict[str, object] = {"weights": description.weights, "dtype": dtype}
+    opened: dict[str, object] = {"model_weights": description.weights, "dtype": dtype}
     opened |= {"config": config} if config else {}
     opened |= {"class": chosen.indices} if chosen else {}
     settings = resolve(model, denoiser, sampler, method, opened | spread | made_from)
