@@ -92,7 +92,7 @@ class Case:
 
 CASES = {
     "32 pixels, 64 channels": Case(32, (64, 128, 128), 2, batch=8),
-    "32 pixels, 256 channels (EDM's CIFAR-10)": Case(32, (256, 256, 256), 4, batch=2),
+    "32 pixels, 256 channels": Case(32, (256, 256, 256), 4, batch=2),
     "64 pixels, 64 channels": Case(64, (64, 128, 128, 128), 2, batch=4),
 }
 
