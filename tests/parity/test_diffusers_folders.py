@@ -231,7 +231,6 @@ def test_ncsnpp_layout(tmp_path, dtype):
     assert relative(denoise(x, sigma), last.prev_sample_mean) < 1e-6
 
 
-@pytest.mark.xfail(strict=True, reason="null is no int, which diffusers says that norm_num_groups is")
 def test_groups_left_to_each_layer(tmp_path):
     """`norm_num_groups` null, as in google/ncsnpp-*."""
     network, scheduler = ncsnpp(norm_num_groups=None, block_out_channels=(32, 32, 64)), diffusers.ScoreSdeVeScheduler()

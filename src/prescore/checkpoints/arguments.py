@@ -46,6 +46,8 @@ def check_arguments(
     for name, value in arguments.items():
         if name not in parameters:
             raise PrescoreError(f"{what} has no argument {shorten(name)}, {suggest(name[:SHOWN], parameters)}")
+        if value is None and not constructor.__module__.startswith("prescore."):
+            continue  # other packages' annotations may leave out that nothing is allowed
         if not is_of(value, hints.get(name, Any), max_length):
             raise PrescoreError(f"the argument {name} = {shorten(value)} of {what} is not valid")
 
@@ -100,8 +102,11 @@ def is_shallow(value: object, levels: int = 10) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite real number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite real number, and not an integer beyond those."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def shorten(value: object) -> str:
