@@ -3,7 +3,7 @@
 import torch
 
 from prescore.assets import EXTRACTOR_SUFFIX, FOLDER, shipped_models
-from prescore.metrics.features import load_classifier
+from prescore.metrics.extractors import load_classifier
 from prescore.models.classifier import FEATURES, DigitClassifier
 
 

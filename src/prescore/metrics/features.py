@@ -8,25 +8,22 @@ sets of features may be compared only if name, dimension and pre-processing agre
 Sources: M. Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", NeurIPS
 2017, https://arxiv.org/abs/1706.08500 (the distance in features); G. Parmar, R. Zhang and J.-Y. Zhu, "On aliased
 resizing and surprising subtleties in GAN evaluation", CVPR 2022, https://arxiv.org/abs/2104.11222 (what pre-processing
-does to it).
+does to it; resizing here follows its recommendation: Pillow's bicubic filter, widened where an image is made smaller,
+on floating-point values that are neither rounded nor clipped).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prescore.assets import EXTRACTOR_SUFFIX, FOLDER
-from prescore.checkpoints.native import read_safetensors
 from prescore.errors import PrescoreError, check_choice
 from prescore.metrics.frechet import Moments, feature_moments
-from prescore.models.classifier import FEATURES, SHAPE, DigitClassifier
 
 Shape = Sequence[int]
-FITS = ("none", "pad")
+FITS = ("none", "pad", "resize")
 SLACK = 1e-5  # of the range: a rounding beyond its ends is no fault
 
 
@@ -37,7 +34,8 @@ class Preprocessing:
     Args:
         shape: (C, H, W) of that input.
         data_range: its lowest and highest value; images in another range are mapped to it linearly.
-        fit: "none", images must have that shape; or "pad", smaller ones are put in the middle of the lowest value.
+        fit: "none", images must have that shape; "pad", smaller ones are put in the middle of the lowest value; or
+            "resize", images of any size are resized to it, and grey ones repeated over the channels.
 
     Raises:
         PrescoreError: the shape, the range or the name is none.
@@ -65,24 +63,39 @@ class Preprocessing:
             PrescoreError: images of another shape, type or range.
         """
         self.check_shape(tuple(images.shape))
-        unit = images.float() / 255 if images.dtype == torch.uint8 else _in_unit(images, data_range)
+        unit = unit_images(images, data_range)
         low, high = self.data_range
         x = unit if (low, high) == (0, 1) else low + (high - low) * unit
-        (H, W), (h, w) = self.shape[1:], images.shape[2:]
-        top, left = (H - h) // 2, (W - w) // 2
-        return nn.functional.pad(x, (left, W - w - left, top, H - h - top), value=low)
+        return self._resized(x) if self.fit == "resize" else self._padded(x)
 
     def check_shape(self, found: tuple[int, ...]) -> None:
         """Raise PrescoreError unless a batch of images of this shape can be brought to the extractor."""
         C, H, W = self.shape
-        if len(found) == 4 and found[1] == C and self._fits(found[2:]):
+        if len(found) == 4 and self._fits(found[1:]):
             return
-        smaller = ", or fewer pixels," if self.fit == "pad" else ""
-        raise PrescoreError(f"images: shape {found}; (n, {C}, {H}, {W}){smaller} is needed by these features")
+        needed = {
+            "none": f"(n, {C}, {H}, {W})",
+            "pad": f"(n, {C}, {H}, {W}), or fewer pixels,",
+            "resize": f"(n, {C}, height, width), or one channel,",
+        }
+        raise PrescoreError(f"images: shape {found}; {needed[self.fit]} is needed by these features")
 
-    def _fits(self, size: Shape) -> bool:
-        H, W = self.shape[1:]
-        return (size[0] <= H and size[1] <= W) if self.fit == "pad" else tuple(size) == (H, W)
+    def _fits(self, shape: Shape) -> bool:
+        C, H, W = self.shape
+        if self.fit == "resize":
+            return shape[0] in (1, C) and min(shape) > 0
+        return shape[0] == C and (
+            (shape[1] <= H and shape[2] <= W) if self.fit == "pad" else tuple(shape[1:]) == (H, W)
+        )
+
+    def _padded(self, x: Tensor) -> Tensor:
+        (H, W), (h, w) = self.shape[1:], x.shape[2:]
+        top, left = (H - h) // 2, (W - w) // 2
+        return nn.functional.pad(x, (left, W - w - left, top, H - h - top), value=self.data_range[0])
+
+    def _resized(self, x: Tensor) -> Tensor:
+        x = x.expand(-1, self.shape[0], -1, -1)
+        return nn.functional.interpolate(x, size=self.shape[1:], mode="bicubic", antialias=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +109,8 @@ class Features:
         function: (n, C, H, W) -> (n, dimension), each row a function of that image alone; it is called without
             gradients, and a module must be in evaluation mode.
         device: where the function wants its input.
+        logits: (n, dimension) -> (n, classes), the logits of a classifier whose features these are, if they are.
+        weights: what tells trained weights from others, such as their hash; "" where nothing was trained.
 
     Raises:
         PrescoreError: the function is a module in training mode.
@@ -106,6 +121,8 @@ class Features:
     preprocessing: Preprocessing
     function: Callable[[Tensor], Tensor] = field(repr=False)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    logits: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    weights: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.function, nn.Module) and self.function.training:
@@ -114,7 +131,8 @@ class Features:
     @property
     def facts(self) -> dict[str, Any]:
         """What must be equal of two sets of features that are compared; JSON-able, to be stored with them."""
-        return {"name": self.name, "dimension": self.dimension, "preprocessing": asdict(self.preprocessing)}
+        facts = {"name": self.name, "dimension": self.dimension, "weights": self.weights}
+        return {**facts, "preprocessing": asdict(self.preprocessing)}
 
     @torch.no_grad()
     def __call__(self, images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
@@ -163,28 +181,6 @@ class Features:
         return feature_moments(self.batches(images, batch_size=batch_size, data_range=data_range))
 
 
-def make_features(name: str, shape: Shape, device: torch.device | str = "cpu") -> Features:
-    """One of `EXTRACTORS` for images of a shape.
-
-        mnist-classifier   last hidden layer of the shipped digit classifier, 64 values; grey images up to 32 x 32
-        pixels             the pixels
-        means-2x2          the means of blocks of 2 x 2 pixels, per channel
-
-    Args:
-        name: of the extractor.
-        shape: (C, H, W) of the images that will come.
-        device: where it works.
-
-    Raises:
-        PrescoreError: the name is unknown, or the images do not fit it.
-
-    >>> make_features("means-2x2", (1, 28, 28)).dimension
-    196
-    """
-    check_choice("features", name, EXTRACTORS)
-    return EXTRACTORS[name](tuple(shape), torch.device(device))
-
-
 def module_features(
     module: nn.Module,
     preprocessing: Preprocessing,
@@ -206,44 +202,14 @@ def module_features(
     return Features(name, dimension, preprocessing, module, device)
 
 
-def load_classifier(device: torch.device | str = "cpu") -> DigitClassifier:
-    """The shipped digit classifier, in evaluation mode."""
-    _, state = read_safetensors(FOLDER / ("mnist-classifier" + EXTRACTOR_SUFFIX))
-    with torch.device("meta"):
-        network = DigitClassifier()
-    network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
-    return network.eval().requires_grad_(False).to(device)
+def unit_images(images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Images in [0, 1], float32: bytes over 255, or floating point within a range mapped to it linearly.
 
-
-def _mnist_classifier(shape: tuple[int, ...], device: torch.device) -> Features:
-    preprocessing = Preprocessing(SHAPE, fit="pad")
-    preprocessing.check_shape((1, *shape))
-    return Features("mnist-classifier", FEATURES, preprocessing, load_classifier(device).features, device)
-
-
-def _pixels(shape: tuple[int, ...], device: torch.device) -> Features:
-    preprocessing = Preprocessing(shape)
-    C, H, W = shape
-    return Features("pixels", C * H * W, preprocessing, lambda x: x.flatten(1), device)
-
-
-def _means(shape: tuple[int, ...], device: torch.device) -> Features:
-    preprocessing = Preprocessing(shape)
-    C, H, W = shape
-    if H % 2 or W % 2:
-        raise PrescoreError(f"means-2x2: images of {W} x {H} pixels; even numbers of pixels are needed")
-    return Features(
-        "means-2x2", C * H * W // 4, preprocessing, lambda x: nn.functional.avg_pool2d(x, 2).flatten(1), device
-    )
-
-
-EXTRACTORS: Mapping[str, Callable[[tuple[int, ...], torch.device], Features]] = MappingProxyType(
-    {"mnist-classifier": _mnist_classifier, "pixels": _pixels, "means-2x2": _means}
-)
-
-
-def _in_unit(images: Tensor, data_range: tuple[float, float]) -> Tensor:
-    """Floating-point images of a range in [0, 1], float32."""
+    Raises:
+        PrescoreError: images of another type, beyond their range by more than a rounding, or not finite.
+    """
+    if images.dtype == torch.uint8:
+        return images.float() / 255
     low, high = data_range
     if not images.is_floating_point():
         raise PrescoreError(f"images: {images.dtype}; uint8, or floating point, is needed")

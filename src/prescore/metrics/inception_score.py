@@ -6,12 +6,53 @@ It is between 1 and the number of classes, looks at no true sample, and rises wi
 
 Source: Salimans et al., "Improved techniques for training GANs", NeurIPS 2016, https://arxiv.org/abs/1606.03498,
 Section 4. The source takes the mean over ten parts of the samples; here it is that of all of them.
+
+The mean of KL is the entropy of p(y) less the mean entropy of p(y | x): two sums over the samples, which `Answers`
+keeps, are all that it needs.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a classifier said about the samples seen so far; those of parts add up.
+
+    Attributes:
+        count: of the samples.
+        probabilities: sum over the samples of p(y | x), float64, (classes,).
+        information: sum over the samples of sum_y p(y | x) ln p(y | x), float64, 0-d.
+    """
+
+    count: int
+    probabilities: Tensor
+    information: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor) -> "Answers":
+        """Of one batch of logits; arguments and errors as of `inception_score`."""
+        if logits.ndim != 2 or 0 in logits.shape:
+            raise PrescoreError(f"logits: shape {tuple(logits.shape)}; (n, classes) is needed")
+        if not logits.isfinite().all():
+            raise PrescoreError(f"logits: {int((~logits.isfinite()).sum())} values are not finite")
+        p = logits.detach().double().softmax(1)
+        return cls(len(p), p.sum(0), torch.xlogy(p, p).sum())
+
+    def __add__(self, other: "Answers") -> "Answers":
+        return Answers(
+            self.count + other.count, self.probabilities + other.probabilities, self.information + other.information
+        )
+
+    @property
+    def score(self) -> float:
+        """The Inception score."""
+        p = self.probabilities / self.count
+        return (self.information / self.count - torch.xlogy(p, p).sum()).exp().item()
 
 
 def inception_score(logits: Tensor) -> float:
@@ -28,10 +69,4 @@ def inception_score(logits: Tensor) -> float:
     >>> inception_score(torch.zeros(5, 4))
     1.0
     """
-    if logits.ndim != 2 or 0 in logits.shape:
-        raise PrescoreError(f"logits: shape {tuple(logits.shape)}; (n, classes) is needed")
-    if not logits.isfinite().all():
-        raise PrescoreError(f"logits: {int((~logits.isfinite()).sum())} values are not finite")
-    log_p = logits.detach().double().log_softmax(1)
-    log_marginal = log_p.logsumexp(0) - torch.tensor(len(logits), dtype=torch.float64).log()
-    return (log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp().item()
+    return Answers.of(logits).score

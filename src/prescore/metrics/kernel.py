@@ -31,6 +31,7 @@ def kernel_distance(a: Tensor, b: Tensor, *, degree: int = 3) -> float:
 
     Cost: (n + m)^2 d operations.
 
+    >>> import torch
     >>> x = torch.tensor([[0.0], [2.0]])
     >>> kernel_distance(x, x + 1, degree=1)
     -1.0

@@ -44,9 +44,14 @@ def power_spectrum_error(
         raise PrescoreError("samples: the power about the mean needs at least two samples")
     x = samples.detach().cpu().double()
     own = mean_power(x - x.mean(0) if centred else x, tuple(range(-axes, 0)))
+    return power_error(own, data, x.shape[-1])
+
+
+def power_error(own: Tensor, data: Tensor, length: int) -> float:
+    """`power_spectrum_error` from two half spectra of power, the last axis of which stands for `length` pixels."""
     if own.shape != data.shape:
         raise PrescoreError(f"samples: their spectrum has shape {tuple(own.shape)}, the data's {tuple(data.shape)}")
-    weight = multiplicity(x.shape[-1]) * (data > 1e-12 * data.max())
+    weight = multiplicity(length) * (data > 1e-12 * data.max())
     squares = torch.where(weight > 0, (own / data).log() ** 2, 0.0)
     return ((weight * squares).sum() / weight.sum()).sqrt().item()
 

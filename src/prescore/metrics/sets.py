@@ -1,0 +1,121 @@
+"""What is kept of a set of images, so that metrics can be made of it.
+
+The statistics of parts add up to those of the whole, in float64 and whatever the parts were: images pass by one batch
+at a time. What the metrics of single pairs of images need, the kernel distance, precision to coverage and the sliced
+Wasserstein distance, are the features themselves, n rows of d numbers; all others need sums only.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from prescore.errors import PrescoreError
+from prescore.metrics.frechet import Moments
+from prescore.metrics.inception_score import Answers
+from prescore.metrics.pixels import PixelMoments
+from prescore.precondition.statistics import mean_power
+
+Part = TypeVar("Part", Moments, Answers, PixelMoments)
+WORD = 2**256
+
+
+@dataclass(frozen=True, eq=False)
+class SetStatistics:
+    """Statistics of a set of images and of their features; None or () for what was not asked for.
+
+    Attributes:
+        count: n, the number of images.
+        shape: (C, H, W) of each.
+        extractor: `Features.facts` of what made the features.
+        digest: of the images in [0, 1]: the sum of the SHA-256 of each, modulo 2^256, whatever their order.
+        lowest, highest: of all values, in [0, 1].
+        moments: of the features.
+        rows: the features, in parts (k, d), float32.
+        answers: of the extractor, where it is a classifier.
+        pixels: moments of each pixel, in [0, 1].
+        power: mean over the images of the power at each frequency, in [0, 1], (C, H, W // 2 + 1), float64.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    extractor: Mapping[str, Any]
+    digest: int
+    lowest: float
+    highest: float
+    moments: Moments | None = None
+    rows: tuple[Tensor, ...] = ()
+    answers: Answers | None = None
+    pixels: PixelMoments | None = None
+    power: Tensor | None = None
+
+    @property
+    def features(self) -> Tensor | None:
+        """All features, (n, d), if they were kept."""
+        if len(self.rows) == 1:
+            return self.rows[0]
+        return torch.cat(self.rows) if self.rows else None
+
+    @property
+    def spectrum(self) -> tuple[Tensor, int] | None:
+        """The power, and the pixels that its last axis stands for."""
+        return None if self.power is None else (self.power, self.shape[-1])
+
+    def __add__(self, other: "SetStatistics") -> "SetStatistics":
+        self.check_comparable(other.shape, other.extractor)
+        n = self.count + other.count
+        power = None
+        if self.power is not None and other.power is not None:
+            power = self.power + other.count / n * (other.power - self.power)
+        return SetStatistics(
+            count=n,
+            shape=self.shape,
+            extractor=self.extractor,
+            digest=(self.digest + other.digest) % WORD,
+            lowest=min(self.lowest, other.lowest),
+            highest=max(self.highest, other.highest),
+            moments=_sum(self.moments, other.moments),
+            rows=self.rows + other.rows if self.rows and other.rows else (),
+            answers=_sum(self.answers, other.answers),
+            pixels=_sum(self.pixels, other.pixels),
+            power=power,
+        )
+
+    def check_comparable(self, shape: tuple[int, ...], extractor: Mapping[str, Any]) -> None:
+        """Raise PrescoreError unless images of this shape and features with these facts can be compared with these."""
+        if tuple(shape) != self.shape:
+            sizes = [" x ".join(map(str, s)) for s in (shape, self.shape)]
+            raise PrescoreError(f"samples: images {sizes[0]}, those of the reference are {sizes[1]}; equal is needed")
+        old, new = _flat(self.extractor), _flat(extractor)
+        for name in {**old, **new}:
+            if old.get(name) != new.get(name):
+                raise PrescoreError(
+                    f"reference: its features have {name} = {old.get(name)}, those of the samples {new.get(name)}; "
+                    "both have to be measured alike"
+                )
+
+
+def image_digest(images: Tensor) -> int:
+    """`SetStatistics.digest` of images (n, *event) in [0, 1], float32."""
+    hashes = (hashlib.sha256(image.numpy().tobytes()).digest() for image in images.cpu())
+    return sum(int.from_bytes(h) for h in hashes) % WORD
+
+
+def image_power(images: Tensor) -> Tensor:
+    """`SetStatistics.power` of images (n, C, H, W)."""
+    return mean_power(images.cpu().double(), (-2, -1))
+
+
+def _sum(a: Part | None, b: Part | None) -> Part | None:
+    return None if a is None or b is None else a + b
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested facts as one mapping; lists, which JSON makes of tuples, as tuples."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {name: tuple(value) if type(value) is list else value}
+    return flat
