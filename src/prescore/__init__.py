@@ -20,7 +20,16 @@ from prescore.precondition import (
     save_statistics,
     score_statistics,
 )
-from prescore.samplers import SAMPLERS, Progress, Sampler, log_likelihood, make_sampler, sample, subspace_sample
+from prescore.samplers import (
+    SAMPLERS,
+    Progress,
+    Sampler,
+    choose_alpha,
+    log_likelihood,
+    make_sampler,
+    sample,
+    subspace_sample,
+)
 
 __version__ = "0.1.0"
 
@@ -35,6 +44,7 @@ __all__ = [
     "SamplingError",
     "Statistics",
     "calibrate",
+    "choose_alpha",
     "cosine_gaussian",
     "frequency_gaussian",
     "frequency_preconditioner",

@@ -180,7 +180,11 @@ def test_pds_uses_the_statistics_that_a_model_ships_with(
     assert np.array_equal(run("--alpha", 4, "--statistics", statistics), pds)
     assert np.array_equal(run("--alpha", 4, "--statistics", shipped), pds)
     assert np.array_equal(run("--alpha", 4, "--pixel"), both)
-    assert np.array_equal(run("--sampler", "pds"), run("--alpha", 5))
+    chosen = prescore.choose_alpha(prescore.make_sampler("pc", steps=3), stats, 0.01, 50).alpha
+    automatic = run("--alpha", "auto")
+    assert np.array_equal(automatic, run("--alpha", f"{chosen:.3g}"))
+    assert np.array_equal(automatic, run("--sampler", "pds"))
+    assert not np.array_equal(automatic, run("--alpha", "auto", "--snr", 0.3))
 
 
 def test_the_noise_range_may_be_narrowed(tmp_path: Path, cli: Cli, refused: Refused, model: Path) -> None:
@@ -450,6 +454,8 @@ BAD: dict[str, list[object]] = {
     "seeds: -1 is not": ["--seed", -1],
     "alpha: 0.5 given; it must be at least 1": ["--alpha", 0.5],
     "alpha: nan given": ["--alpha", "nan"],
+    "alpha: 'strong' given; a number, at least 1, or auto is needed": ["--alpha", "strong"],
+    "alpha: auto is for predictor-corrector samplers": ["--alpha", "auto", "--sampler", "ald"],
     "snr: -1.0 is not positive": ["--snr", -1],
     "'pcc'; did you mean pc": ["--sampler", "pcc"],
     "'ancestrl'; did you mean ancestral?": ["--predictor", "ancestrl"],

@@ -25,7 +25,7 @@ LAYERS = [
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-EXTRAS = {"typer", "PIL", "matplotlib", "scipy", "rich", "click"}
+EXTRAS = {"accelerate", "click", "diffusers", "matplotlib", "PIL", "rich", "scipy", "tensorboard", "typer", "yaml"}
 
 
 def part(path: Path) -> str:

@@ -21,7 +21,13 @@ from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, check_choice, suggest
 from prescore.grid import check_grid, geometric, iddpm, karras, uniform_t
 from prescore.noise import check_seeds
-from prescore.precondition import frequency_preconditioner, in_range, load_statistics, pixel_preconditioner
+from prescore.precondition import (
+    Statistics,
+    frequency_preconditioner,
+    in_range,
+    load_statistics,
+    pixel_preconditioner,
+)
 from prescore.precondition.gaussian import cosine_gaussian, frequency_gaussian, gaussian, pca_gaussian, pixel_gaussian
 from prescore.samplers import (
     DEIS,
@@ -34,11 +40,14 @@ from prescore.samplers import (
     ReverseSDE,
     Sampler,
     UniPC,
+    choose_alpha,
     find_sampler,
 )
 from prescore.schedule import VP
 
-DEFAULT_ALPHA = 5.0
+AUTO = "auto"
+DEFAULT_ALPHA = 5.0  # of samplers for which it cannot be chosen
+WEAKEST_ALPHA = 1e4
 BASES = {"cosine": cosine_gaussian, "frequency": frequency_gaussian, "pixel": pixel_gaussian, "pca": pca_gaussian}
 # Arguments of samplers that `open_statistics` makes.
 FROM_STATISTICS = ("preconditioner", "reference", "statistics")
@@ -132,6 +141,10 @@ def choose_classes(description: ModelDescription, text: str | None) -> ChosenCla
     Raises:
         PrescoreError: the model has no classes, or needs one, or there is no such class.
     """
+    if (kind := description.arguments.get("class_embed_type")) in ("timestep", "identity"):
+        raise PrescoreError(
+            f"--class: the model {description.name} takes a {kind} embedding, which only Python can give"
+        )
     classes = classes_of(description)
     if text is None and (classes is None or classes.optional):
         return None
@@ -152,11 +165,15 @@ def open_statistics(
     denoiser: Denoiser,
     sampler: str,
     file: str | None,
-    alpha: float | None,
+    alpha: str | None,
     pixel: bool | None,
     basis: str | None,
+    plain: Callable[[], Sampler],
 ) -> tuple[dict[str, Any], dict[str, object]]:
     """What the sampler is to be given that is made from statistics of the data, and what it was made from.
+
+    Args:
+        plain: the sampler on its noise levels without a preconditioner, from which alpha is chosen.
 
     Raises:
         PrescoreError: there are no statistics, or an option would do nothing.
@@ -186,10 +203,10 @@ def open_statistics(
     statistics, made = load_statistics(path), dict[str, Any]()
     facts: dict[str, object] = {"statistics": file or model, "statistics_sha256": _digest(path)}
     if "preconditioner" in wanted:
-        alpha = DEFAULT_ALPHA if alpha is None else alpha
-        M = frequency_preconditioner(statistics, alpha)
-        made["preconditioner"] = M @ pixel_preconditioner(statistics, alpha) if pixel else M
-        facts |= {"alpha": alpha, "pixel": bool(pixel)}
+        strength, chosen = _strength(alpha, statistics, denoiser, bool(pixel), plain)
+        M = frequency_preconditioner(statistics, strength)
+        made["preconditioner"] = M @ pixel_preconditioner(statistics, strength) if pixel else M
+        facts |= {"alpha": strength, "pixel": bool(pixel), **chosen}
     statistics = in_range(statistics, denoiser.data_range)
     if "reference" in wanted:
         if basis is not None and basis not in BASES:
@@ -202,6 +219,26 @@ def open_statistics(
     if "statistics" in wanted:
         made["statistics"] = statistics
     return made, facts
+
+
+def _strength(
+    alpha: str | None, statistics: Statistics, denoiser: Denoiser, pixel: bool, plain: Callable[[], Sampler]
+) -> tuple[float, dict[str, object]]:
+    """alpha as a number, and why if it was left to be chosen."""
+    if alpha not in (None, AUTO):
+        try:
+            return float(str(alpha)), {}
+        except ValueError:
+            raise PrescoreError(f"alpha: {alpha!r} given; a number, at least 1, or auto is needed") from None
+    sampler = plain()
+    if not isinstance(sampler, PredictorCorrector):
+        if alpha == AUTO:
+            raise PrescoreError("alpha: auto is for predictor-corrector samplers; give a number")
+        return DEFAULT_ALPHA, {}
+    ours = in_range(statistics, denoiser.data_range)
+    choice = choose_alpha(sampler, ours, denoiser.sigma_min, denoiser.sigma_max, pixel=pixel)
+    # Three digits are all that matters, and do not depend on how a processor rounds.
+    return float(f"{min(choice.alpha, WEAKEST_ALPHA):.3g}"), {"alpha_chosen": choice.reason}
 
 
 def refuse_idle(name: str, sampler: Sampler, levels: Tensor, given: Iterable[str]) -> None:

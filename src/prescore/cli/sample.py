@@ -50,7 +50,11 @@ def sample(
         typer.Option(help="Statistics of the data, from `prescore calibrate`.", show_default="the shipped model's own"),
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="Precondition, this weakly: 1 is strongest.", show_default="5 with pds")
+        str | None,
+        typer.Option(
+            help="Precondition, this weakly: 1 is strongest; auto chooses from the statistics.",
+            show_default="auto with pds",
+        ),
     ] = None,
     pixel: Annotated[
         bool | None, typer.Option("--pixel/--no-pixel", help="Precondition pixels as well as frequencies.")
@@ -109,6 +113,8 @@ def sample(
         refuse_idle,
         resolve,
     )
+    from prescore.operators import Identity
+    from prescore.precondition import Preconditioner
     from prescore.samplers import make_sampler
 
     seeds = count_seeds(seed, n)
@@ -126,9 +132,15 @@ def sample(
         compile=compile,
     )
     chosen = choose_classes(description, class_)
-    made, made_from = open_statistics(model, denoiser, sampler, statistics, alpha, pixel, basis)
-    method = make_sampler(sampler, steps=steps, **made, **context.obj)
     is_narrowed = (sigma_min, sigma_max) != (None, None)
+
+    def plain() -> "Sampler":
+        unpreconditioned = Preconditioner(Identity())
+        method = make_sampler(sampler, steps=steps, preconditioner=unpreconditioned, **context.obj)
+        return choose_grid(method, denoiser, grid, rho, is_narrowed)[0]
+
+    made, made_from = open_statistics(model, denoiser, sampler, statistics, alpha, pixel, basis, plain)
+    method = make_sampler(sampler, steps=steps, **made, **context.obj)
     method, spread = choose_grid(method, denoiser, grid, rho, is_narrowed)
     refuse_idle(sampler, method, method.levels(denoiser.sigma_min, denoiser.sigma_max), context.obj)
     opened: dict[str, object] = {"model_weights": description.weights, "dtype": dtype}

@@ -64,10 +64,8 @@ class AlphaChoice:
     @property
     def reason(self) -> str:
         """One line for the user."""
-        return (
-            f"on the Gaussian model of the data it stays within {self.error:.2g} of the trained marginals "
-            f"(root mean square of the log ratio of variances; {self.plain_error:.2g} without)"
-        )
+        without = f"{self.plain_error:.2g} without"
+        return f"{self.error:.2g} from the trained marginals on the Gaussian model of the data, {without}"
 
 
 def choose_alpha(
