@@ -7,6 +7,7 @@ import typer
 from prescore.cli.calibrate import calibrate
 from prescore.cli.convert import convert
 from prescore.cli.demo import demo
+from prescore.cli.evaluate import evaluate
 from prescore.cli.info import info
 from prescore.cli.options import SampleCommand, TrainCommand
 from prescore.cli.recipes import recipes
@@ -21,7 +22,7 @@ app = typer.Typer(
 )
 app.command(cls=SampleCommand)(sample)
 app.command(cls=TrainCommand)(train)
-for command in (samplers, recipes, calibrate, info, convert, demo):
+for command in (samplers, recipes, calibrate, evaluate, info, convert, demo):
     app.command()(command)
 
 

@@ -86,9 +86,7 @@ class SetStatistics:
 
     def check_comparable(self, shape: tuple[int, ...], extractor: Mapping[str, Any]) -> None:
         """Raise PrescoreError unless images of this shape and features with these facts can be compared with these."""
-        if tuple(shape) != self.shape:
-            sizes = [" x ".join(map(str, s)) for s in (shape, self.shape)]
-            raise PrescoreError(f"samples: images {sizes[0]}, those of the reference are {sizes[1]}; equal is needed")
+        check_shapes(shape, self.shape)
         old, new = _flat(self.extractor), _flat(extractor)
         for name in {**old, **new}:
             if old.get(name) != new.get(name):
@@ -96,6 +94,15 @@ class SetStatistics:
                     f"reference: its features have {name} = {old.get(name)}, those of the samples {new.get(name)}; "
                     "both have to be measured alike"
                 )
+
+
+def check_shapes(samples: tuple[int, ...], reference: tuple[int, ...]) -> None:
+    """Raise PrescoreError unless samples and reference are images of one shape."""
+    if samples != reference:
+        sizes = [" x ".join(map(str, shape)) for shape in (samples, reference)]
+        raise PrescoreError(
+            f"samples: images {sizes[0]}, those of the reference are {sizes[1]}; bring them to one size"
+        )
 
 
 def image_digest(images: Tensor) -> int:
