@@ -134,11 +134,11 @@ def measure(
     length = len(images) if isinstance(images, Tensor) else None
     total: SetStatistics | None = None
     with tqdm(total=length, unit="image", disable=None if progress else True, leave=False) as bar:
-        for batch in (batch for part in parts for batch in part.split(batch_size)):
+        for batch in (batch for part in parts for batch in part.split(batch_size) if len(batch)):
             found = _measure(batch, features, kept, data_range)
             total = found if total is None else total + found
             bar.update(len(batch))
-    if total is None or total.count == 0:
+    if total is None:
         raise PrescoreError("images: none given")
     return replace(total, rows=(total.features,) if total.features is not None else ())
 

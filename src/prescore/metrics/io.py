@@ -54,9 +54,7 @@ def load_reference(path: str | Path) -> SetStatistics:
     path = Path(path)
     metadata, tensors = read_safetensors(path)
     if metadata.get("format") != FORMAT:
-        raise PrescoreError(
-            f"{path}: no statistics of a reference set; `prescore evaluate --save-reference` writes them"
-        )
+        raise PrescoreError(f"{path}: no statistics of a reference set; {AGAIN}")
     try:
         values = {name: json.loads(text) for name, text in metadata.items() if name != "format"}
         if values["format_version"] > FORMAT_VERSION:
