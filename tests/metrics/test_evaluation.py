@@ -145,7 +145,9 @@ def test_only_what_is_asked_for_is_kept():
     assert (x.rows, x.answers, x.power) == ((), None, None)
     assert set(evaluate(x, x)) == {"frechet", "pixel-mean", "pixel-deviation"}
     assert evaluate(x, x, ["pixel-mean"]) == {"pixel-mean": 0.0}
-    with pytest.raises(PrescoreError, match="kernel: the samples were measured without keeping the features; valid"):
+    with pytest.raises(
+        PrescoreError, match="kernel: the samples were measured without keeping the features; valid are frechet"
+    ):
         evaluate(x, x, ["kernel"])
 
 

@@ -63,13 +63,18 @@ class Metric:
 
     def obstacle(self, samples: SetStatistics, reference: SetStatistics) -> str | None:
         """Why it cannot be computed, if so."""
-        for role, given in (("samples", samples), ("reference", reference)):
-            if role == "reference" and self.alone:
-                break
-            if getattr(given, self.needs) is None:
-                return f"the {role} were measured without {KINDS[self.needs]}"
-            if given.count < self.least:
-                return f"{given.count} image{'s' * (given.count > 1)} in the {role}, {self.least} are needed"
+        found = self._lack(samples, "the samples were")
+        return found if found or self.alone else self._lack(reference, "the reference was")
+
+    def suits(self, n: int, reference: SetStatistics) -> bool:
+        """Whether it can be computed of n samples that are measured for it."""
+        return not self.alone and n >= self.least and self._lack(reference, "") is None
+
+    def _lack(self, given: SetStatistics, who: str) -> str | None:
+        if getattr(given, self.needs) is None:
+            return f"{who} measured without {KINDS[self.needs]}"
+        if given.count < self.least:
+            return f"{given.count} image{'s' * (given.count > 1)} in {who.rpartition(' ')[0]}, {self.least} are needed"
         return None
 
     def values(self, samples: SetStatistics, reference: SetStatistics) -> dict[str, float]:
@@ -167,8 +172,9 @@ def evaluate(
     for name in metrics or ():
         check_choice("metrics", name, METRICS)
         if name in found:
-            raise PrescoreError(f"{name}: {found[name]}; valid are {', '.join(_others(found)) or 'no others'}")
-    wanted = set(_others(found) if metrics is None else metrics)
+            suited = [other for metric in TABLE if metric.suits(samples.count, reference) for other in metric.names]
+            raise PrescoreError(f"{name}: {found[name]}; valid are {', '.join(suited) or 'no others'}")
+    wanted = set(METRICS) - set(found) if metrics is None else set(metrics)
     values: dict[str, float] = {}
     with tqdm(TABLE, unit="metric", disable=None if progress else True, leave=False) as bar:
         for metric in bar:
@@ -211,10 +217,6 @@ def hold_out(images: Tensor, n: int, seed: int = 0) -> tuple[Tensor, Tensor] | N
         return None
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images[order[:n].sort().values], images[order[n:].sort().values]
-
-
-def _others(names: Collection[str]) -> list[str]:
-    return [name for name in METRICS if name not in names]
 
 
 def _kept(features: Features, metrics: Collection[str] | None) -> set[str]:
