@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_the_floor_is_what_as_many_true_images_reach(
     assert set(result["floor"]["metrics"]) == set(result["metrics"]) == {"kernel", "pixel-mean"}
     # With the reference itself as the samples, half of it is too few.
     code, out, err = cli("evaluate", data, "--reference", data, *PIXELS, "--floor", "--metrics", "kernel")
-    assert "note: floor: left out, the reference has 30 images, and twice the 30 of the samples are needed" in out
+    assert "note: floor: left out, the reference has 30 images, and twice the 30 of the samples are needed (--n)" in out
     assert "note: samples: they are the images of the reference" in out
     # Without a floor, the values are the same.
     assert rows(cli(*arguments).out)["kernel"][0] == rows(cli(*arguments, "--floor").out)["kernel"][0]
@@ -219,6 +220,20 @@ def test_extractors_that_are_not_there(
     assert f"{name}: {module} is needed" in message
     assert "pip install" in message
     assert "other extractors: mnist-classifier, means-2x2, pixels" in message
+
+
+def test_weights_that_were_not_downloaded(
+    tmp_path: Path, samples: Path, data: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, module = (ModuleType(f"torch_fidelity{name}") for name in ("", ".feature_extractor_inceptionv3"))
+    monkeypatch.setattr(module, "URL_INCEPTION_V3", "https://example.org/weights-00000000.pth", raising=False)
+    for stand_in in (package, module):
+        monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    message = refused("evaluate", samples, "--reference", data, "--features", "inception")
+    assert f"weights are not there, {tmp_path / 'checkpoints' / 'weights-00000000.pth'}" in message
+    assert "download https://example.org/weights-00000000.pth to" in message
+    assert "or take efficientnet-lite0; other extractors: mnist-classifier" in message
 
 
 def test_nothing_is_written_after_a_mistake(

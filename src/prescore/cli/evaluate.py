@@ -169,7 +169,7 @@ def measured_reference(data: "Tensor", images: "Tensor", measuring: Measuring, f
     check_shapes(tuple(images.shape[1:]), tuple(data.shape[1:]))
     parts = hold_out(data, len(images), seed) if floor else None
     if parts is None:
-        why = f"the reference has {len(data)} images, and twice the {len(images)} of the samples are needed"
+        why = f"the reference has {len(data)} images, and twice the {len(images)} of the samples are needed (--n)"
         return Sets(measuring(data), why_none=why if floor else None)
     held, others = (measuring(part) for part in parts)
     return Sets(held + others, held, others)

@@ -12,7 +12,7 @@ and keeps what the metrics need, `evaluate` compares two such sets.
 | coverage | `prescore.metrics.neighbours` gives it | features |
 | inception-score | that of the data | logits |
 | sliced-wasserstein | above 0, falling with n | features |
-| spectrum | about 1 / sqrt(n) | power at each frequency |
+| spectrum | about 1 / sqrt(n) of Gaussian data | power at each frequency |
 | pixel-mean, pixel-deviation | about the deviation over sqrt(n) | moments of each pixel |
 
 The value of true samples depends on n in all but two of them. A value says something beside that of as many true
@@ -160,6 +160,9 @@ def evaluate(
 
     Raises:
         PrescoreError: the sets cannot be compared, or do not allow a metric that is asked for.
+
+    Cost: kernel and precision to coverage look at all pairs of the n + m images of both sets, (n + m)^2 d operations;
+    the others pass over the images, or decompose a matrix of d x d.
 
     >>> from prescore.metrics import make_features
     >>> images = torch.rand(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))
