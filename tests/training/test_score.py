@@ -52,6 +52,15 @@ def test_the_loss_of_a_recipe_is_that_of_the_table(name):
     assert objective(0, **batch).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_the_scores_of_ncsn_begin_with_the_size_they_will_have():
+    """1 / sigma, within a factor of 3, from sigma = 1 to 0.01."""
+    task, _ = tiny("ncsn")
+    network = task.build(generator_of_step(0, -1))
+    x = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    sizes = [network(x, torch.tensor([label])).std().item() for label in (0, 9)]
+    assert 100 / 3 < sizes[1] / sizes[0] < 300
+
+
 def test_sigma_data_is_measured_in_the_units_of_the_model():
     task, _ = tiny("edm")
     x = 2 * digits().double() / 255 - 1

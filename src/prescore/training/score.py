@@ -22,6 +22,7 @@ from prescore.checkpoints import ModelDescription, save_model
 from prescore.checkpoints.stored import network_class
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, check_choice
+from prescore.models.ncsn import NCSN
 from prescore.models.precond import PRECONDITIONINGS, Precond
 from prescore.samplers import make_sampler, sample
 from prescore.training.augment import LABELS, augmentation_labels, augmented, draw_augmentation
@@ -192,7 +193,10 @@ class ScoreTask(Task):
 
     def build(self, generator: torch.Generator) -> nn.Module:
         name, arguments = self._network()
-        return network_class(name)(**arguments, generator=generator)
+        network = network_class(name)(**arguments, generator=generator)
+        if isinstance(network, NCSN) and isinstance(self.levels, Levels):
+            network.divide_scores(self.levels.sigmas)
+        return network
 
     def objective(self, network: nn.Module) -> nn.Module:
         return ScoreObjective(self._preconditioned(network), self.settings.loss, self.settings.weight, self.sigma_data)
