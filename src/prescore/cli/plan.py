@@ -108,7 +108,7 @@ def open_model(
         name,
         config=config,
         weights=weights,
-        device=_device(device),
+        device=open_device(device),
         dtype=DTYPES[dtype],
         channels_last=channels_last,
         compile=compile,
@@ -331,7 +331,8 @@ def _numbers(grid: str) -> list[float]:
         raise PrescoreError(f"grid: {grid!r} given; it may be {known}") from None
 
 
-def _device(name: str | None) -> torch.device | None:
+def open_device(name: str | None) -> torch.device | None:
+    """The device of that name; None is left to torch. Raises PrescoreError if it cannot be used."""
     try:
         return None if name is None else torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
