@@ -181,7 +181,8 @@ def test_what_a_model_cannot_be_measured_on(
     assert "no such file" in refused("calibrate", small, *out, "--model", tmp_path / "none")
     for option in ("--levels", "--batch-size"):
         assert f"{option}: does nothing without --model" in refused("calibrate", small, *out, option, 3)
-    assert "--device: does nothing without --model" in refused("calibrate", small, *out, "--device", "cpu")
+    for given in (["--device", "cpu"], ["--raw"], ["--config", "x.yml"]):
+        assert f"{given[0]}: does nothing without --model or --encode" in refused("calibrate", small, *out, *given)
     assert "n: 1 noise levels" in refused("calibrate", small, *out, "--model", model, "--levels", 1)
     assert "batch_size: 0" in refused("calibrate", small, *out, "--model", model, "--batch-size", 0)
     assert not (tmp_path / "s").exists()

@@ -12,7 +12,7 @@ import prescore
 ROOT = Path(prescore.__file__).parent
 LAYERS = [
     {"errors"},
-    {"files", "assets"},
+    {"assets", "device", "files"},
     {"schedule", "grid", "noise", "operators"},
     {"denoiser", "oracle"},
     {"precondition"},

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prescore.cli.opening import PANEL as OPENING
+from prescore.cli.opening import Config, Raw, kind
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prescore import Statistics
+    from prescore import Denoiser, Statistics
 
 PANEL = "The score of a model, for analytic-ddpm and analytic-ddim"
 
@@ -41,39 +43,49 @@ def calibrate(
     batch_size: Annotated[
         int | None, typer.Option(help="Images in one network call.", show_default="64", rich_help_panel=PANEL)
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Where the network runs.", rich_help_panel=PANEL)] = None,
+    config: Config = None,
+    raw: Raw = False,
+    device: Annotated[str | None, typer.Option(help="Where the network runs.", rich_help_panel=OPENING)] = None,
 ) -> None:
     """Measure what samplers and preconditioners need to know about the data, on about 200 examples."""
     from prescore.cli.info import describe_extras, describe_statistics
+    from prescore.cli.plan import open_model
     from prescore.data import load_images
     from prescore.files import check_writable
     from prescore.precondition import calibrate as measure
     from prescore.precondition import save_statistics
 
     check_writable(out)
-    for option, value in {"--levels": levels, "--batch-size": batch_size, "--device": device}.items():
+    for option, value in {"--levels": levels, "--batch-size": batch_size}.items():
         if value is not None and model is None:
             raise PrescoreError(f"{option}: does nothing without --model")
+    for option, is_given in {"--config": config, "--raw": raw, "--device": device}.items():
+        if is_given and model is None and encode is None:
+            raise PrescoreError(f"{option}: does nothing without --model or --encode")
+
+    def opened(name: str) -> "Denoiser":
+        return open_model(name, config=config, weights=kind(raw), device=device)[1]
+
     images, value_range = load_images(data, key=key, n=n, seed=seed, pad=pad, data_range=data_range), data_range
     if encode is not None:
-        images, value_range = _encoded(images, data_range or (0.0, 1.0), encode)
+        images, value_range = _encoded(images, data_range or (0.0, 1.0), encode, opened(encode))
     statistics = measure(images, data_range=value_range or (0.0, 1.0), components=components)
     description = describe_statistics(statistics)  # refuses data that no preconditioner can be built from
     if model is not None:
-        statistics = _with_score(statistics, images, model, levels, batch_size, device)
+        statistics = _with_score(statistics, images, model, opened(model), levels, batch_size)
     save_statistics(statistics, out)
     print("\n\n".join((description, *describe_extras(statistics))))
     print(f"\nwritten to {out}")
 
 
-def _encoded(images: "Tensor", value_range: tuple[float, float], name: str) -> tuple["Tensor", tuple[float, float]]:
+def _encoded(
+    images: "Tensor", value_range: tuple[float, float], name: str, model: "Denoiser"
+) -> tuple["Tensor", tuple[float, float]]:
     """Latents that a model makes of images, and their range."""
     import torch
 
-    from prescore.cli.plan import open_model
     from prescore.models.latent import LatentDenoiser
 
-    _, model = open_model(name)
     if not isinstance(model, LatentDenoiser):
         raise PrescoreError(f"--encode: {name} is not a model of latents")
     if images.dtype != torch.uint8:
@@ -86,21 +98,19 @@ def _with_score(
     statistics: "Statistics",
     images: "Tensor",
     name: str,
+    model: "Denoiser",
     levels: int | None,
     batch_size: int | None,
-    device: str | None,
 ) -> "Statistics":
     """The statistics in the model's data range, with its score on the images."""
     from dataclasses import replace
 
     import torch
 
-    from prescore.cli.plan import open_model
     from prescore.grid import geometric
     from prescore.precondition import in_range
     from prescore.precondition.score import USUAL_LEVELS, score_statistics
 
-    _, model = open_model(name, device=device)
     if model.event_shape != statistics.event_shape:
         raise PrescoreError(f"--model: {name} makes samples {model.event_shape}, the data are {statistics.event_shape}")
     (low, high), (new_low, new_high) = statistics.data_range, model.data_range

@@ -66,8 +66,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare samples with true images: distances, fidelity and diversity, spectra, pixels."""
-    from prescore.cli.plan import open_device
     from prescore.data import load_images
+    from prescore.device import open_device
     from prescore.files import check_writable, write_atomically
     from prescore.metrics import make_features
     from prescore.metrics import save_reference as save
@@ -78,7 +78,7 @@ def evaluate(
             check_writable(path)
     names = _names(metrics)
     images = load_images(samples, key=key, n=n, seed=seed, pad=pad, data_range=data_range)
-    extractor = make_features(features, images.shape[1:], open_device(device) or "cpu")
+    extractor = make_features(features, images.shape[1:], open_device(device or "cpu"))
     measuring = Measuring(extractor, names, batch_size, data_range or (0.0, 1.0))
     if is_reference(reference):
         given = {"--save-reference": save_reference, "--reference-n": reference_n, "--reference-key": reference_key}

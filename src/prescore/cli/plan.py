@@ -18,6 +18,7 @@ from prescore.checkpoints.stored import ModelDescription
 from prescore.cli.options import options_of
 from prescore.cli.report import show
 from prescore.denoiser import Denoiser
+from prescore.device import open_device
 from prescore.errors import PrescoreError, check_choice, suggest
 from prescore.grid import check_grid, geometric, iddpm, karras, uniform_t
 from prescore.noise import check_seeds
@@ -108,7 +109,7 @@ def open_model(
         name,
         config=config,
         weights=weights,
-        device=open_device(device),
+        device=None if device is None else open_device(device),
         dtype=DTYPES[dtype],
         channels_last=channels_last,
         compile=compile,
@@ -329,14 +330,6 @@ def _numbers(grid: str) -> list[float]:
     except ValueError:
         known = f"{', '.join(GRIDS)}, or decreasing numbers such as 50,10,2,0.5,0"
         raise PrescoreError(f"grid: {grid!r} given; it may be {known}") from None
-
-
-def open_device(name: str | None) -> torch.device | None:
-    """The device of that name; None is left to torch. Raises PrescoreError if it cannot be used."""
-    try:
-        return None if name is None else torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise PrescoreError(f"device: {name!r} cannot be used ({str(error).splitlines()[0]})") from None
 
 
 def _digest(path: Path) -> str:

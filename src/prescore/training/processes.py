@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prescore.device import open_device
 from prescore.errors import PrescoreError
 
 
@@ -84,19 +85,15 @@ def processes_on(device: torch.device | str) -> Iterator[Processes]:
     Raises:
         PrescoreError: the device cannot be used; or there are several processes and Accelerate is missing.
     """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # unknown names, and devices that torch was not built for
-        reason = str(error).splitlines()[0]
-        raise PrescoreError(f"device: {str(device)!r} cannot be used ({reason})") from error
+    device = open_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Processes(torch.device(device))
+        yield Processes(device)
         return
     try:
         from accelerate import Accelerator
     except ImportError:
         raise PrescoreError("several processes need Accelerate; pip install 'prescore[train]'") from None
-    accelerator = Accelerator(cpu=torch.device(device).type == "cpu")
+    accelerator = Accelerator(cpu=device.type == "cpu")
     yield Processes(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
     # Not yet: another run may follow. And not after an error: the others may be waiting, and would be waited for.
     atexit.register(_part)
