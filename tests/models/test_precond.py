@@ -240,6 +240,10 @@ def test_parameters_carry_the_prefix_of_published_checkpoints():
         ("noise", {"schedule": {"kind": "vp", "beta_d": -1}}, "its noise must rise"),
         ("noise", {"schedule": {"kind": "tabulated"}}, "the kind 'tabulated' cannot be made"),
         ("noise", {"schedule": {"kind": "tabulated", "levels": [2.0, 1.0]}}, "must increase"),
+        *(
+            ("noise", {"schedule": {"kind": "tabulated", "levels": levels}}, "levels: at least two finite noise levels")
+            for levels in ("abc", [[1], [1, 2]], [[1, 2], [3, 4]], {"a": 1}, ["a", "b"], 3, None, [1, 10**400])
+        ),
         ("noise", {"schedule": {"kind": "vp"}, "levels": [1.0, 2.0]}, "the kind 'vp' cannot be made"),
     ],
 )

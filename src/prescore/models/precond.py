@@ -235,7 +235,10 @@ PRECONDITIONINGS: Mapping[str, type[Precond]] = MappingProxyType(
 
 def _table(name: str, values: Sequence[float] | Tensor) -> Tensor:
     """Noise levels as one row of finite numbers; float64 unless they are a tensor already."""
-    table = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64, device="cpu")
+    try:
+        table = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # no numbers, or rows of unequal length
+        table = torch.empty(0)
     if table.ndim != 1 or len(table) < 2 or not table.isfinite().all():
         raise PrescoreError(f"{name}: at least two finite noise levels in one row are needed")
     return table
