@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -107,6 +109,9 @@ def test_weights_are_a_function_of_the_generator():
     [
         ({"embedding_type": "fourir"}, "embedding_type: unknown 'fourir', did you mean fourier?"),
         ({"encoder_type": "x"}, "encoder_type: unknown 'x', known: standard, skip, residual"),
+        ({"dropout": 7}, r"dropout: 7 is no probability; take a number in \[0, 1]"),
+        ({"dropout": math.nan}, "dropout: nan is no probability"),
+        ({"label_dropout": -0.1}, "label_dropout: -0.1 is no probability"),
         ({"channel_mult": (1, 1, 1, 1, 1)}, "img_resolution: 8 cannot be halved .* multiple of 16"),
         ({"model_channels": 6}, "model_channels: a layer of"),
     ],

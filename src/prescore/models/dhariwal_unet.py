@@ -19,6 +19,7 @@ from prescore.models.layers import (
     Conv2d,
     Linear,
     PositionalEmbedding,
+    check_probabilities,
     check_resolution,
     drop_labels,
     group_norm,
@@ -46,8 +47,8 @@ class DhariwalUNet(nn.Module):
         generator: source of the initial weights; None takes torch's current RNG.
 
     Raises:
-        PrescoreError: a resolution that cannot be halved once a level, or a width that cannot be split into groups
-            for normalisation.
+        PrescoreError: a probability outside [0, 1], a resolution that cannot be halved once a level, or a width that
+            cannot be split into groups for normalisation.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class DhariwalUNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        check_probabilities(dropout=dropout, label_dropout=label_dropout)
         check_resolution(img_resolution, levels=len(channel_mult))
         self.img_resolution, self.in_channels, self.out_channels = img_resolution, in_channels, out_channels
         self.label_dim, self.augment_dim, self.label_dropout = label_dim, augment_dim, label_dropout

@@ -223,6 +223,13 @@ def check_resolution(img_resolution: int, levels: int) -> None:
         )
 
 
+def check_probabilities(**probabilities: float) -> None:
+    """Raise PrescoreError unless each value, given under its name, is in [0, 1]."""
+    for name, value in probabilities.items():
+        if not 0 <= value <= 1:
+            raise PrescoreError(f"{name}: {value} is no probability; take a number in [0, 1]")
+
+
 def drop_labels(class_labels: Tensor, probability: float) -> Tensor:
     """Zeroes whole rows with the given probability, drawn from torch's current RNG."""
     kept = torch.rand(len(class_labels), 1, device=class_labels.device) >= probability

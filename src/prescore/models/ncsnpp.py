@@ -23,7 +23,7 @@ from torch.nn.functional import conv2d, dropout, scaled_dot_product_attention, s
 
 from prescore.errors import PrescoreError, check_choice
 from prescore.models.fir import Downsample, Upsample
-from prescore.models.layers import Conv2d, Linear, group_norm, initialise
+from prescore.models.layers import Conv2d, Linear, check_probabilities, group_norm, initialise
 
 EPS = 1e-6
 CHOICES = {
@@ -162,8 +162,9 @@ class NCSNpp(nn.Module):
         generator: source of the initial weights; None takes torch's current RNG.
 
     Raises:
-        PrescoreError: unknown choice, a resolution that cannot be halved once a level, a width that cannot be split
-            into groups for normalisation, or a filter or a table of noise levels that is none.
+        PrescoreError: unknown choice, a probability outside [0, 1], a resolution that cannot be halved once a level, a
+            width that cannot be split into groups for normalisation, or a filter or a table of noise levels that is
+            none.
     """
 
     sigmas: Tensor
@@ -200,6 +201,7 @@ class NCSNpp(nn.Module):
         chosen = (resblock_type, progressive, progressive_input, progressive_combine, embedding_type)
         for (name, choices), value in zip(CHOICES.items(), chosen, strict=True):
             check_choice(name, value, choices)
+        check_probabilities(dropout=dropout)
         _check_resolution(image_size, len(ch_mult))
         self.num_channels, self.nf, self.widths = num_channels, nf, [nf * m for m in ch_mult]
         self.num_res_blocks, self.dropout, self.resamp_with_conv = num_res_blocks, dropout, resamp_with_conv

@@ -22,6 +22,7 @@ from prescore.models.layers import (
     FourierEmbedding,
     Linear,
     PositionalEmbedding,
+    check_probabilities,
     check_resolution,
     drop_labels,
     group_norm,
@@ -62,8 +63,8 @@ class SongUNet(nn.Module):
         generator: source of the initial weights; None takes torch's current RNG.
 
     Raises:
-        PrescoreError: unknown choice, a resolution that cannot be halved once a level, or a width that cannot be
-            split into groups for normalisation.
+        PrescoreError: unknown choice, a probability outside [0, 1], a resolution that cannot be halved once a level,
+            or a width that cannot be split into groups for normalisation.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class SongUNet(nn.Module):
         _check_choice("embedding_type", embedding_type)
         _check_choice("encoder_type", encoder_type)
         _check_choice("decoder_type", decoder_type)
+        check_probabilities(dropout=dropout, label_dropout=label_dropout)
         check_resolution(img_resolution, levels=len(channel_mult))
         self.img_resolution, self.in_channels, self.out_channels = img_resolution, in_channels, out_channels
         self.label_dim, self.augment_dim, self.label_dropout = label_dim, augment_dim, label_dropout
