@@ -290,6 +290,7 @@ def nested(levels):
         ({"channel_mult": {"0": 1}}, "the argument channel_mult = {'0': 1} of"),
         ({"channel_mult": "11"}, "the argument channel_mult = '11' of"),
         ({"resample_filter": [1e9]}, "the argument resample_filter = [1000000000.0] of"),
+        ({"resample_filter": []}, "resample_filter: [] is no filter"),
         ({"embedding_type": 3}, "the argument embedding_type = 3 of"),
         ({"embedding_type": "x"}, "embedding_type: unknown 'x'"),
         ({"embedding_type": "x" * 10**6}, "the argument embedding_type = 'xxx"),

@@ -107,7 +107,8 @@ def test_noise_conditions():
     u = IDDPM().u
     levels = u[torch.tensor([0, 17, 998, 1000])]
     assert IDDPMPrecond(Constant()).coefficients(levels)[3].tolist() == [999, 982, 1, -1]
-    assert IDDPMPrecond(Constant(), u[:101]).coefficients(u[:100:33])[3].tolist() == [99, 66, 33, 0]
+    short = torch.cat([u[:100], torch.zeros(1)])
+    assert IDDPMPrecond(Constant(), short).coefficients(u[:100:33])[3].tolist() == [99, 66, 33, 0]
 
 
 def test_edm_of_an_exact_network():
@@ -232,6 +233,12 @@ def test_parameters_carry_the_prefix_of_published_checkpoints():
         ("edm", {"sigma_data": 0.0}, "sigma_data = 0.0"),
         ("edm", {"sigma_data": math.nan}, "sigma_data = nan"),
         ("iddpm", {"u": [1.0]}, "u: at least two finite"),
+        ("iddpm", {"u": [1.0, 2.0]}, "u: the noise levels must decrease and end in 0"),
+        ("iddpm", {"u": [2.0, 2.0, 0.0]}, "u: the noise levels must decrease and end in 0"),
+        ("iddpm", {"u": [2.0, 1.0]}, "u: the noise levels must decrease and end in 0"),
+        ("noise", {"schedule": {"kind": "vp"}, "time_scale": -5}, "time_scale = -5; a positive number is needed"),
+        ("noise", {"schedule": {"kind": "vp"}, "time_scale": math.nan}, "time_scale = nan"),
+        ("vp", {"M": 1}, "time_scale = 0"),
         ("score-labels", {"sigmas": [1.0, math.nan]}, "sigmas: at least two finite"),
         ("score-labels", {"sigmas": [1.0, 0.0]}, "must be positive"),
         ("noise", {"schedule": {}}, "schedule kind: unknown value None"),

@@ -109,6 +109,9 @@ def test_weights_are_a_function_of_the_generator():
     [
         ({"embedding_type": "fourir"}, "embedding_type: unknown 'fourir', did you mean fourier?"),
         ({"encoder_type": "x"}, "encoder_type: unknown 'x', known: standard, skip, residual"),
+        ({"resample_filter": (), "channel_mult": (1,)}, r"resample_filter: \[\] is no filter"),
+        ({"resample_filter": (1, -1), "channel_mult": (1,)}, r"resample_filter: \[1, -1\] is no filter"),
+        ({"resample_filter": (1, 2, 1)}, r"resample_filter: \[1, 2, 1\]; an even number of taps is needed"),
         ({"dropout": 7}, r"dropout: 7 is no probability; take a number in \[0, 1]"),
         ({"dropout": math.nan}, "dropout: nan is no probability"),
         ({"label_dropout": -0.1}, "label_dropout: -0.1 is no probability"),

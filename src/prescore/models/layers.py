@@ -223,6 +223,12 @@ def check_resolution(img_resolution: int, levels: int) -> None:
         )
 
 
+def check_taps(name: str, taps: Sequence[float]) -> None:
+    """Raise PrescoreError unless these are the taps of a filter for resampling."""
+    if len(taps) < 2 or not math.isfinite(sum(taps)) or not sum(taps):
+        raise PrescoreError(f"{name}: {list(taps)} is no filter; two taps or more, whose sum is not 0, are needed")
+
+
 def check_probabilities(**probabilities: float) -> None:
     """Raise PrescoreError unless each value, given under its name, is in [0, 1]."""
     for name, value in probabilities.items():

@@ -23,7 +23,7 @@ from torch.nn.functional import conv2d, dropout, scaled_dot_product_attention, s
 
 from prescore.errors import PrescoreError, check_choice
 from prescore.models.fir import Downsample, Upsample
-from prescore.models.layers import Conv2d, Linear, check_probabilities, group_norm, initialise
+from prescore.models.layers import Conv2d, Linear, check_probabilities, check_taps, group_norm, initialise
 
 EPS = 1e-6
 CHOICES = {
@@ -203,10 +203,12 @@ class NCSNpp(nn.Module):
             check_choice(name, value, choices)
         check_probabilities(dropout=dropout)
         _check_resolution(image_size, len(ch_mult))
+        if fir:
+            check_taps("fir_kernel", fir_kernel)
         self.num_channels, self.nf, self.widths = num_channels, nf, [nf * m for m in ch_mult]
         self.num_res_blocks, self.dropout, self.resamp_with_conv = num_res_blocks, dropout, resamp_with_conv
         self.attends = [image_size >> level in attn_resolutions for level in range(len(ch_mult))]
-        self.taps = _checked_taps(fir_kernel) if fir else None
+        self.taps = tuple(fir_kernel) if fir else None
         self.skip_scale = math.sqrt(0.5) if skip_rescale else 1.0
         self.resblock_type, self.embedding_type, self.fourier_scale = resblock_type, embedding_type, fourier_scale
         self.progressive, self.progressive_input = progressive, progressive_input
@@ -388,12 +390,6 @@ def _geometric(sigma_max: float, sigma_min: float, n: int) -> Tensor:
     # On the CPU first: on the device "meta" these two functions would cost seconds of imports.
     logarithms = torch.linspace(math.log(sigma_max), math.log(sigma_min), n, dtype=torch.float64, device="cpu")
     return logarithms.exp().to(torch.get_default_device())
-
-
-def _checked_taps(taps: Sequence[float]) -> tuple[float, ...]:
-    if len(taps) < 2 or not math.isfinite(sum(taps)) or not sum(taps):
-        raise PrescoreError(f"fir_kernel: {list(taps)} is no filter; two taps or more, whose sum is not 0, are needed")
-    return tuple(taps)
 
 
 def _check_resolution(image_size: int, levels: int) -> None:

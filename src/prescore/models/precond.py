@@ -22,6 +22,7 @@ S. Ermon, "Improved Techniques for Training Score-Based Generative Models", 2020
 (score at labels); T. Salimans and J. Ho, "Progressive Distillation", 2022, https://arxiv.org/abs/2202.00512 (velocity).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -153,6 +154,8 @@ class TimePrecond(Precond):
         levels: Sequence[float] | None = None,
     ) -> None:
         super().__init__(model)
+        if not 0 < time_scale < math.inf:
+            raise PrescoreError(f"time_scale = {time_scale}; a positive number is needed")
         self.schedule = _schedule(schedule, levels)
         if not isinstance(self.schedule, self.family):
             raise PrescoreError(f"schedule: this prediction is defined for {self.family.__name__} ones only")
@@ -212,6 +215,8 @@ class IDDPMPrecond(Precond):
     def __init__(self, model: nn.Module, u: Sequence[float] | None = None) -> None:
         super().__init__(model)
         self.register_buffer("u", IDDPM().u.float() if u is None else _table("u", u))
+        if not (self.u.diff() < 0).all() or self.u[-1] != 0:
+            raise PrescoreError("u: the noise levels must decrease and end in 0")
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         index = (sigma.flatten()[:, None] - self.u.to(sigma.dtype)).abs().argmin(1)

@@ -24,6 +24,7 @@ from prescore.models.layers import (
     PositionalEmbedding,
     check_probabilities,
     check_resolution,
+    check_taps,
     drop_labels,
     group_norm,
     initialise,
@@ -59,12 +60,12 @@ class SongUNet(nn.Module):
         attn_resolutions: resolutions at which blocks have self-attention.
         dropout, label_dropout: probabilities in [0, 1], used while training; they draw from torch's current RNG.
         embedding_type, encoder_type, decoder_type: see `CHOICES`.
-        resample_filter: taps of the separable FIR filter of the resamplings.
+        resample_filter: taps of the separable FIR filter of the resamplings, an even number of them.
         generator: source of the initial weights; None takes torch's current RNG.
 
     Raises:
-        PrescoreError: unknown choice, a probability outside [0, 1], a resolution that cannot be halved once a level,
-            or a width that cannot be split into groups for normalisation.
+        PrescoreError: unknown choice, a filter that is none, a probability outside [0, 1], a resolution that cannot be
+            halved once a level, or a width that cannot be split into groups for normalisation.
     """
 
     def __init__(
@@ -93,6 +94,9 @@ class SongUNet(nn.Module):
         _check_choice("embedding_type", embedding_type)
         _check_choice("encoder_type", encoder_type)
         _check_choice("decoder_type", decoder_type)
+        check_taps("resample_filter", resample_filter)
+        if len(resample_filter) % 2:
+            raise PrescoreError(f"resample_filter: {list(resample_filter)}; an even number of taps is needed")
         check_probabilities(dropout=dropout, label_dropout=label_dropout)
         check_resolution(img_resolution, levels=len(channel_mult))
         self.img_resolution, self.in_channels, self.out_channels = img_resolution, in_channels, out_channels
