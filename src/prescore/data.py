@@ -104,8 +104,8 @@ def _read(path: Path, key: str | None, subset: _Subset) -> np.ndarray:
     if kind == ".npz":
         array = _read_npz(path, key)
     elif kind == ".npy":
-        with _reading(path), open(path, "rb") as file:
-            array = _read_npy(str(path), file, path.stat().st_size)
+        with reading(path), open(path, "rb") as file:
+            array = read_npy(str(path), file, path.stat().st_size)
     else:
         array = _read_idx(path)
     return subset.of(_channels_first(str(path), array))
@@ -166,7 +166,7 @@ def _read_folder(path: Path, subset: _Subset) -> np.ndarray:
 
 
 def _read_zip(path: Path, subset: _Subset) -> np.ndarray:
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with reading(path), zipfile.ZipFile(path) as archive:
         members = {m.filename: m for m in archive.infolist() if _is_image(m.filename)}
         names = subset.of(sorted(members))
         _check_total(path, sum(members[name].file_size for name in names))
@@ -190,7 +190,7 @@ def _stack(path: Path, names: list[str], read: Callable[[str], IO[bytes]]) -> np
         raise PrescoreError(f"{path}: no images in it ({', '.join(s[1:] for s in SUFFIXES)})")
     images: list[np.ndarray] = []
     for name in names:
-        with _reading(f"{path}/{name}"), read(name) as file:
+        with reading(f"{path}/{name}"), read(name) as file:
             image = _decode(f"{path}/{name}", file)
         images.append(image)
         if image.shape[:2] != images[0].shape[:2]:
@@ -231,11 +231,11 @@ def _check_pixels(name: str, image: Any) -> None:
 
 
 def _read_npz(path: Path, key: str | None) -> np.ndarray:
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with reading(path), zipfile.ZipFile(path) as archive:
         members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
         member = members[_choose_key(path, list(members), key)]
         with archive.open(member) as file:
-            return _read_npy(f"{path}[{member.filename.removesuffix('.npy')}]", file, member.file_size)
+            return read_npy(f"{path}[{member.filename.removesuffix('.npy')}]", file, member.file_size)
 
 
 def _choose_key(path: Path, names: list[str], key: str | None) -> str:
@@ -251,15 +251,25 @@ def _choose_key(path: Path, names: list[str], key: str | None) -> str:
     return usual[0]
 
 
-def _read_npy(name: str, file: IO[bytes], size: int) -> np.ndarray:
-    """The array of an .npy stream of `size` bytes; what its header says must agree with that."""
+def read_npy(name: str, file: IO[bytes], size: int, kinds: str = "fu", needed: str = NEEDED) -> np.ndarray:
+    """The array of an .npy stream of `size` bytes; what its header says must agree with that.
+
+    Args:
+        name: for messages.
+        file, size: the stream.
+        kinds: of numpy's types, those that the array may have.
+        needed: the same in words.
+
+    Raises:
+        PrescoreError: its values are of another type, or the header does not agree with the size.
+    """
     version = np.lib.format.read_magic(file)
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in headers:
         raise PrescoreError(f"{name}: version {version} of the .npy format; 1.0 or 2.0 is needed")
     shape, is_fortran, dtype = headers[version](file)
-    if dtype.kind not in "fu" or dtype.hasobject:  # before anything of another type, or a pickle, is read
-        raise PrescoreError(f"{name}: {dtype} values; {NEEDED}")
+    if dtype.kind not in kinds or dtype.hasobject:  # before anything of another type, or a pickle, is read
+        raise PrescoreError(f"{name}: {dtype} values; {needed}")
     length, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if length != there:
         raise PrescoreError(f"{name}: damaged, its header promises {length} bytes and {there} are there")
@@ -269,7 +279,7 @@ def _read_npy(name: str, file: IO[bytes], size: int) -> np.ndarray:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    with _reading(path), open(path, "rb") as raw:
+    with reading(path), open(path, "rb") as raw:
         is_zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         file: Any = gzip.GzipFile(fileobj=raw) if is_zipped else raw
@@ -304,7 +314,7 @@ def _check_total(path: Path, size: int) -> None:
 
 
 @contextmanager
-def _reading(name: str | Path) -> Iterator[None]:
+def reading(name: str | Path) -> Iterator[None]:
     """Turns what the readers of damaged files raise into one line that names the file."""
     try:
         yield

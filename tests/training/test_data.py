@@ -95,14 +95,18 @@ def test_wrong_labels(tmp_path):
         np.save(pickled, np.array([Evil()], dtype=object), allow_pickle=True)
         archive.writestr("evil.npy", pickled.getvalue())
         archive.writestr("cut.npy", pickled.getvalue()[:20])
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (10**12,)})
+        archive.writestr("huge.npy", header.getvalue() + bytes(24))
     for key, count, message in [
         ("label", 3, "has no array 'label'; it has labels, words"),
         ("labels", 4, r"labels: shape \(3,\); one whole number for each of the 4"),
-        ("words", 3, "holds <U1 values; whole numbers"),
-        ("real", 3, "holds float64 values; whole numbers"),
+        ("words", 3, "<U1 values; whole numbers"),
+        ("real", 3, "float64 values; whole numbers"),
         ("large", 3, "is larger than one number"),
-        ("evil", 3, "cannot be read"),
+        ("evil", 3, "object values; whole numbers"),
         ("cut", 3, "cannot be read"),
+        ("huge", 3, r"huge\]: damaged, its header promises 8000000000000 bytes and 24 are there"),
     ]:
         with pytest.raises(PrescoreError, match=message):
             load_labels(path, key, count)

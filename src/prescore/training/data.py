@@ -1,6 +1,5 @@
 """The examples that a network is trained on, in the units that it sees."""
 
-import io
 import math
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prescore.data import read_npy, reading
 from prescore.errors import PrescoreError
 from prescore.training.config import check_interval
 
@@ -99,20 +99,16 @@ def load_labels(path: str | Path, key: str, count: int) -> Tensor:
     """
     if Path(path).suffix.lower() != ".npz":
         raise PrescoreError(f"labels: {key!r} given, but {path} is not an .npz file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-            if key not in names:
-                raise PrescoreError(f"labels: {path} has no array {key!r}; it has {', '.join(names)}")
-            if archive.getinfo(f"{key}.npy").file_size > 8 * count + 65_536:  # before memory is taken for it
-                raise PrescoreError(f"labels: {path}[{key}] is larger than one number for each of {count} examples")
-            array = np.load(io.BytesIO(archive.read(f"{key}.npy")), allow_pickle=False)
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        if isinstance(error, PrescoreError):
-            raise
-        raise PrescoreError(f"labels: {path}[{key}] cannot be read ({error})") from None
-    if array.dtype.kind not in "iu":
-        raise PrescoreError(f"labels: {path}[{key}] holds {array.dtype} values; whole numbers are needed")
+    name = f"labels: {path}[{key}]"
+    with reading(name), zipfile.ZipFile(path) as archive:
+        names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
+        if key not in names:
+            raise PrescoreError(f"labels: {path} has no array {key!r}; it has {', '.join(names)}")
+        size = archive.getinfo(f"{key}.npy").file_size
+        if size > 8 * count + 65_536:  # before memory is taken for it
+            raise PrescoreError(f"{name} is larger than one number for each of {count} examples")
+        with archive.open(f"{key}.npy") as file:
+            array = read_npy(name, file, size, "iu", "whole numbers are needed")
     labels = torch.from_numpy(array.reshape(-1).astype(np.int64) if array.ndim == 2 else array.astype(np.int64))
     _check_labels(labels, count)
     return labels
