@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prescore.checkpoints.diffusers import CONFIG, FILE, SCHEDULER, matches, read, scheduler_meaning
-from prescore.checkpoints.stored import build
+from prescore.checkpoints.stored import ModelDescription, StoredModel, build
 from prescore.errors import PrescoreError
 
 diffusers = pytest.importorskip("diffusers")
@@ -328,6 +328,25 @@ def test_noise_range_that_is_none(folder):
 def test_networks_that_are_refused(folder, changes, message):
     change(folder / "unet" / CONFIG, **changes)
     assert_refused(folder, message)
+
+
+def test_blocks_with_constants_that_no_file_holds(tmp_path):
+    arguments = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "down_block_types": ["KDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        "block_out_channels": [32, 32],
+        "layers_per_block": 1,
+    }
+    network = diffusers.UNet2DModel(**arguments)
+    description = ModelDescription("UNet2DModel", arguments, "edm", {}, 0.01, 50.0, (1, 8, 8))
+    with pytest.raises(
+        PrescoreError, match=r"needs the constant 'down_blocks.0.downsamplers.0.kernel', which"
+    ) as error:
+        build(StoredModel(description, network.state_dict()))
+    assert "\n" not in str(error.value)
 
 
 def test_entries_that_are_not_the_network_s_are_left_out(folder, network):

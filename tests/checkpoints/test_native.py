@@ -1,6 +1,7 @@
 import json
 import resource
 import struct
+import sys
 import time
 from dataclasses import asdict, replace
 
@@ -363,6 +364,26 @@ def test_a_network_of_a_package_that_is_not_there(path, monkeypatch):
     monkeypatch.setattr("prescore.checkpoints.stored.NETWORKS", dict(NETWORKS) | {"UNet2DModel": "no_such_package"})
     write(path, HEADER | {"network": "UNet2DModel"})
     assert_refused(path, "the network UNet2DModel needs no_such_package; pip install 'prescore[no_such_package]'")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        (
+            "def __getattr__(name):\n    raise RuntimeError('Failed:\\nbecause\\nof')",
+            "RuntimeError: Failed: because of",
+        ),
+        ("", "AttributeError: module 'broken_package' has no attribute 'UNet2DModel'"),
+    ],
+)
+def test_a_network_of_a_package_that_is_broken(path, tmp_path, monkeypatch, source, reason):
+    (tmp_path / "broken_package.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_package", raising=False)
+    monkeypatch.setattr("prescore.checkpoints.stored.NETWORKS", dict(NETWORKS) | {"UNet2DModel": "broken_package"})
+    write(path, HEADER | {"network": "UNet2DModel"})
+    assert_refused(path, f"needs broken_package, whose installation is broken ({reason}); pip install")
 
 
 def test_weights_are_stored_under_the_network_s_own_names(path):

@@ -241,10 +241,17 @@ def _construct(what: str, cls: type[Network], arguments: Mapping[str, Any], weig
     except PrescoreError:
         raise
     except Exception as error:  # whatever a constructor does with arguments of the right types that do not fit together
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise PrescoreError(f"{what} cannot be built from its arguments ({reason})") from None
-    _check_weights(network.state_dict(), weights)
+        raise PrescoreError(f"{what} cannot be built from its arguments ({_in_one_line(error)})") from None
+    state = network.state_dict()
+    for name, buffer in network.named_buffers():
+        if buffer.is_meta and name not in state:
+            raise PrescoreError(f"{what} needs the constant {name!r}, which no file holds; take blocks without it")
+    _check_weights(state, weights)
     return network
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @contextmanager
@@ -260,15 +267,17 @@ def network_class(name: str) -> type[nn.Module]:
     """A class of the allow-list.
 
     Raises:
-        PrescoreError: it belongs to a package that is not installed.
+        PrescoreError: it belongs to a package that is not installed, or that cannot be imported.
     """
+    package = NETWORKS[name].partition(".")[0]
     try:
         return getattr(importlib.import_module(NETWORKS[name]), name)
-    except ModuleNotFoundError as error:
-        package = NETWORKS[name].partition(".")[0]
-        if error.name != package:
+    except (ImportError, RuntimeError, AttributeError) as error:  # RuntimeError: of packages that import when asked
+        if package == "prescore":
             raise
-        raise PrescoreError(f"the network {name} needs {package}; pip install 'prescore[{package}]'") from None
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        reason = "" if is_missing else f", whose installation is broken ({_in_one_line(error)})"
+        raise PrescoreError(f"the network {name} needs {package}{reason}; pip install 'prescore[{package}]'") from None
 
 
 def _check_sizes(description: ModelDescription) -> None:
