@@ -5,6 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prescore.errors import PrescoreError
+from prescore.models import fir
 from prescore.models.layers import Conv2d, FourierEmbedding, Linear, attention, group_norm, initialise
 
 
@@ -41,6 +42,21 @@ def test_fused_resampling_equals_separate_away_from_the_border(taps, direction):
         assert torch.allclose(a, b, atol=1e-6)
     else:  # on the coarse grid, and on the fine one
         assert not torch.allclose(a, b, atol=1e-2)
+
+
+@pytest.mark.parametrize("is_autocast", [True, False])
+def test_filters_of_every_network_compute_in_float32(is_autocast):
+    """In bfloat16, where it is slow, and under autocast: the result is that of float32, rounded once at most."""
+    x, K = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), fir.kernel((1, 3, 3, 1))
+    x = x.bfloat16().float()
+    given = x if is_autocast else x.bfloat16()
+    functions = [lambda x: fir.upsample(x, K), lambda x: fir.downsample(x, K)]
+    functions += [Conv2d(3, 3, 0, resample_filter=(1, 3, 3, 1), **{way: True}) for way in ("up", "down")]
+    for function in functions:
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
+            found = function(given)
+        assert found.dtype == given.dtype
+        assert torch.equal(found, function(x).to(given.dtype))
 
 
 def test_attention_against_its_definition():

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, pad
 
-from prescore.models.layers import Conv2d
+from prescore.models.layers import Conv2d, depthwise
 
 
 class Resampler(nn.Module):
@@ -83,7 +83,7 @@ def upsample(x: Tensor, K: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
     h, w = x.shape[2:]
     before = (len(K) - 1) // 2 + 1
-    y = conv_transpose2d(x, _depthwise(4 * K, x), stride=2, padding=len(K) - 1 - before, groups=x.shape[1])
+    y = depthwise(conv_transpose2d, x, 4 * K, stride=2, padding=len(K) - 1 - before)
     return y[:, :, : 2 * h, : 2 * w]  # one more row and column than that when L is odd
 
 
@@ -109,8 +109,4 @@ def _filter(x: Tensor, K: Tensor, before: int, after: int, stride: int = 1) -> T
         x = pad(x, (before, after, before, after))
     padding = before if before == after else 0
     # conv2d correlates
-    return conv2d(x, _depthwise(K.flip(0, 1), x), stride=stride, padding=padding, groups=x.shape[1])
-
-
-def _depthwise(K: Tensor, x: Tensor) -> Tensor:
-    return K.to(x).expand(x.shape[1], 1, -1, -1)
+    return depthwise(conv2d, x, K.flip(0, 1), stride=stride, padding=padding)

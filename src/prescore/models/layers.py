@@ -81,18 +81,19 @@ class Conv2d(nn.Module):
 
     def _upsample(self, x: Tensor, padding: int) -> Tensor:
         # 4 times the filter: three of four pixels are zero after the stride, and the mean must be kept.
-        return self._resample(nn.functional.conv_transpose2d, 4 * self.resample_filter, x, padding)
+        return depthwise(nn.functional.conv_transpose2d, x, 4 * self.resample_filter, stride=2, padding=padding)
 
     def _downsample(self, x: Tensor, padding: int) -> Tensor:
-        return self._resample(nn.functional.conv2d, self.resample_filter, x, padding)
+        return depthwise(nn.functional.conv2d, x, self.resample_filter, stride=2, padding=padding)
 
-    @staticmethod
-    def _resample(convolve: Callable[..., Tensor], taps: Tensor, x: Tensor, padding: int) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            # Depthwise convolutions in bfloat16 are up to ten times slower on CPUs than in float32.
-            exact = x.float() if x.dtype == torch.bfloat16 and x.device.type == "cpu" else x
-            taps = taps.to(exact.dtype).expand(x.shape[1], -1, -1, -1)
-            return convolve(exact, taps, stride=2, padding=padding, groups=x.shape[1]).to(x.dtype)
+
+def depthwise(convolve: Callable[..., Tensor], x: Tensor, K: Tensor, *, stride: int, padding: int) -> Tensor:
+    """`convolve`, a function of torch, of every channel of x (B, C, H, W) with the filter K (..., L, L)."""
+    with torch.autocast(x.device.type, enabled=False):
+        # Depthwise convolutions in bfloat16 are up to ten times slower on CPUs than in float32.
+        exact = x.float() if x.dtype == torch.bfloat16 and x.device.type == "cpu" else x
+        filters = K.to(exact).expand(x.shape[1], 1, -1, -1)
+        return convolve(exact, filters, stride=stride, padding=padding, groups=x.shape[1]).to(x.dtype)
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
