@@ -154,7 +154,10 @@ def test_dropout_only_while_training():
             {"ch_mult": (1, 1, 1, 1, 1)},
             "image_size: 8 cannot be halved between the 5 levels of ch_mult; take",
         ),
-        ({"ch_mult": ()}, "image_size: 8 cannot be halved between the 0 levels"),
+        (
+            {"ch_mult": ()},
+            "image_size: 8 cannot be halved between the 0 levels of ch_mult; take a multiple of 1 and at least one",
+        ),
         ({"dropout": 7}, r"dropout: 7 is no probability; take a number in \[0, 1]"),
         ({"dropout": math.nan}, "dropout: nan is no probability"),
         ({"nf": 2}, "a layer of 2 channels cannot be split into 1 groups"),

@@ -115,7 +115,10 @@ def test_weights_are_a_function_of_the_generator():
         ({"dropout": 7}, r"dropout: 7 is no probability; take a number in \[0, 1]"),
         ({"dropout": math.nan}, "dropout: nan is no probability"),
         ({"label_dropout": -0.1}, "label_dropout: -0.1 is no probability"),
-        ({"channel_mult": (1, 1, 1, 1, 1)}, "img_resolution: 8 cannot be halved .* multiple of 16"),
+        (
+            {"channel_mult": (1, 1, 1, 1, 1)},
+            "img_resolution: 8 cannot be halved between the 5 levels of channel_mult; take a multiple of 16",
+        ),
         ({"model_channels": 6}, "model_channels: a layer of"),
     ],
 )

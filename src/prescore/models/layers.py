@@ -214,13 +214,16 @@ class Block(nn.Module):
         return torch.addcmul(shift, self.norm1(h), scale + 1)
 
 
-def check_resolution(img_resolution: int, levels: int) -> None:
-    """Raise PrescoreError unless an image of that side can be halved from each level to the next."""
-    multiple = 2 ** (levels - 1)
-    if levels < 1 or img_resolution < 1 or img_resolution % multiple:
+def check_resolution(side: int, levels: int, names: tuple[str, str] = ("img_resolution", "channel_mult")) -> None:
+    """Raise PrescoreError unless an image of that side can be halved from each level to the next.
+
+    `names`: what the network calls the side and the widths of its levels.
+    """
+    multiple = 2 ** max(levels - 1, 0)
+    if levels < 1 or side < 1 or side % multiple:
         raise PrescoreError(
-            f"img_resolution: {img_resolution} cannot be halved for each of the {levels} levels of channel_mult; "
-            f"take a multiple of {multiple}"
+            f"{names[0]}: {side} cannot be halved between the {levels} levels of {names[1]}; "
+            f"take a multiple of {multiple} and at least one level"
         )
 
 

@@ -23,7 +23,15 @@ from torch.nn.functional import conv2d, dropout, scaled_dot_product_attention, s
 
 from prescore.errors import PrescoreError, check_choice
 from prescore.models.fir import Downsample, Upsample
-from prescore.models.layers import Conv2d, Linear, check_probabilities, check_taps, group_norm, initialise
+from prescore.models.layers import (
+    Conv2d,
+    Linear,
+    check_probabilities,
+    check_resolution,
+    check_taps,
+    group_norm,
+    initialise,
+)
 
 EPS = 1e-6
 CHOICES = {
@@ -202,7 +210,7 @@ class NCSNpp(nn.Module):
         for (name, choices), value in zip(CHOICES.items(), chosen, strict=True):
             check_choice(name, value, choices)
         check_probabilities(dropout=dropout)
-        _check_resolution(image_size, len(ch_mult))
+        check_resolution(image_size, len(ch_mult), names=("image_size", "ch_mult"))
         if fir:
             check_taps("fir_kernel", fir_kernel)
         self.num_channels, self.nf, self.widths = num_channels, nf, [nf * m for m in ch_mult]
@@ -387,17 +395,10 @@ def _geometric(sigma_max: float, sigma_min: float, n: int) -> Tensor:
             f"sigma_min {sigma_min}, sigma_max {sigma_max} and num_scales {n}: "
             f"0 < sigma_min < sigma_max < inf and at least 2 scales are needed"
         )
+    # In the order of the published networks; `grid.geometric` differs from it in the last places of float64.
     # On the CPU first: on the device "meta" these two functions would cost seconds of imports.
     logarithms = torch.linspace(math.log(sigma_max), math.log(sigma_min), n, dtype=torch.float64, device="cpu")
     return logarithms.exp().to(torch.get_default_device())
-
-
-def _check_resolution(image_size: int, levels: int) -> None:
-    if levels < 1 or image_size < 1 or image_size % 2 ** (levels - 1):
-        raise PrescoreError(
-            f"image_size: {image_size} cannot be halved between the {levels} levels of ch_mult; "
-            f"take a multiple of {2 ** max(levels - 1, 0)}"
-        )
 
 
 @torch.no_grad()
