@@ -293,7 +293,7 @@ def nested(levels):
         ({"resample_filter": [1e9]}, "the argument resample_filter = [1000000000.0] of"),
         ({"resample_filter": []}, "resample_filter: [] is no filter"),
         ({"embedding_type": 3}, "the argument embedding_type = 3 of"),
-        ({"embedding_type": "x"}, "embedding_type: unknown 'x'"),
+        ({"embedding_type": "x"}, "embedding_type: unknown value 'x'"),
         ({"embedding_type": "x" * 10**6}, "the argument embedding_type = 'xxx"),
         ({"generator": 0}, "the argument generator = 0 of"),
         ({"self": 0}, "has no argument 'self'"),

@@ -107,8 +107,8 @@ def test_weights_are_a_function_of_the_generator():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"embedding_type": "fourir"}, "embedding_type: unknown 'fourir', did you mean fourier?"),
-        ({"encoder_type": "x"}, "encoder_type: unknown 'x', known: standard, skip, residual"),
+        ({"embedding_type": "fourir"}, "embedding_type: unknown value 'fourir'; did you mean fourier?"),
+        ({"encoder_type": "x"}, "encoder_type: unknown value 'x'; known: standard, skip, residual"),
         ({"resample_filter": (), "channel_mult": (1,)}, r"resample_filter: \[\] is no filter"),
         ({"resample_filter": (1, -1), "channel_mult": (1,)}, r"resample_filter: \[1, -1\] is no filter"),
         ({"resample_filter": (1, 2, 1)}, r"resample_filter: \[1, 2, 1\]; an even number of taps is needed"),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from prescore.errors import PrescoreError, suggest
+from prescore.errors import PrescoreError, check_choice
 from prescore.models.layers import (
     Block,
     BlockStyle,
@@ -91,9 +91,8 @@ class SongUNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        _check_choice("embedding_type", embedding_type)
-        _check_choice("encoder_type", encoder_type)
-        _check_choice("decoder_type", decoder_type)
+        for (name, choices), value in zip(CHOICES.items(), (embedding_type, encoder_type, decoder_type), strict=True):
+            check_choice(name, value, choices)
         check_taps("resample_filter", resample_filter)
         if len(resample_filter) % 2:
             raise PrescoreError(f"resample_filter: {list(resample_filter)}; an even number of taps is needed")
@@ -246,8 +245,3 @@ class SongUNet(nn.Module):
                 x = layer(torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, e)
         assert out is not None
         return out
-
-
-def _check_choice(argument: str, value: str) -> None:
-    if value not in CHOICES[argument]:
-        raise PrescoreError(f"{argument}: unknown {value!r}, {suggest(value, CHOICES[argument])}")
