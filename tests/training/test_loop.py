@@ -225,3 +225,35 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(PrescoreError, match=r"learning_rate: the loss is (nan|inf) at step \d+; take a smaller one"):
         train(task, config, tmp_path, QUIET)
     assert math.isfinite(digits().float().mean())
+
+
+def change_weights_at(monkeypatch, last, value):
+    """Step number `last` leaves this value in the weights and in their average."""
+    original = loop.train_step
+
+    def step(state, *arguments):
+        loss = original(state, *arguments)
+        if state.step == last:
+            for weights in (next(iter(state.network.parameters())).data, next(iter(state.average.values()))):
+                weights.view(-1)[0] = value
+        return loss
+
+    monkeypatch.setattr(loop, "train_step", step)
+
+
+def test_weights_that_are_not_finite_leave_the_checkpoints_before_them(tmp_path, monkeypatch):
+    change_weights_at(monkeypatch, 6, math.nan)
+    options = dataclasses.replace(QUIET, checkpoint_every=2, keep=1)
+    with pytest.raises(PrescoreError, match=r"learning_rate: the weights are not finite at step 6; take a smaller one"):
+        train(*tiny(), tmp_path, options)
+    assert newest(tmp_path).name == "checkpoint-0000004.safetensors"
+    load_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("recipe", ["edm", "vae"])
+def test_weights_too_large_for_half_precision_are_stored_in_float32(tmp_path, monkeypatch, recipe):
+    change_weights_at(monkeypatch, 6, 1e5)
+    result = train(*tiny(recipe), tmp_path, QUIET)
+    weights = load_file(result.model)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert max(value.max() for value in weights.values()) == 1e5

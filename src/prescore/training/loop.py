@@ -87,9 +87,9 @@ def train(
     """Trains what the task describes, or goes on with the run that `out_dir` holds.
 
     `out_dir` receives checkpoint-STEP.safetensors (everything needed to go on), model.safetensors (averaged weights in
-    half precision, for `prescore.load`), loss.csv, and on request samples-STEP.png and the files of TensorBoard. Every
-    file is replaced whole; models and checkpoints are written every `checkpoint_every` steps, at the end, and when
-    Ctrl-C or SIGTERM stops the run.
+    half precision, or in float32 where that is too narrow, for `prescore.load`), loss.csv, and on request
+    samples-STEP.png and the files of TensorBoard. Every file is replaced whole; models and checkpoints are written
+    every `checkpoint_every` steps, at the end, and when Ctrl-C or SIGTERM stops the run.
 
     Args:
         task: what is learned from what: `find_recipe("edm").settings.task(TrainingData(images))`.
@@ -100,7 +100,7 @@ def train(
 
     Raises:
         PrescoreError: the device or the precision cannot be used, the batch cannot be shared by the processes, the
-            folder cannot be written or holds a run with other settings or data, or the loss is not finite.
+            folder cannot be written or holds a run with other settings or data, or the loss or a weight is not finite.
     """
     options = options or RunOptions()
     with processes_on(options.device) as processes:
@@ -167,7 +167,15 @@ class _Run:
                 self.save_picture(self.out / f"samples-{step:07d}.png", samples, self.task.data_range)
 
     def _save(self) -> None:
-        """The losses first: those of steps after the checkpoint are dropped when the run goes on, none are missing."""
+        """The losses first: those of steps after the checkpoint are dropped when the run goes on, none are missing.
+
+        Raises:
+            PrescoreError: the weights are not finite; what was written before is left as it is.
+        """
+        if not all(bool(value.isfinite().all()) for value in self.state.tensors().values()):
+            raise PrescoreError(
+                f"learning_rate: the weights are not finite at step {self.state.step}; take a smaller one"
+            )
         if not self.processes.is_first:
             return
         self.record.write()

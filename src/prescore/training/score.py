@@ -42,7 +42,7 @@ from prescore.training.losses import (
     ncsn_weight,
     stratified,
 )
-from prescore.training.task import Draw, Task, check_square_images
+from prescore.training.task import Draw, Task, check_square_images, stored_dtype
 
 SONG, REFINE, MLP = ("ddpmpp", "ncsnpp"), ("ncsn", "ncsnv2"), ("mlp",)
 NETWORKS = (*SONG, *REFINE, *MLP)
@@ -248,7 +248,7 @@ class ScoreTask(Task):
         )
 
     def save(self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any]) -> None:
-        save_model(path, self.describe(name, training), weights)
+        save_model(path, self.describe(name, training), weights, stored_dtype(weights))
 
     def preview(self, network: nn.Module, count: int, seed: int) -> Tensor:
         denoiser = Denoiser(

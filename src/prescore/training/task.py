@@ -100,6 +100,12 @@ class Task(ABC):
         """Writes the model file, atomically; `training` holds facts about the run."""
 
 
+def stored_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
+    """float16 for a model file, or float32 if a weight is too large for it."""
+    fits = all(bool(value.half().isfinite().all()) for value in weights.values())
+    return torch.float16 if fits else torch.float32
+
+
 def check_square_images(data: TrainingData, network: str) -> None:
     """Raise PrescoreError unless the examples are (C, R, R)."""
     shape = data.event_shape

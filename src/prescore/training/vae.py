@@ -23,7 +23,7 @@ from prescore.errors import check_choice
 from prescore.models.vae import VAE
 from prescore.training.config import check_least, check_positive
 from prescore.training.data import UNIT, TrainingData
-from prescore.training.task import Draw, Task, check_square_images
+from prescore.training.task import Draw, Task, check_square_images, stored_dtype
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 
@@ -159,7 +159,8 @@ class VAETask(Task):
         return torch.cat([x, network.decode(network.encode(x).mean)])
 
     def save(self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any]) -> None:
-        save_autoencoder(path, self.arguments, weights, name=name, training=training)
+        dtype = stored_dtype(weights)
+        save_autoencoder(path, self.arguments, weights, name=name, training=training, dtype=dtype)
 
 
 class VAEObjective(nn.Module):
