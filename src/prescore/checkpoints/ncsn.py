@@ -26,7 +26,7 @@ from torch import Tensor
 
 from prescore.checkpoints.arguments import MAX_TEXT, is_number, is_of, shorten
 from prescore.checkpoints.stored import ModelDescription, StoredModel
-from prescore.checkpoints.torch_files import check_tensors, head, load_torch
+from prescore.checkpoints.torch_files import check_tensors, checked_levels, head, load_torch
 from prescore.errors import PrescoreError, suggest
 from prescore.grid import geometric
 
@@ -147,9 +147,7 @@ def _tower(state: Mapping[str, Tensor]) -> str:
 
 
 def _levels(sigmas: Tensor, given: Configuration) -> Tensor:
-    levels = sigmas.double()
-    if not (levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all()):
-        raise PrescoreError("the noise levels 'sigmas' are not positive numbers that decrease")
+    levels = checked_levels(sigmas)
     for name, value in {"sigma_begin": levels[0].item(), "sigma_end": levels[-1].item()}.items():
         if abs(value - getattr(given, name)) > 1e-4 * value:
             _check_fits(name, getattr(given, name), float(f"{value:.6g}"))

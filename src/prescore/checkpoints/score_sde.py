@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from prescore.checkpoints.arguments import is_number, shorten
 from prescore.checkpoints.stored import TABLE, WEIGHTS, ModelDescription, StoredModel
-from prescore.checkpoints.torch_files import check_tensors, head, load_torch
+from prescore.checkpoints.torch_files import check_tensors, checked_levels, head, load_torch
 from prescore.errors import PrescoreError, check_choice, suggest
 from prescore.models.ncsnpp import NCSNpp
 from prescore.schedule import VP, SubVP, Tabulated
@@ -250,9 +250,7 @@ def _with_levels_of(model: Mapping[str, Tensor], configuration: Configuration) -
     """The configuration with the ends of the file's noise levels where the model knows them, which is VE."""
     if configuration.sde != "ve":
         return configuration
-    sigmas = model["sigmas"].double()
-    if not (sigmas.isfinite().all() and (sigmas > 0).all() and (sigmas.diff() < 0).all()):
-        raise PrescoreError("the noise levels 'sigmas' are not positive numbers that decrease")
+    sigmas = checked_levels(model["sigmas"])
     # The logarithms, from which they were made, leave an error in the last places.
     low, high = (float(f"{sigma:.7g}") for sigma in sigmas[[-1, 0]].tolist())
     return replace(configuration, arguments={**configuration.arguments, "sigma_min": low, "sigma_max": high})

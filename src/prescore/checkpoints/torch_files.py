@@ -90,6 +90,18 @@ def check_tensors(what: str, tensors: object) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in tensors.items()}
 
 
+def checked_levels(sigmas: Tensor) -> Tensor:
+    """The noise levels of a file, in float64.
+
+    Raises:
+        PrescoreError: they are not positive, finite and decreasing.
+    """
+    levels = sigmas.double()
+    if not (levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all()):
+        raise PrescoreError("the noise levels 'sigmas' are not positive numbers that decrease")
+    return levels
+
+
 def _names(path: Path) -> Iterator[str]:
     """Every "module name" in the pickles of a file."""
     with open(path, "rb") as file:
