@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from prescore.errors import PrescoreError
 from prescore.training.data import TrainingData
 from prescore.training.loop import train
+from prescore.training.store import ENTRY, FACTS, LENGTHS, _checksum
 
 OFTEN = dataclasses.replace(QUIET, checkpoint_every=2, keep=3)
 
@@ -57,10 +59,62 @@ def test_other_files_under_the_name_of_a_checkpoint(tmp_path):
     newest(tmp_path).write_bytes(model.read_bytes())
     with pytest.raises(PrescoreError, match="not a checkpoint of prescore's training"):
         train(task, config, tmp_path, QUIET)
-    for metadata in ("[]", "{", json.dumps({"crc32": 0})):
+    for metadata in ("[]", "{", "[" * 100_000):
         save_file({"a": torch.zeros(1)}, newest(tmp_path), metadata={"prescore-training": metadata})
-        with pytest.raises(PrescoreError, match=r"checkpoint-0000006.safetensors: (not a checkpoint|damaged)"):
+        with pytest.raises(PrescoreError, match=r"checkpoint-0000006.safetensors: not a checkpoint"):
             train(task, config, tmp_path, QUIET)
+
+
+def rewrite(path, change):
+    """A checkpoint whose facts and tensors were changed, with the right checksum."""
+    found = load_file(path)
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()[ENTRY])
+    change(facts, found)
+    if "crc32" in facts:
+        facts["crc32"] = _checksum(found)
+    save_file(found, path, metadata={ENTRY: json.dumps(facts)})
+
+
+def remove(facts, _, name):
+    del (facts["config"] if name in LENGTHS else facts)[name]
+
+
+def test_a_checkpoint_that_lacks_a_fact(tmp_path):
+    train(*tiny(), tmp_path, QUIET)
+    whole = newest(tmp_path).read_bytes()
+    for name in (*FACTS, *LENGTHS):
+        newest(tmp_path).write_bytes(whole)
+        rewrite(newest(tmp_path), partial(remove, name=name))
+        with pytest.raises(
+            PrescoreError, match=rf"written by another version of prescore \(it lacks '{name}'\); there"
+        ):
+            train(*tiny(), tmp_path, QUIET)
+
+
+WEIGHT = "weights/map_layer0.bias"
+
+
+def test_a_checkpoint_of_another_network_under_the_same_settings(tmp_path):
+    train(*tiny(), tmp_path, QUIET)
+    whole = newest(tmp_path).read_bytes()
+    for change, name in [
+        (lambda _, found: found.pop(WEIGHT), WEIGHT),
+        (lambda _, found: found.update({WEIGHT: found[WEIGHT][:-1].clone()}), WEIGHT),
+        (lambda _, found: found.update({"weights/more": torch.zeros(1)}), "weights/more"),
+        (lambda facts, _: facts.update(scaler={"scale": 1.0}), "scale"),
+    ]:
+        newest(tmp_path).write_bytes(whole)
+        rewrite(newest(tmp_path), change)
+        with pytest.raises(PrescoreError, match=f"by another version of prescore .it has another '{name}'.; take"):
+            train(*tiny(), tmp_path, QUIET)
+
+
+def test_a_run_of_version_0_1_is_left_alone(tmp_path):
+    save_file({"weights/a": torch.zeros(1)}, tmp_path / "checkpoint.safetensors", metadata={ENTRY: '{"step": 1}'})
+    with pytest.raises(PrescoreError, match=r"holds a run of version 0\.1, which cannot be gone on with"):
+        train(*tiny(), tmp_path, QUIET)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
 @pytest.mark.parametrize(

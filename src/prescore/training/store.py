@@ -24,7 +24,19 @@ from prescore.training.task import Task
 
 ENTRY = "prescore-training"
 PATTERN = "checkpoint-*.safetensors"
+OLD = "checkpoint.safetensors"  # of version 0.1
 LENGTHS = ("steps", "cooldown")  # that may change while a run goes on
+FACTS: dict[str, type | tuple[type, ...]] = {
+    "kind": str,
+    "settings": dict,
+    "config": dict,
+    "measured": dict,
+    "data": int,
+    "step": int,
+    "seconds": (int, float),
+    "scaler": dict,
+    "crc32": int,
+}
 
 
 class DamagedError(PrescoreError):
@@ -59,7 +71,8 @@ def resume(folder: Path, state: TrainingState, task: Task, config: TrainingConfi
     """Puts the newest whole checkpoint of a folder, if there is any, into a state made for the same run.
 
     Raises:
-        PrescoreError: all of them are damaged, or the newest whole one is of other settings or data.
+        PrescoreError: all of them are damaged, or the newest whole one is of other settings or data, or of another
+            version of prescore.
     """
     problem = ""
     for path in checkpoints(folder):
@@ -71,10 +84,13 @@ def resume(folder: Path, state: TrainingState, task: Task, config: TrainingConfi
         _check_same_run(folder, facts, task, config)
         if problem:
             warn(f"{problem}; going on from {path.name}")
+        _check_tensors(path, state, facts, tensors)
         _restore(state, facts, tensors)
         return
     if problem:
         raise PrescoreError(f"{problem}; there is no other checkpoint to go on from, take another folder")
+    if (folder / OLD).exists():
+        raise PrescoreError(f"{folder} holds a run of version 0.1, which cannot be gone on with; take another folder")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -85,13 +101,28 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise DamagedError(str(error)) from None
     try:
         facts = json.loads(metadata.get(ENTRY, ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         facts = None
-    if not isinstance(facts, dict) or "crc32" not in facts:
+    if not isinstance(facts, dict):
         raise DamagedError(f"{path}: not a checkpoint of prescore's training")
+    lacking = [name for name, kind in FACTS.items() if not isinstance(facts.get(name), kind)]
+    lacking = lacking or [name for name in LENGTHS if not isinstance(facts["config"].get(name), int)]
+    if lacking:
+        raise DamagedError(f"{path}: written by another version of prescore (it lacks {lacking[0]!r})")
     if _checksum(tensors) != facts["crc32"]:
         raise DamagedError(f"{path}: damaged (its checksum is wrong)")
     return facts, tensors
+
+
+def _check_tensors(path: Path, state: TrainingState, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise PrescoreError unless these are the tensors, and the scaler, of such a state."""
+    ours, theirs = ({name: value.shape for name, value in each.items()} for each in (state.tensors(), tensors))
+    other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    other += sorted(state.scaler.state_dict().keys() ^ facts["scaler"].keys())
+    if other:
+        raise PrescoreError(
+            f"{path}: written by another version of prescore (it has another {other[0]!r}); take another folder"
+        )
 
 
 @torch.no_grad()
