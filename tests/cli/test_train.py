@@ -5,11 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prescore.checkpoints.autoencoder import load_autoencoder
 from prescore.checkpoints.native import read_description
 from prescore.data import load_images
+from prescore.models.latent import encode
 from prescore.training import loop
 from prescore.training.data import TrainingData
-from prescore.training.loop import RunOptions, TrainingResult
+from prescore.training.loop import RunOptions, TrainingResult, train
 from prescore.training.recipes import RECIPES, configured, find_recipe, with_options
 
 RUN = ["--steps", "3", "--batch-size", "2", "--cooldown", "1", "--no-progress", "--no-tensorboard"]
@@ -96,6 +98,18 @@ def test_fields_keep_their_units(cli, data, tmp_path, seen):
     assert batches[0].min() < -4
 
 
+def test_fields_in_recipes_whose_networks_see_no_fields(cli, data, tmp_path, seen):
+    words = ["train", data, "--key", "fields", "--range", -5, 5, "--pad", 8, "--out"]
+    assert cli(*words, tmp_path / "a", "--recipe", "vae").code == 0
+    autoencoder = train(
+        seen[0][0], dataclasses.replace(seen[0][1], steps=1), tmp_path / "a", RunOptions(progress=False)
+    )
+    assert cli(*words, tmp_path / "b", "--recipe", "latent", "--autoencoder", autoencoder.model).code == 0
+    x, z = seen[0][0].batch({"index": torch.arange(7), "n": torch.zeros(7)})["x"], seen[1][0].data.examples
+    assert (x.min(), x.max()) == (0, pytest.approx(1, abs=0.01))
+    assert torch.equal(z, encode(load_autoencoder(autoencoder.model)[0], x))
+
+
 def test_pictures_of_a_model_with_classes(cli, data, tmp_path):
     words = ["--labels", "labels", "--label-dropout", 0.1, "--augment", 0.1, "--sample-every", 3]
     code, *_ = cli("train", data, "--key", "train", "--pad", 8, "--out", tmp_path / "run", *TINY, *words)
@@ -122,6 +136,7 @@ def test_pictures_of_a_model_with_classes(cli, data, tmp_path):
         ("--labels nothing", "has no array 'nothing'; it has train, labels, fields"),
         ("--labels labels --recipe ncsn", "labels: the network ncsn takes no classes"),
         ("--channel-mult 1,1,1,1", "img_resolution: 6 cannot be halved"),
+        ("--range 5 -5", "range: (5.0, -5.0) is not an interval"),
         ("--batch-size 3 --accumulate 2", "batch_size: 3 examples cannot be shared equally"),
     ],
 )

@@ -135,7 +135,7 @@ def test_previews_are_samples_that_move_no_random_state(name, monkeypatch):
         ({"sigma_min": 2.0, "sigma_max": 1.0}, "sigma_min 2.0, sigma_max 1.0"),
         ({"sigma_data": -1.0}, "sigma_data: -1.0 is not a positive number"),
         ({"augment": 1.5}, "augment: 1.5 is not a probability"),
-        ({"augment": 0.1, "flip": True}, "flip: --augment mirrors already"),
+        ({"augment": 0.1, "flip": True}, "flip: non-leaky augmentation mirrors already"),
         ({"dropout": 1.0}, "dropout: 1.0 is not in"),
         ({"num_blocks": 0}, "num_blocks: 0 is less than 1"),
         ({"sigma_max": 0.0}, "sigma_max: 0.0 is not a positive number"),

@@ -54,16 +54,21 @@ def train(
 
     On several GPUs or machines: torchrun --nproc-per-node 8 -m prescore train DATA --device cuda ...
     """
+    from dataclasses import fields
+
     from prescore.data import load_images
+    from prescore.training.config import check_interval
     from prescore.training.data import UNIT, TrainingData, load_labels
     from prescore.training.loop import RunOptions
     from prescore.training.loop import train as run
     from prescore.training.recipes import configured, find_recipe, with_options
 
+    row = find_recipe(recipe) if configuration is None else configured(recipe, configuration)
     given = dict(context.obj)
     if value_range is not None:
-        given.setdefault("data_range", value_range)
-    row = find_recipe(recipe) if configuration is None else configured(recipe, configuration)
+        check_interval("range", value_range)
+        if "data_range" in {field.name for field in fields(row.settings)} - row.settings.unused().keys():
+            given.setdefault("data_range", value_range)
     settings, config = with_options(row, given)
     options = RunOptions(
         name=name or out.resolve().name,

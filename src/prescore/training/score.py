@@ -141,7 +141,9 @@ class ScoreSettings:
             raise PrescoreError(f"sigma_min {self.sigma_min}, sigma_max {self.sigma_max}: min < max is needed")
         check_interval("data_range", self.data_range)
         if self.flip and self.augment:
-            raise PrescoreError("flip: --augment mirrors already, and tells the network; give one of the two")
+            raise PrescoreError(
+                "flip: non-leaky augmentation mirrors already, and tells the network; take one of the two"
+            )
         if self.network in REFINE and self.noise != "levels":
             raise PrescoreError(f"noise: {self.noise!r} given; the network {self.network} knows noise levels by number")
 
