@@ -161,3 +161,9 @@ def test_objective_is_the_loss_of_the_settings():
 def test_wrong_settings(given, message):
     with pytest.raises(PrescoreError, match=message):
         with_options(find_recipe("vae"), given)
+
+
+def test_classes_are_refused():
+    data = TrainingData(pictures(3).examples, labels=torch.arange(3))
+    with pytest.raises(PrescoreError, match="labels: the autoencoder takes no classes; leave them out"):
+        VAESettings(**TINY).task(data)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from prescore.checkpoints.autoencoder import save_autoencoder
-from prescore.errors import check_choice
+from prescore.errors import PrescoreError, check_choice
 from prescore.models.vae import VAE
 from prescore.training.config import check_least, check_positive
 from prescore.training.data import UNIT, TrainingData
@@ -117,12 +117,14 @@ class VAESettings:
 
 
 class VAETask(Task):
-    """An autoencoder of images, which it sees in [0, 1]; see `VAESettings`. Class labels are not used."""
+    """An autoencoder of images, which it sees in [0, 1]; see `VAESettings`."""
 
     settings: VAESettings
 
     def __init__(self, settings: VAESettings, data: TrainingData) -> None:
         check_square_images(data, "the autoencoder")
+        if data.labels is not None:
+            raise PrescoreError("labels: the autoencoder takes no classes; leave them out")
         self.settings, self.data, self.data_range, self.measured = settings, data, UNIT, {}
         channels, side, _ = data.event_shape
         names = ("latent_channels", "model_channels", "channel_mult", "num_blocks")
