@@ -257,3 +257,9 @@ def test_weights_too_large_for_half_precision_are_stored_in_float32(tmp_path, mo
     weights = load_file(result.model)
     assert {value.dtype for value in weights.values()} == {torch.float32}
     assert max(value.max() for value in weights.values()) == 1e5
+
+
+@pytest.mark.parametrize(("ema_decay", "kind"), [(0.0, "raw"), (0.9, "ema")])
+def test_a_model_says_which_weights_it_holds(tmp_path, ema_decay, kind):
+    task, config = tiny(ema_decay=ema_decay)
+    assert read_description(train(task, config, tmp_path, QUIET).model).weights == kind

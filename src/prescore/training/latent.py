@@ -71,12 +71,14 @@ class LatentTask(ScoreTask):
         )
         self.autoencoder, self.autoencoder_arguments = autoencoder, dict(arguments)
 
-    def describe(self, name: str, training: dict[str, Any]) -> ModelDescription:
-        return replace(super().describe(name, training), autoencoder=self.autoencoder_arguments)
+    def describe(self, name: str, training: dict[str, Any], kind: str = "ema") -> ModelDescription:
+        return replace(super().describe(name, training, kind), autoencoder=self.autoencoder_arguments)
 
-    def save(self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any]) -> None:
+    def save(
+        self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any], kind: str = "ema"
+    ) -> None:
         copy = {AUTOENCODER + key: value for key, value in self.autoencoder.state_dict().items()}
-        super().save(path, {**weights, **copy}, name, training)
+        super().save(path, {**weights, **copy}, name, training, kind)
 
     def preview(self, network: nn.Module, count: int, seed: int) -> Tensor:
         """Decoded samples, brought from [0, 1] to the range that the loop draws, which is that of the latents."""

@@ -188,7 +188,8 @@ class _Run:
             "config": dataclasses.asdict(self.config),
             "settings": dataclasses.asdict(self.task.settings),
         }
-        self.task.save(self.out / MODEL, self.state.average, self.options.name, facts)
+        kind = "ema" if self.config.ema_decay else "raw"
+        self.task.save(self.out / MODEL, self.state.average, self.options.name, facts, kind)
 
     def _any(self, is_interrupted: bool) -> bool:
         """Whether one of the processes was interrupted: they stop after the same step."""

@@ -233,8 +233,8 @@ class ScoreTask(Task):
             batch["augment_labels"] = augmentation_labels(numbers["augmentation"])
         return {"x0": x0, **batch}
 
-    def describe(self, name: str, training: dict[str, Any]) -> ModelDescription:
-        """Description of the model; `training` holds facts about the run."""
+    def describe(self, name: str, training: dict[str, Any], kind: str = "ema") -> ModelDescription:
+        """Description of the model; `training` holds facts about the run, `kind` of weights is ema or raw."""
         network, arguments = self._network()
         return ModelDescription(
             network,
@@ -245,12 +245,15 @@ class ScoreTask(Task):
             self.sigma_max,
             self.data.event_shape,
             data_range=self.data_range,
+            weights=kind,
             name=name,
             training=training,
         )
 
-    def save(self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any]) -> None:
-        save_model(path, self.describe(name, training), weights, stored_dtype(weights))
+    def save(
+        self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any], kind: str = "ema"
+    ) -> None:
+        save_model(path, self.describe(name, training, kind), weights, stored_dtype(weights))
 
     def preview(self, network: nn.Module, count: int, seed: int) -> Tensor:
         denoiser = Denoiser(

@@ -96,8 +96,10 @@ class Task(ABC):
         """A few outputs that show what was learned, (count, *shape), in evaluation mode."""
 
     @abstractmethod
-    def save(self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any]) -> None:
-        """Writes the model file, atomically; `training` holds facts about the run."""
+    def save(
+        self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any], kind: str = "ema"
+    ) -> None:
+        """Writes the model file, atomically; `training` holds facts about the run, `kind` of weights is ema or raw."""
 
 
 def stored_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:

@@ -160,7 +160,9 @@ class VAETask(Task):
         x = self.data.scaled(self.data.examples[chosen], UNIT).to(next(network.parameters()).device)
         return torch.cat([x, network.decode(network.encode(x).mean)])
 
-    def save(self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any]) -> None:
+    def save(
+        self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any], kind: str = "ema"
+    ) -> None:
         dtype = stored_dtype(weights)
         save_autoencoder(path, self.arguments, weights, name=name, training=training, dtype=dtype)
 
