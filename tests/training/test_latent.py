@@ -5,6 +5,7 @@ import torch
 
 import prescore
 from prescore.checkpoints.autoencoder import save_autoencoder
+from prescore.checkpoints.native import read_description
 from prescore.errors import PrescoreError
 from prescore.models.latent import LatentDenoiser, encode
 from prescore.models.vae import VAE
@@ -82,7 +83,10 @@ def test_images_in_other_units(tmp_path, autoencoder):
 def test_a_run_goes_on_only_with_the_same_autoencoder(tmp_path, autoencoder):
     options = RunOptions(progress=False)
     train(task(tmp_path), replace(SHORT, steps=2), tmp_path / "run", options)
-    train(task(tmp_path), SHORT, tmp_path / "run", options)
+    (tmp_path / "vae").rename(tmp_path / "elsewhere")
+    settings, _ = with_options(find_recipe("latent"), NETWORKS["mlp"] | {"autoencoder": str(tmp_path / "elsewhere")})
+    result = train(settings.task(TrainingData(images())), SHORT, tmp_path / "run", options)
+    assert str(tmp_path) not in str(read_description(result.model))
     other = VAE(**ARGUMENTS, generator=generator(7))
     save_autoencoder(tmp_path / "vae", ARGUMENTS, other.state_dict())
     with pytest.raises(PrescoreError, match="data"):

@@ -66,9 +66,9 @@ class LatentTask(ScoreTask):
         latents = torch.cat([encode(autoencoder, data.scaled(part, UNIT)) for part in data.examples.split(1000)])
         bound = MARGIN * latents.abs().max().item()
         range_of_latents = (-bound, bound)
-        super().__init__(
-            replace(settings, data_range=range_of_latents), TrainingData(latents, range_of_latents, data.labels)
-        )
+        # What is stored of the autoencoder is its copy; that it is the same, the latents tell, and no path would.
+        settings = replace(settings, data_range=range_of_latents, autoencoder="")
+        super().__init__(settings, TrainingData(latents, range_of_latents, data.labels))
         self.autoencoder, self.autoencoder_arguments = autoencoder, dict(arguments)
 
     def describe(self, name: str, training: dict[str, Any], kind: str = "ema") -> ModelDescription:
