@@ -263,3 +263,11 @@ def test_weights_too_large_for_half_precision_are_stored_in_float32(tmp_path, mo
 def test_a_model_says_which_weights_it_holds(tmp_path, ema_decay, kind):
     task, config = tiny(ema_decay=ema_decay)
     assert read_description(train(task, config, tmp_path, QUIET).model).weights == kind
+
+
+def test_only_half_written_files_of_the_run_itself_are_deleted(tmp_path):
+    ours = ["checkpoint-0000003.safetensors", "model.safetensors", "loss.csv", "samples-0000003.png"]
+    for name in (*ours, "film.mp4"):
+        (tmp_path / f".{name}.a1b2c3.part").touch()
+    train(*tiny(), tmp_path, QUIET)
+    assert [path.name for path in tmp_path.glob(".*")] == [".film.mp4.a1b2c3.part"]

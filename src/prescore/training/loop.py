@@ -22,9 +22,9 @@ from tqdm import tqdm
 from prescore.errors import PrescoreError
 from prescore.training.config import TrainingConfig, check_least
 from prescore.training.processes import Processes, processes_on
-from prescore.training.record import Record, tensorboard_writer
+from prescore.training.record import LOSSES, Record, tensorboard_writer
 from prescore.training.state import Prepared, TrainingState, averaged_network, new_state, prepare, train_step
-from prescore.training.store import resume, save_checkpoint
+from prescore.training.store import PATTERN, resume, save_checkpoint
 from prescore.training.task import Task
 
 MODEL = "model.safetensors"
@@ -221,8 +221,9 @@ def _make_folder(out_dir: str | Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PrescoreError(f"{out}: the folder cannot be made ({error.strerror})") from error
-    for part in out.glob(".*.part"):
-        part.unlink(missing_ok=True)
+    for written in (PATTERN, MODEL, LOSSES, "samples-*"):
+        for part in out.glob(f".{written}.*.part"):
+            part.unlink(missing_ok=True)
     return out
 
 
