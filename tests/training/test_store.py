@@ -135,6 +135,14 @@ def test_a_folder_with_another_run_is_left_alone(tmp_path, recipe, data, changes
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
+def test_a_run_goes_on_with_its_own_parts_of_batches(tmp_path):
+    train(*tiny(cooldown=0), tmp_path, QUIET)
+    with pytest.raises(PrescoreError, match=r"accumulate: the run in .* has 1, not 2; give the same settings, or"):
+        train(*tiny(cooldown=0), tmp_path, dataclasses.replace(QUIET, accumulate=2))
+    rewrite(newest(tmp_path), lambda facts, _: facts.pop("accumulate"))  # then it was 1
+    assert train(*tiny(steps=7, cooldown=0), tmp_path, QUIET).steps == 7
+
+
 @pytest.fixture
 def small_disk():
     """No file may be larger than half of a checkpoint."""

@@ -34,7 +34,10 @@ SavePicture = Callable[[Path, Tensor, tuple[float, float]], None]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is made; nothing here changes what is learned, but for rounding.
+    """How a run is made; but for rounding, nothing here changes what is learned, with one exception.
+
+    With dropout, each part of a batch has masks of its own: other masks are drawn if `accumulate`, or the number of
+    processes, is another. A run goes on only with the same `accumulate`.
 
     Args:
         name: of the model.
@@ -124,7 +127,7 @@ class _Run:
         self.task, self.config, self.out, self.options = task, config, out, options
         self.processes, self.save_picture = processes, save_picture
         self.state: TrainingState = new_state(task, config, processes)
-        resume(out, self.state, task, config, self._note)
+        resume(out, self.state, task, config, options.accumulate, self._note)
         processes.wait()  # nobody writes while another one reads
         self.record = Record(out, self.state.step, self._writer())
 
@@ -179,7 +182,8 @@ class _Run:
         if not self.processes.is_first:
             return
         self.record.write()
-        save_checkpoint(self.out, self.state, self.task, self.config, self.options.keep)
+        options = self.options
+        save_checkpoint(self.out, self.state, self.task, self.config, options.accumulate, options.keep)
         facts: dict[str, Any] = {
             "steps": self.state.step,
             "seconds": round(self.state.seconds),

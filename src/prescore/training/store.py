@@ -48,14 +48,16 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(PATTERN), reverse=True)
 
 
-def save_checkpoint(folder: Path, state: TrainingState, task: Task, config: TrainingConfig, keep: int) -> None:
+def save_checkpoint(
+    folder: Path, state: TrainingState, task: Task, config: TrainingConfig, accumulate: int, keep: int
+) -> None:
     """Writes one more, then deletes all but the newest `keep`.
 
     Raises:
         PrescoreError: it cannot be written; the others are left as they are.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
-    facts = _facts(task, config) | {
+    facts = _facts(task, config, accumulate) | {
         "step": state.step,
         "seconds": state.seconds,
         "scaler": state.scaler.state_dict(),
@@ -67,7 +69,14 @@ def save_checkpoint(folder: Path, state: TrainingState, task: Task, config: Trai
         old.unlink()
 
 
-def resume(folder: Path, state: TrainingState, task: Task, config: TrainingConfig, warn: Callable[[str], None]) -> None:
+def resume(
+    folder: Path,
+    state: TrainingState,
+    task: Task,
+    config: TrainingConfig,
+    accumulate: int,
+    warn: Callable[[str], None],
+) -> None:
     """Puts the newest whole checkpoint of a folder, if there is any, into a state made for the same run.
 
     Raises:
@@ -81,7 +90,7 @@ def resume(folder: Path, state: TrainingState, task: Task, config: TrainingConfi
         except DamagedError as error:
             problem = problem or str(error)
             continue
-        _check_same_run(folder, facts, task, config)
+        _check_same_run(folder, facts, _facts(task, config, accumulate))
         if problem:
             warn(f"{problem}; going on from {path.name}")
         _check_tensors(path, state, facts, tensors)
@@ -134,29 +143,27 @@ def _restore(state: TrainingState, facts: Mapping[str, Any], tensors: Mapping[st
     state.step, state.seconds = facts["step"], facts["seconds"]
 
 
-def _facts(task: Task, config: TrainingConfig) -> dict[str, Any]:
+def _facts(task: Task, config: TrainingConfig, accumulate: int) -> dict[str, Any]:
     """What two runs must have in common to be the same, in JSON's types."""
     facts = {
         "kind": type(task.settings).__name__,
         "settings": dataclasses.asdict(task.settings),
         "config": dataclasses.asdict(config),
+        "accumulate": accumulate,
         "measured": dict(task.measured),
         "data": task.data.fingerprint,
     }
     return json.loads(json.dumps(facts))
 
 
-def _check_same_run(folder: Path, theirs: Mapping[str, Any], task: Task, config: TrainingConfig) -> None:
-    ours = _facts(task, config)
+def _check_same_run(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     if theirs["kind"] != ours["kind"]:
         raise PrescoreError(f"recipe: {folder} holds a run of another kind ({theirs['kind']}); take another folder")
     for part in ("settings", "config"):
         for name, value in ours[part].items():
-            if name not in LENGTHS and theirs[part].get(name) != value:
-                raise PrescoreError(
-                    f"{name}: the run in {folder} has {theirs[part].get(name)}, not {value}; give the same settings, "
-                    f"or another folder"
-                )
+            if name not in LENGTHS:
+                _check_same(folder, name, theirs[part].get(name), value)
+    _check_same(folder, "accumulate", theirs.get("accumulate", 1), ours["accumulate"])
     if (theirs["data"], theirs["measured"]) != (ours["data"], ours["measured"]):
         raise PrescoreError(f"{folder} holds a run on other data; give the same data, or another folder")
     step, (old, new) = theirs["step"], (theirs["config"], ours["config"])
@@ -165,6 +172,13 @@ def _check_same_run(folder: Path, theirs: Mapping[str, Any], task: Task, config:
         raise PrescoreError(
             f"steps: the run in {folder} is at step {step} of {old['steps']}; with {new['steps']} steps, "
             f"{new['cooldown']} of them cool-down, it would have had another learning rate before that"
+        )
+
+
+def _check_same(folder: Path, name: str, theirs: object, ours: object) -> None:
+    if theirs != ours:
+        raise PrescoreError(
+            f"{name}: the run in {folder} has {theirs}, not {ours}; give the same settings, or another folder"
         )
 
 
