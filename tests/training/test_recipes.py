@@ -75,6 +75,8 @@ def test_unknown_names():
         configured("ncsn", "B")
     with pytest.raises(PrescoreError, match=r"dropuot: this recipe has no such setting; did you mean dropout"):
         with_options(find_recipe("ve"), {"dropuot": 0.1})
+    with pytest.raises(PrescoreError, match=r"aaa: this recipe has no such setting; known: P_mean, P_std, attn_res"):
+        with_options(find_recipe("ve"), {name * 3: 0.1 for name in "hgfedcba"})
 
 
 @pytest.mark.parametrize(

@@ -161,8 +161,8 @@ def with_options(recipe: Recipe, given: Mapping[str, Any]) -> tuple[Settings, Tr
         PrescoreError: a field is not of this recipe, does nothing beside the others, or has a wrong value.
     """
     ours, theirs = ({f.name for f in fields(part)} for part in (recipe.settings, recipe.training))
-    for name in given.keys() - ours - theirs:
-        raise PrescoreError(f"{name}: this recipe has no such setting; {suggest(name, ours | theirs)}")
+    for name in sorted(given.keys() - ours - theirs):
+        raise PrescoreError(f"{name}: this recipe has no such setting; {suggest(name, sorted(ours | theirs))}")
     settings = replace(recipe.settings, **{name: value for name, value in given.items() if name in ours})
     for name, owner in settings.unused().items():
         if name in given:
