@@ -130,8 +130,8 @@ def test_previews_are_samples_that_move_no_random_state(name, monkeypatch):
     [
         ({"network": "ncsm"}, "network: unknown value 'ncsm'; did you mean ncsn"),
         ({"noise": "log-unifrom"}, "noise: unknown value 'log-unifrom'; did you mean log-uniform"),
-        ({"network": "ncsn"}, "preconditioning: 'edm' given; the network ncsn takes score-labels"),
-        ({"network": "ncsn", "preconditioning": "score-labels"}, "noise: 'log-normal' given; the network ncsn knows"),
+        ({"network": "ncsn"}, "preconditioning: edm does not go with the network ncsn; give score-labels"),
+        ({"network": "ncsn", "preconditioning": "score-labels"}, "noise: log-normal does .* ncsn, .*; give levels"),
         ({"sigma_min": 2.0, "sigma_max": 1.0}, "sigma_min 2.0, sigma_max 1.0"),
         ({"sigma_data": -1.0}, "sigma_data: -1.0 is not a positive number"),
         ({"augment": 1.5}, "augment: 1.5 is not a probability"),

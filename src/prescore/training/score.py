@@ -127,7 +127,8 @@ class ScoreSettings:
         known = REFINE_PRECONDITIONINGS if self.network in REFINE else SONG_PRECONDITIONINGS
         if self.preconditioning not in known:
             raise PrescoreError(
-                f"preconditioning: {self.preconditioning!r} given; the network {self.network} takes {', '.join(known)}"
+                f"preconditioning: {self.preconditioning} does not go with the network {self.network}; "
+                f"give {' or '.join(known)}"
             )
         check_least(self, 1, "model_channels", "channel_mult_emb", "num_blocks")
         check_share(self, "dropout", "label_dropout")
@@ -145,7 +146,10 @@ class ScoreSettings:
                 "flip: non-leaky augmentation mirrors already, and tells the network; take one of the two"
             )
         if self.network in REFINE and self.noise != "levels":
-            raise PrescoreError(f"noise: {self.noise!r} given; the network {self.network} knows noise levels by number")
+            raise PrescoreError(
+                f"noise: {self.noise} does not go with the network {self.network}, which knows noise levels by number; "
+                "give levels"
+            )
 
     def unused(self) -> dict[str, str]:
         """Fields that do nothing beside the others, and what they would belong to."""
