@@ -223,7 +223,8 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     task, config = tiny(learning_rate=1e30, clip=0.0, steps=20)
     with pytest.raises(PrescoreError, match=r"learning_rate: the loss is (nan|inf) at step \d+; take a smaller one"):
-        train(task, config, tmp_path, QUIET)
+        train(task, config, tmp_path / "run", QUIET)
+    assert not list(tmp_path.iterdir())
     assert math.isfinite(digits().float().mean())
 
 

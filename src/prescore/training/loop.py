@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,8 @@ def train(
     options = options or RunOptions()
     with processes_on(options.device) as processes:
         processes.shares(config.batch_size, options.accumulate)
-        run = _Run(task, config, _make_folder(out_dir), options, processes, save_picture)
-        return run.finish()
+        with _folder(out_dir) as out:
+            return _Run(task, config, out, options, processes, save_picture).finish()
 
 
 class _Run:
@@ -218,9 +218,11 @@ class _Run:
         return tqdm(total=self.config.steps, initial=self.state.step, disable=not is_shown, unit="step", desc="train")
 
 
-def _make_folder(out_dir: str | Path) -> Path:
-    """The folder, without what an attempt that was killed left half-written."""
+@contextmanager
+def _folder(out_dir: str | Path) -> Iterator[Path]:
+    """The folder, without what an attempt that was killed left half-written; a new one goes if it stays empty."""
     out = Path(out_dir)
+    is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -228,7 +230,12 @@ def _make_folder(out_dir: str | Path) -> Path:
     for written in (PATTERN, MODEL, LOSSES, "samples-*"):
         for part in out.glob(f".{written}.*.part"):
             part.unlink(missing_ok=True)
-    return out
+    try:
+        yield out
+    finally:
+        if is_new:
+            with suppress(OSError):  # it is not empty
+                out.rmdir()
 
 
 @contextmanager
