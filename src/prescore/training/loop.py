@@ -220,7 +220,7 @@ class _Run:
 
 @contextmanager
 def _folder(out_dir: str | Path) -> Iterator[Path]:
-    """The folder, without what an attempt that was killed left half-written; a new one goes if it stays empty."""
+    """The folder, without what a killed attempt left half-written; a new one goes if an error leaves it empty."""
     out = Path(out_dir)
     is_new = not out.exists()
     try:
@@ -232,10 +232,11 @@ def _folder(out_dir: str | Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
     try:
         yield out
-    finally:
+    except PrescoreError:
         if is_new:
             with suppress(OSError):  # it is not empty
                 out.rmdir()
+        raise
 
 
 @contextmanager
