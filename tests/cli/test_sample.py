@@ -667,7 +667,8 @@ def test_ctrl_c_while_a_picture_is_written_leaves_no_half_of_it(
 
 def test_the_reference_of_a_model_without_its_mean_is_at_zero(model: Path, statistics: Path) -> None:
     denoiser = replace(open_model(str(model))[1], data_mean_removed=True)
-    made, _ = open_statistics(str(model), denoiser, "p-ode-1", str(statistics), None, None, None)
+    sampler = prescore.make_sampler("p-ode-1", steps=2, reference=prescore.load_statistics(statistics))
+    made, _ = open_statistics(str(model), denoiser, "p-ode-1", str(statistics), None, None, None, lambda: sampler)
     assert not made["reference"].mean.any()
 
 

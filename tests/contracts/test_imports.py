@@ -13,6 +13,7 @@ ROOT = Path(prescore.__file__).parent
 LAYERS = [
     {"errors"},
     {"assets", "device", "files"},
+    {"data", "images"},
     {"schedule", "grid", "noise", "operators"},
     {"denoiser", "oracle"},
     {"precondition"},
@@ -21,7 +22,6 @@ LAYERS = [
     {"checkpoints"},
     {"training"},
     {"metrics"},
-    {"data", "images"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
