@@ -187,6 +187,17 @@ def test_pds_uses_the_statistics_that_a_model_ships_with(
     assert not np.array_equal(automatic, run("--alpha", "auto", "--snr", 0.3))
 
 
+def test_numbers_as_they_are(tmp_path: Path, cli: Cli, refused: Refused, model: Path) -> None:
+    """--float writes what the library draws, not clipped."""
+    arguments = ("sample", model, "--steps", 3, "--n", 3, "--float", "--out")
+    assert cli(*arguments, tmp_path / "a.npz").code == 0
+    x = prescore.sample(prescore.load(model), prescore.make_sampler("pc", steps=3), seeds=range(3), progress=False)
+    assert np.array_equal(images_of(tmp_path / "a.npz"), x[:, 0].float().numpy())
+    assert x.min() < 0
+    for out in ("a.png", "folder"):
+        assert "holds bytes; name an .npz file" in refused(*arguments, tmp_path / out)
+
+
 def test_the_noise_range_may_be_narrowed(tmp_path: Path, cli: Cli, refused: Refused, model: Path) -> None:
     arguments = ("sample", model, "--steps", 3, "--n", 1, "--out", tmp_path / "a.npz")
     assert cli(*arguments, "--sigma-min", 0.1, "--sigma-max", 5).code == 0

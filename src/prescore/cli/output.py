@@ -27,6 +27,8 @@ class Output:
         settings: everything that decides the samples, JSON values.
     """
 
+    as_numbers = False  # whether samples are taken as float32 in the units of the data, not as uint8
+
     def __init__(self, path: Path, seeds: Sequence[int], settings: Settings) -> None:
         self.path, self.seeds, self.settings = path, list(seeds), settings
         self.batches: list[Tensor] = []
@@ -41,7 +43,7 @@ class Output:
         return self.seeds
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
-        """Take the uint8 samples (B, *event) of these seeds; they come in the order of `missing`."""
+        """Take the samples (B, *event) of these seeds; they come in the order of `missing`."""
         self.batches.append(images)
 
     def finish(self) -> None:
@@ -69,6 +71,12 @@ class Arrays(Output):
             "settings": np.array(json.dumps(self.settings)),
         }
         save_npz(self.path, arrays)
+
+
+class Numbers(Arrays):
+    """The same with `images` as float32, in the units of the data and not clipped to their range."""
+
+    as_numbers = True
 
 
 class Folder(Output):
@@ -126,18 +134,26 @@ class Folder(Output):
                 )
 
 
-def open_output(path: Path, seeds: Sequence[int], settings: Settings, event_shape: tuple[int, ...]) -> Output:
+def open_output(
+    path: Path, seeds: Sequence[int], settings: Settings, event_shape: tuple[int, ...], *, as_numbers: bool = False
+) -> Output:
     """The output that a path stands for: .png a grid, .npz arrays, anything else a folder.
+
+    Args:
+        event_shape: of one sample.
+        as_numbers: keep the numbers as they are, which only an .npz can.
 
     Raises:
         PrescoreError: it cannot be written, holds samples of other settings, or cannot hold samples of that shape.
     """
     kind = path.suffix.lower()
+    if as_numbers and (kind != ".npz" or path.is_dir()):
+        raise PrescoreError(f"--float: {path} holds bytes; name an .npz file")
     if path.is_dir() or kind not in (".png", ".npz", *FOREIGN):
         check_picture(event_shape)
         return Folder(path, seeds, settings)
     if kind == ".npz":
-        return Arrays(path, seeds, settings)
+        return (Numbers if as_numbers else Arrays)(path, seeds, settings)
     if kind == ".png":
         check_picture(event_shape)
         return Grid(path, seeds, settings)

@@ -72,6 +72,9 @@ def sample(
             "--class", help="Of a class-conditional model: the class of every sample, or several in turn: 0,1,2."
         ),
     ] = None,
+    as_numbers: Annotated[
+        bool, typer.Option("--float", help="Write an .npz of float32 in the units of the data, instead of bytes.")
+    ] = False,
     config: Config = None,
     raw: Raw = False,
     device: Annotated[
@@ -149,7 +152,7 @@ def sample(
     settings = resolve(model, denoiser, sampler, method, opened | spread | made_from)
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
         settings |= {"seed": seed, "n": n, "batch_size": batch_size}
-    output = open_output(out, seeds, settings, denoiser.picture_shape)
+    output = open_output(out, seeds, settings, denoiser.picture_shape, as_numbers=as_numbers)
     draw(denoiser, method, output, batch_size, chosen)
 
 
@@ -224,5 +227,7 @@ def _run(
         for seeds in batches:
             condition = chosen.condition(seeds) if chosen else None
             x = prescore.sample(model, sampler, seeds=seeds, condition=condition, progress=False)
-            output.add(seeds, to_uint8(denoiser.decode(x), denoiser.picture_range))
+            pictures = denoiser.decode(x)
+            numbers = pictures.cpu().float() if output.as_numbers else to_uint8(pictures, denoiser.picture_range)
+            output.add(seeds, numbers)
     return made
