@@ -191,3 +191,8 @@ def test_classes(kind, tmp_path, monkeypatch):
 def test_models_without_classes(tmp_path, monkeypatch):
     path, options = write("edm", tmp_path, monkeypatch)
     assert classes_of(open_model(path, **options)[0]) is None
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(PrescoreError, match="device: 'cuda:99' cannot be used"):
+        prescore.load("mnist-ve", device="cuda:99")

@@ -21,6 +21,7 @@ from torch.nn.modules import module as registration
 
 from prescore.checkpoints.arguments import check_arguments, is_number, is_of, shorten
 from prescore.denoiser import Denoiser
+from prescore.device import open_device
 from prescore.errors import PrescoreError, suggest
 from prescore.models.latent import LatentDenoiser
 from prescore.models.precond import PRECONDITIONINGS, Precond, ScoreLabelsPrecond
@@ -157,7 +158,7 @@ def build(
         PrescoreError: the network cannot be built, or its weights are not those of the file.
     """
     description = stored.description
-    device = torch.get_default_device() if device is None else torch.device(device)
+    device = torch.get_default_device() if device is None else open_device(device)
     network, autoencoder = build_network(stored), build_autoencoder(stored)
     fill(network, stored.weights, dtype)
     function = _precondition(network, stored).eval().requires_grad_(False).to(device)
