@@ -10,7 +10,7 @@ from prescore.errors import PrescoreError, SamplingError
 from prescore.operators import Frequency
 from prescore.precondition import Preconditioner, calibrate
 from prescore.precondition.score import score_statistics
-from prescore.samplers import SAMPLERS, make_sampler, sample
+from prescore.samplers import SAMPLERS, make_sampler, sample, steps_for_calls
 
 SHAPE = (1, 8, 8)
 WEIGHTS = filter_weights(*SHAPE)
@@ -94,6 +94,26 @@ def test_the_number_of_calls_is_what_the_sampler_says(name):
         sample(model(counted), s, seeds=[0], progress=False)
         steps = 5 if options else 6
         assert len(calls) == s.total_calls(steps, final_zero=not options)
+
+
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("final_zero", [True, False])
+def test_steps_for_calls_are_the_most_that_fit(name, final_zero):
+    s = sampler(name)
+    for calls in (11, 20, 41):
+        steps = steps_for_calls(s, calls, final_zero)
+        assert s.total_calls(steps, final_zero) <= calls
+        assert s.total_calls(steps + 1, final_zero) > calls
+
+
+def test_calls_that_no_number_of_steps_takes():
+    for calls in (0, -1, 2.5):
+        with pytest.raises(PrescoreError, match=r"calls: .* is not a positive whole number"):
+            steps_for_calls(sampler("dpmpp-2m"), calls)
+    with pytest.raises(PrescoreError, match="calls: 9 given, but one step of this sampler takes 10"):
+        steps_for_calls(sampler("pndm"), 9)
+    with pytest.raises(PrescoreError, match="as many as its tolerance needs"):
+        steps_for_calls(sampler("ggf"), 10)
 
 
 def test_guidance_counts_both_of_its_calls():

@@ -3,7 +3,7 @@
 from prescore.samplers.adaptive import GGF
 from prescore.samplers.alpha import AlphaChoice, AlphaRelation, choose_alpha
 from prescore.samplers.analytic import AnalyticDDIM
-from prescore.samplers.base import Preconditionable, Progress, Sampler, sample, score
+from prescore.samplers.base import Preconditionable, Progress, Sampler, sample, score, steps_for_calls
 from prescore.samplers.ddim import DDIM, DDPM
 from prescore.samplers.deis import DEIS, RungeKuttaDEIS
 from prescore.samplers.edm import EDMChurn, EDMFlow
@@ -52,6 +52,7 @@ __all__ = [
     "sample",
     "score",
     "statistics_recursion",
+    "steps_for_calls",
     "subspace_denoiser",
     "subspace_sample",
 ]

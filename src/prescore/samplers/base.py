@@ -111,6 +111,31 @@ class Sampler:
         return ""
 
 
+def steps_for_calls(sampler: Sampler, calls: int, final_zero: bool = True) -> int:
+    """The largest number of steps of this sampler that take at most `calls` network calls.
+
+    Args:
+        sampler: its own number of steps is not looked at.
+        calls: of the network, for one sample.
+        final_zero: whether the noise levels will end in 0, as all usual ones do.
+
+    Raises:
+        PrescoreError: `calls` is not a positive whole number, the sampler's calls are not known before, or even one
+            step takes more.
+
+    >>> steps_for_calls(Sampler(), 10)
+    10
+    """
+    if not isinstance(calls, int) or calls < 1:
+        raise PrescoreError(f"calls: {calls!r} is not a positive whole number")
+    least = sampler.total_calls(1, final_zero)
+    if least is None:
+        raise PrescoreError("calls: this sampler makes as many as its tolerance needs; give it tolerances instead")
+    if least > calls:
+        raise PrescoreError(f"calls: {calls} given, but one step of this sampler takes {least}")
+    return next(steps for steps in range(calls, 0, -1) if (sampler.total_calls(steps, final_zero) or 0) <= calls)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Preconditionable(Sampler):
     """A sampler that can use a preconditioner.
