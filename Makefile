@@ -6,7 +6,19 @@ BIN = $(VENV)/bin
 # call is then slower by its share of the cores, not ten times slower.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint install clean
+# Data of the experiments, and where their quick runs go.
+MNIST ?= data/mnist.npz
+NATURAL ?= data/natural.npz
+TOPOGRAPHY ?= data/topography.npz
+EMOJI ?= data/emoji.npz
+QUICK ?= experiments/quick
+
+# Experiments in the order of docs/results.md; NAME_DATA is the file that one reads.
+EXPERIMENTS = toy_gaussian power_law ncsn_mnist latent_mnist
+ncsn_mnist_DATA = $(MNIST)
+latent_mnist_DATA = $(MNIST)
+
+.PHONY: demo test lint install clean experiments experiments-data experiments-quick
 
 demo: $(VENV)/cli
 	$(BIN)/prescore demo --out demo.png
@@ -37,6 +49,24 @@ $(VENV)/dev: $(VENV)/torch pyproject.toml
 # A peer in tests. It asks for torchvision, which has no build for this torch, and works without.
 	$(BIN)/python -m pip install --quiet --no-deps azula==0.11.1 einops==0.8.2
 	touch $@
+
+# All of them one after another; hours. One alone: make experiment-NAME
+experiments: experiments-data $(EXPERIMENTS:%=experiment-%)
+
+experiments-data:
+	@for file in $(sort $(foreach name,$(EXPERIMENTS),$($(name)_DATA))); do test -f "$$file" || { missing=1; \
+	  echo "$$file: no such file; experiments/README.md says what it is to hold. Say where it is by" \
+	  "make experiments MNIST=FILE NATURAL=FILE TOPOGRAPHY=FILE EMOJI=FILE" >&2; }; done; test -z "$$missing"
+
+experiment-%: $(VENV)/cli
+	$(BIN)/python experiments/$*.py $($*_DATA:%=--data %)
+
+# Smoke runs, minutes; those whose data are not there are left out.
+experiments-quick: $(EXPERIMENTS:%=quick-%)
+
+quick-%: $(VENV)/cli
+	@if [ -n "$($*_DATA)" ] && [ ! -f "$($*_DATA)" ]; then echo "$*: left out, no file $($*_DATA)"; else \
+	  echo "$*"; $(BIN)/python experiments/$*.py --quick --folder $(QUICK) $($*_DATA:%=--data %); fi
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

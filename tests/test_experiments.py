@@ -13,10 +13,23 @@ ROOT = Path(__file__).parents[1]
 
 
 def experiment(name):
+    if str(ROOT / "experiments") not in sys.path:  # where a script finds the modules beside it
+        sys.path.append(str(ROOT / "experiments"))
     spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def quick(name, folder, *arguments):
+    """The numbers that a quick run writes; its figure must be a picture, its section must show it and have a table."""
+    experiment(name).main(["--quick", "--folder", str(folder), *arguments])
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    section = (folder / f"{name}.md").read_text()
+    assert section.startswith("## ")
+    assert f"]({name}.png)" in section
+    assert "| --- |" in section
+    return json.loads((folder / f"{name}.json").read_text())
 
 
 def run(module, folder, *arguments):
