@@ -1,0 +1,135 @@
+"""Sets of images measured alike, and compared: what `prescore evaluate` and `prescore compare` share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+from torch import Tensor
+
+from prescore.errors import PrescoreError, check_choice
+from prescore.metrics import METRICS, Features, SetStatistics, cautions, evaluate, hold_out, load_reference, measure
+from prescore.metrics import obstacles as obstacles_of
+from prescore.metrics.sets import check_shapes
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How sets of images are measured: both alike.
+
+    Attributes:
+        features: what is made of them.
+        metrics: which will be asked for; None is all that there can be.
+        batch_size: images in one call of the extractor.
+        data_range: of images that are not bytes.
+    """
+
+    features: Features
+    metrics: Sequence[str] | None
+    batch_size: int = 256
+    data_range: tuple[float, float] = (0.0, 1.0)
+
+    def __call__(self, images: Tensor) -> SetStatistics:
+        return measure(
+            images,
+            self.features,
+            self.metrics,
+            batch_size=self.batch_size,
+            data_range=self.data_range,
+            progress=True,
+        )
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What samples are compared with.
+
+    Attributes:
+        reference: all true images.
+        held: as many of them as there are samples, for the floor.
+        others: the rest, which these are compared with.
+        why_none: why a floor that was asked for is not there.
+    """
+
+    reference: SetStatistics
+    held: SetStatistics | None = None
+    others: SetStatistics | None = None
+    why_none: str | None = None
+
+    def floor(self, names: Sequence[str] | None) -> dict[str, float] | None:
+        """Metrics of the held-out images beside the others, if there are any: all, or those asked for."""
+        if self.held is None or self.others is None:
+            return None
+        return evaluate(self.held, self.others, names, progress=True)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Metrics of samples, and what to know about them, one line each."""
+
+    values: Mapping[str, float]
+    notes: Sequence[str]
+
+
+def stored_reference(path: Path, shape: tuple[int, ...], features: Features, floor: bool) -> Sets:
+    """Statistics from a file, which have to be of images of that shape, measured with these features."""
+    statistics = load_reference(path)
+    try:
+        statistics.check_comparable(shape, features.facts)
+    except PrescoreError as error:
+        raise PrescoreError(f"{path}: {error}") from None
+    return Sets(statistics, why_none="the reference is statistics, and true images are needed" if floor else None)
+
+
+def measured_reference(
+    data: Tensor, shape: tuple[int, ...], n: int, measuring: Measuring, floor: bool, seed: int
+) -> Sets:
+    """Statistics of true images, in two parts where a floor is asked for and there are enough.
+
+    Args:
+        data: the images.
+        shape, n: of one sample, and how many there are.
+        seed: of the draw of the images that are held out.
+    """
+    check_shapes(shape, tuple(data.shape[1:]))
+    parts = hold_out(data, n, seed) if floor else None
+    if parts is None:
+        why = f"the reference has {len(data)} images, and twice the {n} of the samples are needed (--n)"
+        return Sets(measuring(data), why_none=why if floor else None)
+    held, others = (measuring(part) for part in parts)
+    return Sets(held + others, held, others)
+
+
+def compare(own: SetStatistics, sets: Sets, names: Sequence[str] | None) -> Comparison:
+    """All metrics that are asked for, or that there can be."""
+    values = evaluate(own, sets.reference, names, progress=True)
+    notes = cautions(own, sets.reference, list(values))
+    left_out: dict[str, list[str]] = {}
+    for name, reason in obstacles_of(own, sets.reference).items() if names is None else ():
+        left_out.setdefault(reason, []).append(name)
+    notes += [f"{', '.join(without)}: left out, {reason}" for reason, without in left_out.items()]
+    if sets.why_none is not None:
+        notes.append(f"floor: left out, {sets.why_none}")
+    return Comparison(values, notes)
+
+
+def metric_names(metrics: str | None) -> list[str] | None:
+    """The metrics that a list with commas names."""
+    if metrics is None:
+        return None
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    for name in names:
+        check_choice("--metrics", name, METRICS)
+    if not names:
+        raise PrescoreError(f"--metrics: none named; known: {', '.join(METRICS)}")
+    return names
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The values as JSON has them: one that is not finite, such as the spectrum error of black images, is null."""
+    return {name: value if isfinite(value) else None for name, value in values.items()}
+
+
+def hexadecimal(digest: int) -> str:
+    """The digest of a set of images, in 64 digits."""
+    return f"{digest:064x}"
