@@ -44,21 +44,26 @@ def grid(images: Tensor, columns: int | None = None) -> Tensor:
     return sheet
 
 
-def save_png(path: str | Path, image: Tensor) -> None:
-    """Write one uint8 image (C, H, W), C = 1 or 3.
+def as_png(image: Tensor) -> bytes:
+    """One uint8 image (C, H, W), C = 1 or 3, as the content of a PNG file.
 
     Raises:
-        PrescoreError: the image is not of that shape, Pillow is missing, or the path cannot be written.
+        PrescoreError: the image is not of that shape, or Pillow is missing.
     """
     check_picture(tuple(image.shape))
     try:
         from PIL import Image
     except ImportError:
-        raise PrescoreError(f"{path}: writing images needs Pillow; pip install 'prescore[cli]'") from None
+        raise PrescoreError("writing images needs Pillow; pip install 'prescore[cli]'") from None
     pixels = image.movedim(0, -1).numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_png(path: str | Path, image: Tensor) -> None:
+    """Write one image as `as_png` makes it. Raises as that, or PrescoreError if the path cannot be written."""
+    write_atomically(path, as_png(image))
 
 
 def save_grid(path: str | Path, images: Tensor, columns: int | None = None) -> None:

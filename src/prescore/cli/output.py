@@ -18,6 +18,44 @@ FOREIGN = (".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".npy", ".
 Settings = Mapping[str, object]
 
 
+def check_folder(path: Path) -> None:
+    """Raise PrescoreError now if a folder could not be made or written later."""
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise PrescoreError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, unless it is there. Raises PrescoreError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrescoreError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def read_settings(file: Path) -> Settings:
+    """The settings that a folder keeps. Raises PrescoreError if the file is not what this library writes."""
+    found: object = None
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(file.read_bytes())
+    if not isinstance(found, dict):
+        raise PrescoreError(f"{file}: cannot be read; choose another folder")
+    return found
+
+
+def refuse_other_settings(folder: Path, before: Settings, settings: Settings) -> None:
+    """Raise PrescoreError if what the folder holds was drawn with other settings."""
+    for name in {**before, **settings}:
+        old, new = before.get(name, "not given"), settings.get(name, "not given")
+        if old != new:
+            raise PrescoreError(
+                f"{folder}: holds samples drawn with {name} = {old}, now it is {new}; choose another folder"
+            )
+
+
 class Output:
     """A file that is written when all samples are there.
 
@@ -87,22 +125,14 @@ class Folder(Output):
 
     def check(self) -> None:
         """Raise PrescoreError if the folder cannot be made or written, or holds samples of other settings."""
-        nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
-        try:
-            with tempfile.TemporaryFile(dir=nearest):
-                pass
-        except OSError as error:
-            raise PrescoreError(f"{self.path}: cannot be written ({error.strerror})") from None
+        check_folder(self.path)
         self._check_settings()
 
     def missing(self) -> list[int]:
         return [seed for seed in self.seeds if not self._file(seed).exists()]
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PrescoreError(f"{self.path}: cannot be written ({error.strerror})") from None
+        make_folder(self.path)
         write_atomically(self.path / "settings.json", json.dumps(self.settings, indent=1).encode())
         for seed, image in zip(seeds, images, strict=True):
             save_png(self._file(seed), image)
@@ -121,17 +151,7 @@ class Folder(Output):
             if len(self.missing()) < len(self.seeds):
                 raise PrescoreError(f"{self.path}: holds samples but no settings.json; choose another folder")
             return
-        before: object = None
-        with contextlib.suppress(OSError, ValueError):
-            before = json.loads(file.read_bytes())
-        if not isinstance(before, dict):
-            raise PrescoreError(f"{file}: cannot be read; choose another folder")
-        for name in {**before, **self.settings}:
-            old, new = before.get(name, "not given"), self.settings.get(name, "not given")
-            if old != new:
-                raise PrescoreError(
-                    f"{self.path}: holds samples drawn with {name} = {old}, now it is {new}; choose another folder"
-                )
+        refuse_other_settings(self.path, read_settings(file), self.settings)
 
 
 def open_output(
