@@ -171,13 +171,7 @@ def evaluate(
     {'precision': 1.0, 'pixel-mean': 0.0}
     """
     reference.check_comparable(samples.shape, samples.extractor)
-    found = obstacles(samples, reference)
-    for name in metrics or ():
-        check_choice("metrics", name, METRICS)
-        if name in found:
-            suited = [other for metric in TABLE if metric.suits(samples.count, reference) for other in metric.names]
-            raise PrescoreError(f"{name}: {found[name]}; valid are {', '.join(suited) or 'no others'}")
-    wanted = set(METRICS) - set(found) if metrics is None else set(metrics)
+    wanted = set(check_possible(samples, reference, metrics))
     values: dict[str, float] = {}
     with tqdm(TABLE, unit="metric", disable=None if progress else True, leave=False) as bar:
         for metric in bar:
@@ -186,6 +180,23 @@ def evaluate(
                     metric.names, metric.compute(*(getattr(s, metric.needs) for s in (samples, reference))), strict=True
                 )
     return {name: value for name, value in values.items() if name in wanted}
+
+
+def check_possible(
+    samples: SetStatistics, reference: SetStatistics, metrics: Collection[str] | None = None
+) -> list[str]:
+    """The metrics that are asked for, by default all that these sets allow.
+
+    Raises:
+        PrescoreError: there is no such metric, or the sets do not allow it.
+    """
+    found = obstacles(samples, reference)
+    for name in metrics or ():
+        check_choice("metrics", name, METRICS)
+        if name in found:
+            suited = [other for metric in TABLE if metric.suits(samples.count, reference) for other in metric.names]
+            raise PrescoreError(f"{name}: {found[name]}; valid are {', '.join(suited) or 'no others'}")
+    return [name for name in METRICS if (name not in found if metrics is None else name in metrics)]
 
 
 def obstacles(samples: SetStatistics, reference: SetStatistics) -> dict[str, str]:
