@@ -1,14 +1,18 @@
 """What the tests of training share: tiny settings, tiny data, and what a run left in its folder."""
 
+import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prescore.training.data import TrainingData
 from prescore.training.loop import RunOptions
 from prescore.training.recipes import find_recipe, with_options
+from prescore.training.state import checksum
+from prescore.training.store import ENTRY
 
 SHORT = {"steps": 6, "batch_size": 4, "warmup": 2, "cooldown": 2}
 SMALL = {"model_channels": 8, "channel_mult": (1, 2), "channel_mult_emb": 1, "attn_resolutions": ()}
@@ -34,6 +38,17 @@ def newest(folder) -> Path:
 def tensors(folder) -> dict[str, Tensor]:
     """Those of the newest checkpoint, in memory: the file may change."""
     return {name: value.clone() for name, value in load_file(newest(folder)).items()}
+
+
+def rewrite(path, change):
+    """Replaces a checkpoint by one whose facts and tensors were changed, with the right checksum."""
+    found = load_file(path)
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()[ENTRY])
+    change(facts, found)
+    if "crc32" in facts:
+        facts["crc32"] = checksum(found)
+    save_file(found, path, metadata={ENTRY: json.dumps(facts)})
 
 
 def assert_equal(a, b) -> None:

@@ -144,6 +144,20 @@ def test_wrong_options(refused, data, tmp_path, options, message):
     assert message in refused("train", data, "--key", "train", "--out", tmp_path / "run", *options.split())
 
 
+def test_fine_tuning(cli, refused, data, tmp_path):
+    words = ["train", data, "--key", "train", "--pad", 8, *TINY]
+    assert cli(*words, "--out", tmp_path / "first").code == 0
+    first = tmp_path / "first" / "model.safetensors"
+    assert cli(*words, "--out", tmp_path / "second", "--init", first, "--seed", 1).code == 0
+    assert read_description(tmp_path / "second" / "model.safetensors").training["init"]
+    assert cli(*words, "--out", tmp_path / "second", "--seed", 1).code == 0
+    assert "init: the run in" in refused(*words, "--out", tmp_path / "first", "--init", first)
+    assert "init: missing: no such file" in refused(*words, "--out", tmp_path / "third", "--init", "missing")
+    wide = ["--model-channels", 12, "--out", tmp_path / "third", "--init", first]
+    assert "model_channels is 8 in this model and 12 in the run" in refused(*words, *wide)
+    assert not (tmp_path / "third").exists()
+
+
 def test_a_folder_with_another_run(cli, refused, data, tmp_path):
     words = ["train", data, "--key", "train", "--pad", 8, "--out", tmp_path / "run", *TINY]
     assert cli(*words).code == 0

@@ -37,6 +37,14 @@ def train(
         tuple[float, float] | None,
         Option("--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1]; they keep their units."),
     ] = None,
+    init: Annotated[
+        str | None,
+        Option(
+            metavar="MODEL",
+            help="Begin with the weights of this model, a file or a shipped name, instead of random ones; it must have "
+            "the recipe's network. A run that goes on needs it no more.",
+        ),
+    ] = None,
     device: Annotated[str, Option(help="Where the network is: cpu, cuda, ...")] = "cpu",
     accumulate: Annotated[int, Option(help="Split the batch into this many parts, to save memory.")] = 1,
     checkpoint_every: Annotated[int, Option(help="Steps between checkpoints.")] = 500,
@@ -83,7 +91,7 @@ def train(
     images = load_images(data, key=key, pad=pad, data_range=value_range)
     classes = None if labels is None else load_labels(data, labels, len(images))
     task = settings.task(TrainingData(images, value_range or UNIT, classes))
-    result = run(task, config, out, options, save_picture=_save_picture)
+    result = run(task, config, out, options, init=init, save_picture=_save_picture)
     if result.is_first:
         print(f"{result.model}: step {result.steps} of {config.steps}, {result.seconds:.0f} s, loss {result.loss:.4f}")
         if not result.is_finished:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from prescore.checkpoints.stored import naming
 from prescore.errors import PrescoreError
 from prescore.training.config import TrainingConfig, check_least
 from prescore.training.processes import Processes, processes_on
@@ -85,6 +86,7 @@ def train(
     out_dir: str | Path,
     options: RunOptions | None = None,
     *,
+    init: str | Path | None = None,
     save_picture: SavePicture | None = None,
 ) -> TrainingResult:
     """Trains what the task describes, or goes on with the run that `out_dir` holds.
@@ -99,17 +101,21 @@ def train(
         config: length, optimizer, precision, seed.
         out_dir: folder, made if needed.
         options: see `RunOptions`.
+        init: fine-tuning: a stored model, or the name of a shipped one, of the network that the task describes. Its
+            weights are the first ones, and the first average; the optimizer is new. The run remembers a digest of
+            them, never the path, and goes on without the model; if it is given again it must be the same.
         save_picture: writes samples in the units of the model, and their range, to a path; needed for `sample_every`.
 
     Raises:
         PrescoreError: the device or the precision cannot be used, the batch cannot be shared by the processes, the
-            folder cannot be written or holds a run with other settings or data, or the loss or a weight is not finite.
+            folder cannot be written or holds a run with other settings, data or first weights, `init` holds another
+            network, or the loss or a weight is not finite.
     """
     options = options or RunOptions()
     with processes_on(options.device) as processes:
         processes.shares(config.batch_size, options.accumulate)
         with _folder(out_dir) as out:
-            return _Run(task, config, out, options, processes, save_picture).finish()
+            return _Run(task, config, out, options, processes, init, save_picture).finish()
 
 
 class _Run:
@@ -122,11 +128,14 @@ class _Run:
         out: Path,
         options: RunOptions,
         processes: Processes,
+        init: str | Path | None,
         save_picture: SavePicture | None,
     ) -> None:
         self.task, self.config, self.out, self.options = task, config, out, options
         self.processes, self.save_picture = processes, save_picture
-        self.state: TrainingState = new_state(task, config, processes)
+        with naming("init"):
+            weights = None if init is None else task.load(init)
+        self.state: TrainingState = new_state(task, config, processes, weights)
         resume(out, self.state, task, config, options.accumulate, self._note)
         processes.wait()  # nobody writes while another one reads
         self.record = Record(out, self.state.step, self._writer())
@@ -192,6 +201,8 @@ class _Run:
             "config": dataclasses.asdict(self.config),
             "settings": dataclasses.asdict(self.task.settings),
         }
+        if self.state.init is not None:
+            facts["init"] = self.state.init
         kind = "ema" if self.config.ema_decay else "raw"
         self.task.save(self.out / MODEL, self.state.average, self.options.name, facts, kind)
 

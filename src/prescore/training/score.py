@@ -28,6 +28,7 @@ from prescore.samplers import make_sampler, sample
 from prescore.training.augment import LABELS, augmentation_labels, augmented, draw_augmentation
 from prescore.training.config import check_interval, check_least, check_positive, check_share
 from prescore.training.data import TrainingData
+from prescore.training.initial import model_weights
 from prescore.training.levels import count_levels, geometric_levels
 from prescore.training.losses import (
     LOSSES,
@@ -253,6 +254,9 @@ class ScoreTask(Task):
             name=name,
             training=training,
         )
+
+    def load(self, path: str | Path) -> dict[str, Tensor]:
+        return model_weights(path, self.describe("", {}))
 
     def save(
         self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any], kind: str = "ema"

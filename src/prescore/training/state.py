@@ -5,7 +5,8 @@ so a run that was stopped and resumed ends with the same weights as one that was
 """
 
 import math
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,7 +25,12 @@ MIXED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @dataclass
 class TrainingState:
-    """What a step changes, and a checkpoint holds; `objective` is the network's loss."""
+    """What a step changes, and a checkpoint holds.
+
+    Attributes:
+        objective: the network's loss.
+        init: `digest` of the weights that it began with; None for random ones.
+    """
 
     network: nn.Module
     objective: nn.Module
@@ -33,6 +39,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     step: int = 0
     seconds: float = 0.0
+    init: str | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under a flat name, sharing memory with the state."""
@@ -43,22 +50,33 @@ class TrainingState:
         return flat
 
 
-def new_state(task: Task, config: TrainingConfig, processes: Processes) -> TrainingState:
+def new_state(
+    task: Task, config: TrainingConfig, processes: Processes, init: Mapping[str, Tensor] | None = None
+) -> TrainingState:
     """A network with its initial weights, its average and its optimizer.
+
+    Args:
+        init: the initial weights, `Task.load`; None for random ones.
 
     Raises:
         PrescoreError: the precision is not available on the device.
     """
     device = processes.device
     check_precision(config.precision, device)
-    network = task.build(generator_of_step(config.seed, -1)).to(device)
+    network = task.build(generator_of_step(config.seed, -1))
+    if init is not None:
+        network.load_state_dict(init)
+    began_with = None if init is None else digest(network.state_dict())
+    network.to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2))
     for parameter in network.parameters():  # there from the start, so that a checkpoint can be loaded into them
         moments = {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
         optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-    return TrainingState(network, processes.joined(task.objective(network)), optimizer, average, scaler)
+    return TrainingState(
+        network, processes.joined(task.objective(network)), optimizer, average, scaler, init=began_with
+    )
 
 
 def averaged_network(task: Task, state: TrainingState, device: torch.device) -> nn.Module:
@@ -128,6 +146,19 @@ def generator_of_step(seed: int, step: int) -> torch.Generator:
     """Source of all random numbers of one step; step -1 gives the initial weights."""
     word = np.random.SeedSequence((seed, step + 1)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(word) >> 1)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """`checksum` in eight hexadecimal digits."""
+    return f"{checksum(tensors):08x}"
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of all tensors, in the order of their names."""
+    code = 0
+    for name in sorted(tensors):
+        code = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, code)
+    return code
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -6,7 +6,6 @@ is damaged the one before it is taken; a checksum tells.
 
 import dataclasses
 import json
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from prescore.checkpoints.native import read_safetensors
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 from prescore.training.config import TrainingConfig
-from prescore.training.state import TrainingState
+from prescore.training.state import TrainingState, checksum
 from prescore.training.task import Task
 
 ENTRY = "prescore-training"
@@ -35,6 +34,7 @@ FACTS: dict[str, type | tuple[type, ...]] = {
     "step": int,
     "seconds": (int, float),
     "scaler": dict,
+    "init": (str, type(None)),  # None as well where it is missing: checkpoints of older versions
     "crc32": int,
 }
 
@@ -61,7 +61,8 @@ def save_checkpoint(
         "step": state.step,
         "seconds": state.seconds,
         "scaler": state.scaler.state_dict(),
-        "crc32": _checksum(tensors),
+        "init": state.init,
+        "crc32": checksum(tensors),
     }
     path = folder / f"checkpoint-{state.step:07d}.safetensors"
     write_atomically(path, save(tensors, metadata={ENTRY: json.dumps(facts)}))
@@ -79,6 +80,8 @@ def resume(
 ) -> None:
     """Puts the newest whole checkpoint of a folder, if there is any, into a state made for the same run.
 
+    A run that began with the weights of a model needs them no more, so the state may have begun with random ones.
+
     Raises:
         PrescoreError: all of them are damaged, or the newest whole one is of other settings or data, or of another
             version of prescore.
@@ -91,6 +94,7 @@ def resume(
             problem = problem or str(error)
             continue
         _check_same_run(folder, facts, _facts(task, config, accumulate))
+        _check_same_start(folder, facts.get("init"), state.init)
         if problem:
             warn(f"{problem}; going on from {path.name}")
         _check_tensors(path, state, facts, tensors)
@@ -118,7 +122,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     lacking = lacking or [name for name in LENGTHS if not isinstance(facts["config"].get(name), int)]
     if lacking:
         raise DamagedError(f"{path}: written by another version of prescore (it lacks {lacking[0]!r})")
-    if _checksum(tensors) != facts["crc32"]:
+    if checksum(tensors) != facts["crc32"]:
         raise DamagedError(f"{path}: damaged (its checksum is wrong)")
     return facts, tensors
 
@@ -140,7 +144,7 @@ def _restore(state: TrainingState, facts: Mapping[str, Any], tensors: Mapping[st
         value.copy_(tensors[name])
     if facts["scaler"]:
         state.scaler.load_state_dict(facts["scaler"])
-    state.step, state.seconds = facts["step"], facts["seconds"]
+    state.step, state.seconds, state.init = facts["step"], facts["seconds"], facts.get("init")
 
 
 def _facts(task: Task, config: TrainingConfig, accumulate: int) -> dict[str, Any]:
@@ -175,16 +179,14 @@ def _check_same_run(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, 
         )
 
 
+def _check_same_start(folder: Path, theirs: str | None, ours: str | None) -> None:
+    if ours not in (None, theirs):
+        began_with = "random weights" if theirs is None else f"other weights ({theirs}, not {ours})"
+        raise PrescoreError(f"init: the run in {folder} began with {began_with}; leave it out, or take another folder")
+
+
 def _check_same(folder: Path, name: str, theirs: object, ours: object) -> None:
     if theirs != ours:
         raise PrescoreError(
             f"{name}: the run in {folder} has {theirs}, not {ours}; give the same settings, or another folder"
         )
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    """CRC-32 of all tensors, in the order of their names."""
-    code = 0
-    for name in sorted(tensors):
-        code = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, code)
-    return code

@@ -96,6 +96,17 @@ class Task(ABC):
         """A few outputs that show what was learned, (count, *shape), in evaluation mode."""
 
     @abstractmethod
+    def load(self, path: str | Path) -> dict[str, Tensor]:
+        """Weights that the network may begin with instead of random ones: those of a model of the same network.
+
+        Args:
+            path: of the model file, or the name of a shipped model.
+
+        Raises:
+            PrescoreError: it cannot be read, or holds another network; names the first thing that differs.
+        """
+
+    @abstractmethod
     def save(
         self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any], kind: str = "ema"
     ) -> None:

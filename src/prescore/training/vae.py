@@ -18,11 +18,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from prescore.checkpoints.autoencoder import save_autoencoder
+from prescore.checkpoints.autoencoder import load_autoencoder, save_autoencoder
+from prescore.checkpoints.stored import naming
 from prescore.errors import PrescoreError, check_choice
 from prescore.models.vae import VAE
 from prescore.training.config import check_least, check_positive
 from prescore.training.data import UNIT, TrainingData
+from prescore.training.initial import check_same_arguments
 from prescore.training.task import Draw, Task, check_square_images, stored_dtype
 
 LIKELIHOODS = ("bernoulli", "gaussian")
@@ -159,6 +161,12 @@ class VAETask(Task):
         chosen = torch.randint(len(self.data.examples), (count // 2,), generator=torch.Generator().manual_seed(seed))
         x = self.data.scaled(self.data.examples[chosen], UNIT).to(next(network.parameters()).device)
         return torch.cat([x, network.decode(network.encode(x).mean)])
+
+    def load(self, path: str | Path) -> dict[str, Tensor]:
+        autoencoder, arguments = load_autoencoder(path)
+        with naming(path):
+            check_same_arguments(VAE, arguments, self.arguments)
+        return dict(autoencoder.state_dict())
 
     def save(
         self, path: Path, weights: Mapping[str, Tensor], name: str, training: dict[str, Any], kind: str = "ema"
