@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from prescore.cli.calibrate import calibrate
+from prescore.cli.compare import compare
 from prescore.cli.convert import convert
 from prescore.cli.demo import demo
 from prescore.cli.evaluate import evaluate
@@ -22,7 +23,7 @@ app = typer.Typer(
 )
 app.command(cls=SampleCommand)(sample)
 app.command(cls=TrainCommand)(train)
-for command in (samplers, recipes, calibrate, evaluate, info, convert, demo):
+for command in (samplers, recipes, calibrate, evaluate, compare, info, convert, demo):
     app.command()(command)
 
 

@@ -1,0 +1,328 @@
+"""The runs of `prescore compare`: which there are, how each is drawn and measured, and the folder that keeps them.
+
+The folder holds
+
+    settings.json           what all runs have in common; another command goes on only if its settings are the same
+    reference.json          what is known of the true images: the floor, their spectrum
+    runs/SAMPLER-T.npz      images (float32, channels last), seeds, settings, as `prescore sample --float` writes them
+    runs/SAMPLER-T.json     seconds, calls and metrics; written last, so that a run is finished if this is there
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import prescore
+from prescore.cli.judging import Judge, Truth, profile
+from prescore.cli.measuring import finite
+from prescore.cli.output import (
+    Numbers,
+    Settings,
+    check_folder,
+    make_folder,
+    read_settings,
+    refuse_other_settings,
+)
+from prescore.cli.plan import ChosenClasses, open_statistics, resolve
+from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError, SamplingError
+from prescore.files import write_atomically
+from prescore.operators import Identity
+from prescore.precondition import Preconditioner
+from prescore.samplers import Sampler, find_sampler, make_sampler, steps_for_calls
+
+FEW = 16  # steps, fewer than which are enough for any sampler
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One sampler with one number of network calls.
+
+    Attributes:
+        name: of the sampler.
+        allowed: calls that were asked for; `calls` is the largest number below that it can make.
+        settings: everything that decides its samples, JSON values.
+    """
+
+    name: str
+    allowed: int
+    calls: int
+    sampler: Sampler
+    settings: Settings
+
+    @property
+    def steps(self) -> int:
+        assert self.sampler.steps is not None
+        return self.sampler.steps
+
+    @property
+    def key(self) -> str:
+        """Of its files: runs with the same number of steps are one."""
+        return f"{self.name}-{self.steps}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Attributes:
+        seconds: that sampling took, without the network's first call and without decoding and measuring.
+        metrics: by name; None is a value that is not finite.
+        spectrum: power on rings of equal frequency, mean over channels, of images in [0, 1].
+        notes: what to know about the metrics, one line each.
+        failure: why there are no samples, if there are none; the other attributes are then empty.
+    """
+
+    seconds: float | None = None
+    metrics: Mapping[str, float | None] | None = None
+    spectrum: Sequence[float] | None = None
+    notes: Sequence[str] = ()
+    failure: str | None = None
+
+
+def plan_runs(
+    model: str,
+    denoiser: Denoiser,
+    names: Sequence[str],
+    allowed: Sequence[int],
+    statistics: str | None,
+    others: Mapping[str, object],
+) -> list[Run]:
+    """All runs, by number of calls and then by sampler.
+
+    Args:
+        model: its name or path.
+        names: of the samplers.
+        allowed: numbers of network calls.
+        statistics: file for the samplers that need statistics; by default those of a shipped model.
+        others: settings of all runs.
+
+    Raises:
+        PrescoreError: a sampler cannot run on this model, with so few calls, or makes as many as it likes.
+    """
+    runs: dict[tuple[int, str], Run] = {}
+    for name in names:
+        make = _maker(name, model, denoiser, statistics)
+        usual = make(None)[0]
+        for calls in allowed:
+            steps = _steps(name, usual, denoiser, calls)
+            sampler, made_from = make(steps)
+            settings = resolve(model, denoiser, name, sampler, {**others, **made_from})
+            total = sampler.total_calls(steps)
+            assert total is not None
+            runs[calls, name] = Run(name, calls, total * denoiser.network_calls, sampler, settings)
+    return [runs[calls, name] for calls in allowed for name in names]
+
+
+def _maker(
+    name: str, model: str, denoiser: Denoiser, statistics: str | None
+) -> Callable[[int | None], tuple[Sampler, Mapping[str, object]]]:
+    """The sampler of that name in any number of steps, and what it was made from."""
+    needs = find_sampler(name).needs
+
+    def make(steps: int | None) -> tuple[Sampler, Mapping[str, object]]:
+        def plain() -> Sampler:
+            return make_sampler(name, steps=steps, preconditioner=Preconditioner(Identity()))
+
+        file = statistics if needs else None
+        made, made_from = open_statistics(model, denoiser, name, file, None, None, None, plain)
+        return make_sampler(name, steps=steps, **made), made_from
+
+    return make
+
+
+def _steps(name: str, sampler: Sampler, denoiser: Denoiser, calls: int) -> int:
+    """Steps that the sampler takes with so many calls of the network."""
+    if sampler.total_calls(1) is None:
+        raise PrescoreError(
+            f"--samplers: {name!r} makes as many calls as its tolerance needs; draw with it by `prescore sample`"
+        )
+    each = denoiser.network_calls
+    # If none of these runs, the number of steps is not the reason, and whoever resolves the sampler says what is.
+    least = next((steps for steps in range(1, FEW) if _runs(replace(sampler, steps=steps), denoiser)), 1)
+    needed = (sampler.total_calls(least) or 0) * each
+    if needed > calls:
+        raise PrescoreError(f"--calls: {calls} are too few for sampler {name!r}; it needs at least {needed}")
+    return steps_for_calls(sampler, calls // each)
+
+
+def _runs(sampler: Sampler, denoiser: Denoiser) -> bool:
+    """Whether the sampler accepts the model and its number of steps."""
+    try:
+        sampler.check(denoiser.event_shape, sampler.levels(denoiser.sigma_min, denoiser.sigma_max))
+    except PrescoreError:
+        return False
+    return True
+
+
+class Store:
+    """The folder of a comparison.
+
+    Args:
+        path: of the folder, which need not be there.
+        settings: what all runs have in common, JSON values.
+
+    Raises:
+        PrescoreError: it cannot be made or written, or holds something else, or runs of other settings.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path, self.settings = path, settings
+        check_folder(path)
+        if (path / "settings.json").exists():
+            refuse_other_settings(path, read_settings(path / "settings.json"), settings)
+        elif path.exists() and any(path.iterdir()):
+            raise PrescoreError(f"{path}: holds something, but no comparison; choose another folder")
+
+    def open(self) -> None:
+        """Make the folder, unless it is there."""
+        make_folder(self.path / "runs")
+        write_atomically(self.path / "settings.json", _json(self.settings))
+
+    def result(self, run: Run) -> Result | None:
+        """What came of a run, if it is finished."""
+        file = self.path / "runs" / f"{run.key}.json"
+        if not file.exists():
+            return None
+        found = dict(read_settings(file))
+        before = found.pop("settings", None)
+        if not isinstance(before, dict):
+            raise PrescoreError(f"{file}: cannot be read; choose another folder")
+        refuse_other_settings(self.path, before, run.settings)
+        return _as(Result, found, file)
+
+    def keep(self, run: Run, seeds: Sequence[int], pictures: Tensor | None, result: Result) -> None:
+        """Write what came of a run, the samples first."""
+        if pictures is not None:
+            output = Numbers(self.path / "runs" / f"{run.key}.npz", seeds, run.settings)
+            output.add(seeds, pictures)
+            output.finish()
+        write_atomically(self.path / "runs" / f"{run.key}.json", _json({"settings": run.settings, **asdict(result)}))
+
+    def pictures(self, run: Run, n: int) -> Tensor:
+        """The first n samples of a finished run, (n, C, H, W)."""
+        file = self.path / "runs" / f"{run.key}.npz"
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return torch.from_numpy(arrays["images"][:n]).movedim(-1, 1)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise PrescoreError(f"{file}: cannot be read ({error}); choose another folder") from None
+
+    @property
+    def truth(self) -> Truth | None:
+        """What is known of the true images, if it was kept."""
+        file = self.path / "reference.json"
+        return _as(Truth, dict(read_settings(file)), file) if file.exists() else None
+
+    def keep_truth(self, truth: Truth) -> None:
+        write_atomically(self.path / "reference.json", _json(asdict(truth)))
+
+
+def _json(values: Mapping[str, object]) -> bytes:
+    return (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _as(kind: Any, values: Mapping[str, object], file: Path) -> Any:
+    try:
+        return kind(**values)
+    except TypeError:
+        raise PrescoreError(f"{file}: cannot be read; choose another folder") from None
+
+
+def draw_missing(
+    denoiser: Denoiser,
+    runs: Iterable[Run],
+    store: Store,
+    seeds: Sequence[int],
+    batch_size: int,
+    chosen: ChosenClasses | None,
+    judge: Callable[[], Judge],
+) -> None:
+    """Draw and measure the runs that the folder does not hold yet.
+
+    Args:
+        denoiser: the model.
+        runs: all of them.
+        store: the folder.
+        seeds: of the samples, the same in each run.
+        batch_size: samples in one network call.
+        chosen: classes of the samples.
+        judge: opens what measures them; called only if something is to be done.
+    """
+    distinct = {run.key: run for run in runs}
+    missing = [run for run in distinct.values() if store.result(run) is None]
+    if not missing and store.truth is not None:
+        return
+    measured_by = judge()
+    store.open()
+    store.keep_truth(measured_by.truth)
+    batches = [list(seeds[k : k + batch_size]) for k in range(0, len(seeds), batch_size)]
+    calls = {run.key: run.calls * len(batches) for run in distinct.values()}
+    done = sum(calls.values()) - sum(calls[run.key] for run in missing)
+    with tqdm(total=sum(calls.values()), initial=done, unit="call", disable=None, leave=False) as bar:
+        try:
+            if missing:
+                _warm_up(denoiser, batches[0], chosen)
+            for run in missing:
+                bar.set_description(f"{run.name}, {run.calls} calls")
+                pictures, result = _draw(denoiser, run, batches, chosen, bar)
+                if pictures is not None:
+                    result = _measured(result, pictures, denoiser.picture_range, measured_by)
+                store.keep(run, seeds, pictures, result)
+                done += calls[run.key]
+                bar.update(done - bar.n)
+        except KeyboardInterrupt:
+            left = sum(store.result(run) is None for run in missing)
+            finished = f"{len(distinct) - left} of {len(distinct)} runs are in {store.path}"
+            raise KeyboardInterrupt(f"{finished}, the same command draws the others") from None
+        except torch.OutOfMemoryError:
+            raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
+
+
+def _warm_up(denoiser: Denoiser, seeds: Sequence[int], chosen: ChosenClasses | None) -> None:
+    """Call the network once, so that what only a first call takes time for is in no run's seconds."""
+    condition = chosen.condition(seeds) if chosen else {}
+    x = torch.zeros(len(seeds), *denoiser.event_shape, dtype=denoiser.dtype, device=denoiser.device)
+    sigma = torch.tensor(denoiser.sigma_max, dtype=denoiser.dtype, device=denoiser.device)
+    with torch.no_grad():
+        denoiser(x, sigma, **{name: rows.to(denoiser.device) for name, rows in condition.items()}).sum().item()
+
+
+def _draw(
+    denoiser: Denoiser, run: Run, batches: Sequence[list[int]], chosen: ChosenClasses | None, bar: tqdm
+) -> tuple[Tensor | None, Result]:
+    """The pictures of a run, float32, with the seconds it took; or why there are none."""
+    seconds, pictures, done = 0.0, [], bar.n
+
+    def advance(progress: prescore.Progress) -> None:
+        bar.update(done + progress.calls - bar.n)
+
+    for seeds in batches:
+        condition = chosen.condition(seeds) if chosen else None
+        start = time.perf_counter()
+        try:  # the check of the last state, inside, waits for the device
+            x = prescore.sample(
+                denoiser, run.sampler, seeds=seeds, condition=condition, callback=advance, progress=False
+            )
+        except SamplingError as error:
+            return None, Result(failure=str(error))
+        seconds += time.perf_counter() - start
+        done += run.calls
+        pictures.append(denoiser.decode(x).cpu().float())
+        if not pictures[-1].isfinite().all():
+            return None, Result(failure="samples are beyond the range of float32")
+    return torch.cat(pictures), Result(seconds=seconds)
+
+
+def _measured(result: Result, pictures: Tensor, value_range: tuple[float, float], judge: Judge) -> Result:
+    low, high = value_range
+    metrics, notes, power = judge((pictures - low) / (high - low))
+    return replace(result, metrics=finite(metrics), notes=list(notes), spectrum=profile(power, pictures.shape[-1]))

@@ -1,0 +1,214 @@
+"""What `prescore compare` compares samples with: true images, statistics of them, the power spectrum of the data that a
+model brings, or nothing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prescore.assets import STATISTICS_SUFFIX, find, shipped_models
+from prescore.cli.measuring import Measuring, Sets, compare, finite, hexadecimal, measured_reference, stored_reference
+from prescore.data import load_images
+from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError
+from prescore.images import to_uint8
+from prescore.metrics import load_reference, make_features, radial_power
+from prescore.metrics.evaluation import check_possible
+from prescore.metrics.features import unit_images
+from prescore.metrics.pretrained import file_digest
+from prescore.metrics.sets import WORD, check_shapes, image_digest, image_power
+from prescore.metrics.spectrum import power_error
+from prescore.models.latent import LatentDenoiser
+from prescore.precondition import in_range, load_statistics
+
+SHOWN = 16  # digits of a digest
+BATCH = 256  # images that a digest is taken of at once
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of true images.
+
+    Attributes:
+        spectrum: their power on rings of equal frequency, mean over channels, in [0, 1], if there is one.
+        floor: metrics of as many true images as there are samples, beside the others; None is not finite.
+    """
+
+    spectrum: Sequence[float] | None = None
+    floor: Mapping[str, float | None] | None = None
+
+
+class Judge:
+    """What measures samples. This one has nothing to compare them with: they have spectra only."""
+
+    truth = Truth()
+
+    def __call__(self, unit: Tensor) -> tuple[Mapping[str, float], Sequence[str], Tensor]:
+        """Metrics of samples (N, C, H, W), in [0, 1] before they are clipped; notes; their power spectrum."""
+        return {}, (), image_power(unit)
+
+
+class SpectrumJudge(Judge):
+    """The power spectrum of the data is known, and nothing else.
+
+    Args:
+        power: E|F x|^2 of images in [0, 1], (C, H, W // 2 + 1).
+        width: W.
+    """
+
+    def __init__(self, power: Tensor, width: int) -> None:
+        self.power, self.width = power, width
+        self.truth = Truth(spectrum=profile(power, width))
+
+    def __call__(self, unit: Tensor) -> tuple[Mapping[str, float], Sequence[str], Tensor]:
+        own = image_power(unit)
+        return {"spectrum": power_error(own, self.power, self.width)}, (), own
+
+
+class SetJudge(Judge):
+    """True images, or statistics of them.
+
+    Args:
+        sets: these, measured.
+        measuring: how.
+        n: samples that there will be in each set.
+        as_bytes: round samples to 8 bits before they are measured.
+
+    Raises:
+        PrescoreError: a metric that is asked for needs more samples, or other features.
+    """
+
+    def __init__(self, sets: Sets, measuring: Measuring, n: int, as_bytes: bool) -> None:
+        reference = sets.reference
+        check_possible(replace(reference, count=n), reference, measuring.metrics)
+        self.sets, self.measuring, self.as_bytes = sets, measuring, as_bytes
+        floor, power = sets.floor(measuring.metrics), reference.power
+        self.truth = Truth(
+            None if power is None else profile(power, reference.shape[-1]), None if floor is None else finite(floor)
+        )
+
+    def __call__(self, unit: Tensor) -> tuple[Mapping[str, float], Sequence[str], Tensor]:
+        images = to_uint8(unit) if self.as_bytes else unit.clamp(0, 1)
+        comparison = compare(self.measuring(images), self.sets, self.measuring.metrics)
+        return comparison.values, comparison.notes, image_power(unit_images(images))
+
+
+def profile(power: Tensor, width: int) -> list[float]:
+    """A half spectrum (C, H, width // 2 + 1) averaged over rings of equal frequency, and channels."""
+    rings = radial_power(power, (power.shape[-2], width))[1]
+    return rings.reshape(-1, rings.shape[-1]).mean(0).tolist()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What samples will be compared with.
+
+    Attributes:
+        text: what it is, for a reader.
+        features: what sees the images, likewise.
+        settings: what must be the same of runs that are compared, JSON values.
+        judge: measures it, which may take long.
+        pictures: true images, uint8, if they are there.
+    """
+
+    text: str
+    features: str
+    settings: Mapping[str, object]
+    judge: Callable[[], Judge]
+    pictures: Tensor | None = None
+
+
+def no_reference(model: str, denoiser: Denoiser, statistics: str | None) -> Reference:
+    """The power spectrum in the statistics of the data, where the model brings them or they are given."""
+    shape = denoiser.picture_shape
+    name = statistics or (model if model in shipped_models() else None)
+    if name is None or isinstance(denoiser, LatentDenoiser) or denoiser.data_mean_removed:
+        return Reference("none", "none", {"reference": "none"}, Judge)
+    measured = in_range(load_statistics(name), (0.0, 1.0))
+    if measured.axes != 2 or measured.event_shape != shape:
+        sizes = [" x ".join(map(str, size)) for size in (measured.event_shape, shape)]
+        raise PrescoreError(f"--statistics: {name} is of samples {sizes[0]}, the model's are {sizes[1]}")
+    digest = file_digest(find(name, STATISTICS_SUFFIX))[:SHOWN]
+    text = f"the power spectrum of the {measured.count} images in the statistics {name}"
+    return Reference(text, "none", {"reference": digest}, lambda: SpectrumJudge(measured.power, shape[-1]))
+
+
+def reference_statistics(
+    path: Path,
+    shape: tuple[int, ...],
+    n: int,
+    features: str | None,
+    metrics: Sequence[str] | None,
+    device: torch.device,
+) -> Reference:
+    """A file from `prescore evaluate --save-reference`; by default with the features that it was measured with."""
+    found = load_reference(path)
+    extractor = make_features(features or str(found.extractor["name"]), shape, device)
+    measuring = Measuring(extractor, metrics)
+    sets = stored_reference(path, shape, extractor, floor=True)
+    settings = _settings(measuring, found.digest, found.count)
+    text = f"{path}, statistics of {found.count} images, digest {hexadecimal(found.digest)[:SHOWN]}"
+    return Reference(text, _text(measuring), settings, lambda: SetJudge(sets, measuring, n, as_bytes=True))
+
+
+def reference_images(
+    path: Path,
+    shape: tuple[int, ...],
+    n: int,
+    features: str | None,
+    metrics: Sequence[str] | None,
+    device: torch.device,
+    *,
+    most: int,
+    key: str | None,
+    seed: int,
+    pad: int | None,
+    data_range: tuple[float, float] | None,
+) -> Reference:
+    """True images from a file or folder.
+
+    Args:
+        shape, n: of a sample, and how many each run has.
+        most, key, seed, pad, data_range: how the images are read, see `prescore.data.load_images`.
+    """
+    data = load_images(path, key=key, n=most, seed=seed, pad=pad, data_range=data_range)
+    try:
+        check_shapes(shape, tuple(data.shape[1:]))
+    except PrescoreError as error:
+        raise PrescoreError(f"{path}: {error} (smaller ones by --pad)") from None
+    if as_bytes := data.dtype == torch.uint8:
+        pictures = data
+    else:
+        low, high = data_range or (0.0, 1.0)
+        data = (data - low) / (high - low)
+        pictures = to_uint8(data[:n])
+    measuring = Measuring(make_features(features or usual_features(shape), shape, device), metrics)
+    digest = sum(image_digest(unit_images(part)) for part in data.split(BATCH)) % WORD
+
+    def judge() -> Judge:
+        return SetJudge(measured_reference(data, shape, n, measuring, True, seed), measuring, n, as_bytes)
+
+    text = f"{path}, {len(data)} images, digest {hexadecimal(digest)[:SHOWN]}"
+    return Reference(text, _text(measuring), _settings(measuring, digest, len(data)), judge, pictures)
+
+
+def usual_features(shape: tuple[int, ...]) -> str:
+    """Features that need no trained network: means of 2 x 2 pixels, or the pixels where a side is odd."""
+    return "pixels" if shape[-1] % 2 or shape[-2] % 2 else "means-2x2"
+
+
+def _settings(measuring: Measuring, digest: int, n: int) -> dict[str, object]:
+    features = measuring.features
+    weights = f", weights {features.weights[:SHOWN]}" if features.weights else ""
+    return {
+        "reference": hexadecimal(digest)[:SHOWN],
+        "reference_n": n,
+        "features": features.name + weights,
+        "metrics": "all" if measuring.metrics is None else list(measuring.metrics),
+    }
+
+
+def _text(measuring: Measuring) -> str:
+    return f"{measuring.features.name}, {measuring.features.dimension} an image"

@@ -1,0 +1,328 @@
+"""What `prescore compare` writes: results.json, results.csv, and report.html, one file that needs no other."""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import prescore
+from prescore.cli.comparison import Result, Run
+from prescore.cli.judging import Truth
+from prescore.cli.panels import Line, colour, legend, quality_panel, sign, spectrum_panel
+from prescore.cli.plots import new_figure
+from prescore.cli.report import show
+from prescore.errors import PrescoreError
+from prescore.files import write_atomically
+from prescore.images import as_png
+from prescore.metrics import METRICS
+from prescore.metrics.evaluation import HIGHER_IS_BETTER
+
+COLUMNS = ("sampler", "allowed", "calls", "steps", "seconds")
+SECTIONS = {
+    "pictures": "Pictures",
+    "calls": "Quality against calls",
+    "seconds": "Quality against seconds",
+    "spectra": "Power spectra",
+    "runs": "All runs",
+}
+MOST_PICTURES, SHEET, LEAST_SIDE = (
+    12,
+    768,
+    64,
+)  # in a row; pixels of a row, before small ones are enlarged; of a picture
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """All that a reader is told.
+
+    Attributes:
+        title: of the page.
+        facts: what was compared, by name.
+        command: that makes it again.
+        runs: the plan, with what came of each.
+        truth: of the true images.
+        n: samples in each run.
+        seeds: of the first samples, those with pictures.
+        pictures: uint8 (k, C, H, W), by key of the run; of these seeds, or fewer true images under the key "".
+        settings: what all runs have in common, JSON values.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    command: str
+    runs: Sequence[tuple[Run, Result]]
+    truth: Truth
+    n: int
+    seeds: Sequence[int]
+    pictures: Mapping[str, Tensor]
+    settings: Mapping[str, object]
+
+    @property
+    def samplers(self) -> dict[str, int]:
+        """Their names, each with the number of its style."""
+        return {name: k for k, name in enumerate(dict.fromkeys(run.name for run, _ in self.runs))}
+
+    @property
+    def allowed(self) -> list[int]:
+        return sorted({run.allowed for run, _ in self.runs})
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those that some run has."""
+        found = {name for _, result in self.runs for name in result.metrics or ()}
+        return [name for name in METRICS if name in found]
+
+    @property
+    def notes(self) -> list[str]:
+        """One line each; what holds for some runs only says for which."""
+        finished = [(run, result) for run, result in self.runs if result.failure is None]
+        runs: dict[str, list[str]] = {}
+        for run, result in finished:
+            for note in result.notes:
+                runs.setdefault(note, []).append(f"{run.name} with {run.calls} calls")
+        lines = [note if len(of) == len(finished) else f"{', '.join(of)}: {note}" for note, of in runs.items()]
+        other = [run for run, _ in self.runs if run.calls != run.allowed]
+        parts = [f"{run.name} {run.calls} of {run.allowed}" for run in other]
+        return lines + ([f"calls that cannot be hit exactly: {', '.join(parts)}"] if parts else [])
+
+
+def pictures_in_a_row(shape: Sequence[int]) -> int:
+    """How many pictures of this shape stand side by side."""
+    return max(4, min(MOST_PICTURES, SHEET // shape[-1]))
+
+
+def check_parts() -> None:
+    """Raise PrescoreError now if the report could not be made later."""
+    _environment()
+    new_figure(1, 1)
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write the three files into a folder, each whole or not at all."""
+    write_atomically(folder / "results.json", as_json(report))
+    write_atomically(folder / "results.csv", as_csv(report).encode())
+    write_atomically(folder / "report.html", as_html(report).encode())
+
+
+def as_json(report: Report) -> bytes:
+    """Everything that was measured."""
+    runs = [
+        {"sampler": run.name, "allowed": run.allowed, "calls": run.calls, "steps": run.steps}
+        | asdict(result)
+        | {"settings": run.settings}
+        for run, result in report.runs
+    ]
+    values = {
+        "command": report.command,
+        "settings": report.settings,
+        "reference": asdict(report.truth),
+        "runs": runs,
+        "notes": report.notes,
+        "library_version": prescore.__version__,
+    }
+    return (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()
+
+
+def as_csv(report: Report) -> str:
+    """One line a run, and one for true samples if there is a floor."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*COLUMNS, *report.metrics, "failure"])
+    for run, result in report.runs:
+        writer.writerow([*values_of(run, result, report.metrics), result.failure])
+    if report.truth.floor is not None:
+        writer.writerow(["true samples", *[None] * 4, *(report.truth.floor.get(name) for name in report.metrics), None])
+    return buffer.getvalue()
+
+
+def values_of(run: Run, result: Result, metrics: Sequence[str]) -> list[object]:
+    """A row under `COLUMNS` and the metrics; None is missing."""
+    return [
+        run.name,
+        run.allowed,
+        run.calls,
+        run.steps,
+        result.seconds,
+        *((result.metrics or {}).get(m) for m in metrics),
+    ]
+
+
+def as_html(report: Report) -> str:
+    """The page."""
+    qualities = [part for part in (_quality(report, by) for by in ("calls", "seconds")) if part["figures"]]
+    spectra = _spectra(report)
+    present = {"pictures", "runs", *(part["id"] for part in qualities), *(["spectra"] if spectra else [])}
+    width, height = _size(report)
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        title=report.title,
+        facts=report.facts,
+        command=report.command,
+        notes=report.notes,
+        sections={name: text for name, text in SECTIONS.items() if name in present},
+        legend=legend(report.samplers),
+        blocks=_blocks(report),
+        width=width,
+        height=height,
+        qualities=qualities,
+        spectra=spectra,
+        runs=_table(report),
+        version=prescore.__version__,
+    )
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError:
+        raise PrescoreError("reports need Jinja2; pip install 'prescore[cli]'") from None
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("prescore.cli"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _markup(svg: str) -> Any:
+    """An element that is put into the page as it is."""
+    from markupsafe import Markup
+
+    return Markup(svg)
+
+
+def _size(report: Report) -> tuple[int, int]:
+    """Width and height of a picture on the page: small ones are enlarged by a whole number."""
+    H, W = next((x.shape[-2:] for x in report.pictures.values()), (1, 1))
+    scale = max(1, round(LEAST_SIDE / max(H, W)))
+    return scale * W, scale * H
+
+
+def _blocks(report: Report) -> list[dict[str, Any]]:
+    """Tables of pictures: true ones, then one for each number of calls with a row for each sampler."""
+    blocks = []
+    if "" in report.pictures:
+        true = [{"data": _png(image), "alt": "true image"} for image in report.pictures[""]]
+        blocks.append({"title": "True images", "columns": [], "rows": [_row("data", images=true)]})
+    for allowed in report.allowed:
+        rows = []
+        for run, result in report.runs:
+            if run.allowed == allowed:
+                of = f"{run.name}, {run.calls} calls"
+                images = [
+                    {"data": _png(image), "alt": f"{of}, seed {seed}"}
+                    for image, seed in zip(report.pictures.get(run.key, ()), report.seeds, strict=False)
+                ]
+                style = report.samplers[run.name]
+                count = "" if run.calls == allowed else f"{run.calls} calls"
+                rows.append(_row(run.name, images, sign(style), colour(style), count, result.failure))
+        columns = [f"seed {seed}" for seed in report.seeds]
+        blocks.append({"title": f"{allowed} network calls", "columns": columns, "rows": rows})
+    return blocks
+
+
+def _row(
+    name: str,
+    images: Sequence[Mapping[str, str]],
+    sign: str = "",
+    colour: str = "",
+    count: str = "",
+    failure: str | None = None,
+) -> dict[str, Any]:
+    return {"name": name, "images": images, "sign": sign, "colour": colour, "count": count, "failure": failure}
+
+
+def _png(image: Tensor) -> str:
+    return base64.b64encode(as_png(image)).decode()
+
+
+def _quality(report: Report, by: str) -> dict[str, Any]:
+    """A figure for each metric, against calls or seconds."""
+    floor = report.truth.floor or {}
+    figures = []
+    for metric in report.metrics:
+        lines = []
+        for name, style in report.samplers.items():
+            points = {}
+            for run, result in report.runs:
+                value = (result.metrics or {}).get(metric)
+                if run.name == name and value is not None and result.seconds is not None:
+                    points[run.steps] = (run.calls if by == "calls" else result.seconds, value)
+            if points:
+                x, y = zip(*(points[steps] for steps in sorted(points)), strict=True)
+                lines.append(Line(name, style, x, y))
+        if lines:
+            better = "higher" if metric in HIGHER_IS_BETTER else "lower"
+            title = f"{metric} ({better} is better)"
+            label = "network calls" if by == "calls" else f"seconds for {report.n} samples"
+            ticks = report.allowed if by == "calls" else None
+            svg = quality_panel(title, lines, label, ticks, floor.get(metric))
+            figures.append({"svg": _markup(svg), "label": f"{title}, against {label}"})
+    dashed = f" The dashed line is what {report.n} true images reach beside the others." if floor else ""
+    cost = "a sample" if by == "calls" else "sampling alone, after a first call of the network"
+    return {"id": by, "figures": figures, "text": f"{by.capitalize()} of {cost}.{dashed}"}
+
+
+def _spectra(report: Report) -> dict[str, Any] | None:
+    """A figure of power against frequency for each number of calls; the ratio to the data's where it is known."""
+    data = report.truth.spectrum
+    # The mean, whose frequency is 0, has no place on a logarithmic axis.
+    known = None if data is None or min(data[1:]) <= 0 else data[1:]
+    figures = []
+    for allowed in report.allowed:
+        lines = []
+        for run, result in report.runs:
+            if run.allowed == allowed and result.spectrum is not None and min(result.spectrum[1:]) > 0:
+                K = len(result.spectrum) - 1
+                x = [k / (2 * K) for k in range(1, K + 1)]
+                lines.append(Line(run.name, report.samplers[run.name], x, result.spectrum[1:]))
+        for ratio in (False, True) if known else (False,):
+            if lines:
+                title = f"{allowed} calls, power{' / power of the data' if ratio else ''}"
+                svg = spectrum_panel(title, lines, known, ratio)
+                figures.append({"svg": _markup(svg), "label": title})
+    text = "Power of the samples at each frequency, mean over channels."
+    return {"figures": figures, "text": text + " Dashed: the data." * bool(known)} if figures else None
+
+
+def _table(report: Report) -> dict[str, Any]:
+    """All runs, with the best value of each metric among those with as many calls."""
+    metrics = report.metrics
+    best: dict[tuple[int, str], float] = {}
+    for run, result in report.runs:
+        for metric, value in (result.metrics or {}).items():
+            if value is not None:
+                pick = max if metric in HIGHER_IS_BETTER else min
+                best[run.allowed, metric] = pick(best.get((run.allowed, metric), value), value)
+    rows = []
+    for run, result in report.runs:
+        cells = []
+        for name, value in zip((*COLUMNS, *metrics), values_of(run, result, metrics), strict=True):
+            is_best = value is not None and best.get((run.allowed, name)) == value
+            cells.append({"value": "" if value is None else value, "text": _text(value), "kind": "best" * is_best})
+        if any(other.failure for _, other in report.runs):
+            failure = result.failure or ""
+            cells.append({"value": failure, "text": failure, "kind": "reason fault"})
+        rows.append(cells)
+    names = [*COLUMNS, *metrics, *(["what went wrong"] if len(rows[0]) > len(COLUMNS) + len(metrics) else [])]
+    columns = [{"name": n, "first": "descending" if n in HIGHER_IS_BETTER else "ascending"} for n in names]
+    true = report.truth.floor
+    floor = None
+    if true is not None:
+        floor = [f"true samples, n = {report.n}", *[""] * (len(COLUMNS) - 1), *(_text(true.get(m)) for m in metrics)]
+        floor += [""] * (len(names) - len(floor))
+    text = "Click on a column to sort by it. In bold the best value among runs that were allowed as many calls"
+    near = "; values near that of true samples cannot be told apart" if true else ""
+    return {"columns": columns, "rows": rows, "floor": floor, "text": f"{text}{near}."}
+
+
+def _text(value: object) -> str:
+    return "–" if value is None else show(value)
