@@ -1,6 +1,7 @@
 """Small figures for an HTML page, as SVG that takes the colour of its lines and text from the page around it."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,8 @@ INK = "#010203"  # stands for the page's own text colour
 COLOURS = ("#1f7fc4", "#d2691e", "#2a9461", "#c4468f", "#8566cf", "#9c7a12", "#cf4444", "#4f8a99")
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
 DASHES = ("-", "--", ":")
+TRUE: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 3))}  # lines of true samples
+FAR = 20.0  # times the power of the data, where the frame of a spectrum ends
 STYLE = {
     **{f"{name}color": INK for name in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.", "grid.")},
     "font.family": "sans-serif",
@@ -71,7 +74,7 @@ def quality_panel(
         for line in lines:
             axes.plot(line.x, line.y, markersize=4.5, linewidth=1.4, **line.look)
         if floor is not None:
-            axes.axhline(floor, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+            axes.axhline(floor, **TRUE)
         values = [*(y for line in lines for y in line.y), *([] if floor is None else [floor])]
         if min(values) > 0:
             axes.set_yscale("log")
@@ -84,39 +87,51 @@ def quality_panel(
         return _svg(figure)
 
 
-def spectrum_panel(title: str, lines: Sequence[Line], data: Sequence[float] | None, ratio: bool) -> str:
-    """Power against frequency, of samples and of the data, as SVG; or the ratio of both."""
+def spectrum_panel(title: str, lines: Sequence[Line], data: Sequence[float] | None) -> str:
+    """Power against frequency, as SVG, with that of the data dashed. Samples far from these leave the frame."""
     with _style():
         figure = new_figure(3.7, 2.7)
         axes = figure.subplots()
         for line in lines:
-            look = {**line.look, "marker": ""}
-            if data is not None and ratio:
-                axes.loglog(line.x, [own / true for own, true in zip(line.y, data, strict=True)], linewidth=1.4, **look)
-            else:
-                axes.loglog(line.x, line.y, linewidth=1.4, **look)
-        if data is not None and lines:
-            true = [1.0] * len(data) if ratio else data
-            axes.loglog(lines[0].x, true, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+            axes.loglog(line.x, line.y, linewidth=1.4, color=colour(line.style), linestyle=dash(line.style))
+        if data is not None:
+            axes.loglog(lines[0].x, data, **TRUE)
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, min(data) / FAR), min(high, max(data) * FAR))
         axes.set(title=title, xlabel="cycles a pixel")
         _finish(axes)
         return _svg(figure)
 
 
 def _finish(axes: Any) -> None:
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
-
+    """A faint grid, and few round numbers along logarithmic axes."""
     axes.grid(alpha=0.25, linewidth=0.6)
-    if axes.get_yscale() == "log":
-        low, high = axes.get_ylim()
-        decades = high / low >= 10
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(_plain if high / low <= 100 else LogFormatterSciNotation())
-        axes.yaxis.set_minor_formatter("" if decades else _plain)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            low, high = axis.get_view_interval()
+            ticks = round_numbers(low, high)
+            axis.set_ticks(ticks, [_written(tick) for tick in ticks])
+            axis.set_ticks([], minor=True)
 
 
-def _plain(value: float, _: int) -> str:
-    return f"{value:g}"
+def round_numbers(low: float, high: float) -> list[float]:
+    """Some round numbers between two positive ones: powers of ten, or 1, 2, 5, ..., or else evenly spaced."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    found: list[float] = []
+    for locator in (
+        LogLocator(numticks=6),
+        LogLocator(subs=(1.0, 2.0, 5.0), numticks=6),
+        MaxNLocator(4, steps=[1, 2, 5, 10]),
+    ):
+        found = [value for value in locator.tick_values(low, high).tolist() if low <= value <= high]
+        if len(found) >= 3:
+            break
+    return found
+
+
+def _written(value: float) -> str:
+    return f"{value:g}" if 1e-3 <= value < 1e5 else f"$10^{{{math.log10(value):g}}}$"
 
 
 def _style() -> AbstractContextManager[Any]:

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +276,7 @@ def _spectra(report: Report) -> dict[str, Any] | None:
     data = report.truth.spectrum
     # The mean, whose frequency is 0, has no place on a logarithmic axis.
     known = None if data is None or min(data[1:]) <= 0 else data[1:]
-    figures = []
+    powers, ratios = [], []
     for allowed in report.allowed:
         lines = []
         for run, result in report.runs:
@@ -284,13 +284,17 @@ def _spectra(report: Report) -> dict[str, Any] | None:
                 K = len(result.spectrum) - 1
                 x = [k / (2 * K) for k in range(1, K + 1)]
                 lines.append(Line(run.name, report.samplers[run.name], x, result.spectrum[1:]))
-        for ratio in (False, True) if known else (False,):
-            if lines:
-                title = f"{allowed} calls, power{' / power of the data' if ratio else ''}"
-                svg = spectrum_panel(title, lines, known, ratio)
-                figures.append({"svg": _markup(svg), "label": title})
-    text = "Power of the samples at each frequency, mean over channels."
-    return {"figures": figures, "text": text + " Dashed: the data." * bool(known)} if figures else None
+        if lines:
+            powers.append(_figure(f"{allowed} calls, power", lines, known))
+        if lines and known is not None:
+            parts = [replace(line, y=[y / true for y, true in zip(line.y, known, strict=True)]) for line in lines]
+            ratios.append(_figure(f"{allowed} calls, power over that of the data", parts, [1.0] * len(known)))
+    text = "Power of the samples at each frequency, mean over channels." + " Dashed: the data." * bool(known)
+    return {"rows": [row for row in (powers, ratios) if row], "text": text} if powers else None
+
+
+def _figure(title: str, lines: Sequence[Line], data: Sequence[float] | None) -> dict[str, str]:
+    return {"svg": _markup(spectrum_panel(title, lines, data)), "label": title}
 
 
 def _table(report: Report) -> dict[str, Any]:
