@@ -10,13 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prescore.checkpoints.diffusers import CONFIG, FILE, SCHEDULER, matches, read, scheduler_meaning
+from prescore.checkpoints.diffusers import CONFIG, FILE, SCHEDULER, matches, read
 from prescore.checkpoints.stored import ModelDescription, StoredModel, build
 from prescore.errors import PrescoreError
 
 diffusers = pytest.importorskip("diffusers")
-
-POSITIONAL = {"time_embedding_type": "positional"}
 
 
 @pytest.fixture(scope="module")
@@ -220,64 +218,6 @@ def test_links_of_the_hub_s_cache(folder, network, tmp_path):
         file.symlink_to(os.path.relpath(blob, file.parent))
     assert matches(folder)
     assert same(read(folder), network)
-
-
-# Schedulers
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({}, f"{SCHEDULER}: it has no _class_name"),
-        ({"_class_name": ["os"]}, "it has no _class_name"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "under 'FlowMatchEulerDiscreteScheduler' is not known"),
-        ({"_class_name": "CMStochasticIterativeScheduler"}, "under 'CMStochasticIterativeScheduler' is not known"),
-        ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "is set to flow matching"),
-        ({"_class_name": "DEISMultistepScheduler", "prediction_type": "flow_prediction"}, "is set to flow matching"),
-        ({"prediction_type": "epsilom"}, "prediction_type: unknown value 'epsilom'; did you mean epsilon?"),
-        ({"beta_schedule": "linea"}, "beta_schedule: unknown value 'linea'; did you mean linear or"),
-        ({"beta_schedule": ["linear"]}, "beta_schedule: unknown value"),
-        ({"prediction_type": {}}, "prediction_type: unknown value"),
-        ({"prediction_type": "x" * 10**6}, "prediction_type: unknown value"),
-        ({"num_train_timesteps": 10**12}, "num_train_timesteps = 1000000000000 is not a number from 2 to"),
-        ({"num_train_timesteps": True}, "num_train_timesteps = True"),
-        ({"num_train_timesteps": "1000"}, "num_train_timesteps = '1000'"),
-        ({"num_train_timesteps": 1}, "num_train_timesteps = 1 is"),
-        ({"beta_start": "0"}, "beta_start = '0' is not a positive number"),
-        ({"beta_start": float("nan")}, "beta_start = nan is not a positive number"),
-        ({"beta_end": float("inf")}, "beta_end = inf is not a positive number"),
-        ({"beta_end": 10**400}, "beta_end = 1000"),
-        ({"rescale_betas_zero_snr": True, "num_train_timesteps": 2}, "at least two positive, finite noise levels"),
-        ({"beta_end": 1.5}, "its betas are not all between 0 and 1"),
-        ({"beta_start": -1}, "beta_start = -1 is not a positive number"),
-        ({"trained_betas": "0.1"}, "trained_betas is not a list of 2 to"),
-        ({"trained_betas": [0.1]}, "trained_betas is not a list of 2 to"),
-        ({"trained_betas": [0.1, None]}, "trained_betas is not a list of 2 to"),
-        ({"trained_betas": [0.1, float("nan")]}, "trained_betas is not a list of 2 to"),
-        ({"trained_betas": [0.1] * 20_000}, "trained_betas is not a list of 2 to"),
-        ({"trained_betas": [0.1, 0.0]}, "its betas are not all between 0 and 1"),
-        ({"trained_betas": [[0.1], [0.2]]}, "trained_betas is not a list of 2 to"),
-        ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": "big"}, "sigma_max = 'big' is not a positive number"),
-        ({"_class_name": "EDMEulerScheduler", "sigma_data": 0}, "sigma_data = 0 is not a positive number"),
-        ({"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}, "prediction_type: unknown value 'sample'"),
-        ({"_class_name": "ScoreSdeVpScheduler", "beta_max": [20]}, "beta_max = [20] is not a positive number"),
-        ({"_class_name": "ScoreSdeVpScheduler", "sampling_eps": 2}, "noise must rise"),
-    ],
-    ids=lambda v: str(v)[:60],
-)
-def test_schedulers_that_are_refused(config, message):
-    named = {"_class_name": "DDPMScheduler"} if config else {}
-    with pytest.raises(PrescoreError) as caught:
-        scheduler_meaning(named | config, POSITIONAL)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-def test_old_choice_between_noise_and_sample():
-    config = {"_class_name": "DDPMScheduler", "predict_epsilon": False, "tensor_format": "pt"}
-    assert scheduler_meaning(config, POSITIONAL).preconditioning == "sample"
-    assert scheduler_meaning(config | {"predict_epsilon": True}, POSITIONAL).preconditioning == "noise"
 
 
 def test_noise_range_that_is_none(folder):

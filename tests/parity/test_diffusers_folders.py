@@ -7,7 +7,8 @@ import pytest
 import torch
 from support import relative
 
-from prescore.checkpoints.diffusers import TABULATED, read, scheduler_meaning
+from prescore.checkpoints.diffusers import read
+from prescore.checkpoints.diffusers_schedulers import TABULATED, scheduler_meaning
 from prescore.checkpoints.stored import build
 from prescore.grid import append_zero
 from prescore.samplers import DDIM, sample
