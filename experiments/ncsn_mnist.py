@@ -21,50 +21,33 @@ needs no samples. Samples are clipped to [0, 1] first.
 gain of 1 somewhere diverges beyond h = 2. 20 steps a level are steps of h = 1, about as long as the paper's settings
 for NCSNv2 (0.5 to 1.2, from its 65 to 210 iterations). Both are run here, the first also with other lengths.
 
-**What comes out**, so far with the exact score in place of a network (--model exact: that of 1000 digits):
-
-- As printed, PDS does not win: no entry of its M exceeds 1, so it shortens steps and lengthens none. With few steps
-  what is missing is distance covered, not stability. In the closed form it is behind the plain sampler at every number
-  of steps (2 to 100 a level) and every h below the limit, and nearly as bad as the shapeless 1/lam: 0.83, 0.97 and 0.41
-  plain (2 steps, h = 1); 0.075, 0.082 and 0.041 (20 steps, h = 1). Shifting the mask changes little (0.88; 0.072).
-- Multiplied, it is ahead of the plain sampler at equal h while its own steps are stable (1.6^2 h < 2, h < 0.78): in
-  the closed form 1.26 against 1.95 (2 steps, h = 0.2), 0.46 against 0.74 (h = 0.5), 0.090 against 0.154 (20 steps,
-  h = 0.2). With exact scores and 250 samples, where it fails a little below that limit already, the
-  Frechet distances are (5.2 is that of as many true digits)
-
-      steps   h      plain   PDS    shifted   multiplied   M = 1/lam
-      2       0.2    37.3   108.0    53.7       31.8         120.3
-      2       0.5    32.5    39.5    30.3       18.3          37.9
-      2       0.75   27.5    37.6    27.4      321.8          33.8
-      20      1.0    12.7    27.9    14.4     diverges        29.1
-
-- A network says the same: with `mnist-ve` between the levels 1 and 0.01, 100 samples, 2 steps of h = 0.5, the distances
-  are 123 plain, 247 as printed and 75 multiplied (14.6 is that of true digits).
-- That gain is one of length, too: the plain sampler with h = 1.28, the longest step of "multiplied, h = 0.5", reaches
-  19.6 beside its 18.3 (2 steps), and with h = 0.5, that of "multiplied, h = 0.2", 32.5 beside 31.8.
-- So what the text names ("shrinking the scale of low-frequency coordinates") does not help this sampler; the opposite,
-  which the product does, agrees with the figure at equal h, and a longer plain step does about as well.
+**Why the mask of Eq. 37 does not help.** No entry of its M exceeds 1, so it shortens steps and lengthens none; with few
+steps what is missing is distance covered, not stability. Multiplied, M is ahead while its own steps are stable
+(1.6^2 h < 2, h < 0.78), and so is a plain sampler with steps as long as its longest, h = 1.28 for multiplied, h = 0.5.
+So what the text names ("shrinking the scale of low-frequency coordinates") does not help this sampler; the opposite,
+which the product does, agrees with the figure at equal h. `--model exact` draws with the exact score of 1000 digits
+instead of a network's: what comes out then is the sampler's doing alone.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from publish import Runs, add_options, command, output_folder, publish, table
 from torch import Tensor
 
 import prescore
 from prescore.data import load_images
 from prescore.denoiser import Denoiser
-from prescore.errors import SamplingError
-from prescore.files import write_atomically
+from prescore.device import open_device
+from prescore.errors import SamplingError, check_choice
 from prescore.grid import geometric
 from prescore.images import grid, to_uint8
 from prescore.metrics import Moments, frechet_distance, make_features, power_spectrum_error, radial_power
@@ -72,14 +55,17 @@ from prescore.operators import Frequency, Pixel
 from prescore.operators.frequency import mirror
 from prescore.oracle import EmpiricalOracle
 from prescore.precondition import Preconditioner, Statistics, radial_mask, radial_preconditioner
-from prescore.samplers import AnnealedLangevin, sample
+from prescore.samplers import AnnealedLangevin, make_sampler, sample
 
-ROOT = Path(__file__).parents[1]
 LEVELS = 10
 ORIGINAL_STEPS, ORIGINAL_H = 100, 0.2  # a level; 2e-5 / 0.01^2
 RADIUS, LAM = 0.2, 1.6  # of the disc, in heights
 SHOWN = 48  # samples of each picture
-EXACT = 1000  # digits whose exact score stands in for a network
+EXACT, EXACT_DIGITS = "exact", 1000  # digits whose exact score stands in for a network
+OURS = "p-ode-2m"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DRAWN = ("plain", "PDS", "PDS, multiplied")
+NAMES = {"PDS": "PDS as printed", "PDS, shifted mask": "mask shifted", "PDS, multiplied": "mask multiplied"}
 
 
 def shifted_preconditioner(shape: Sequence[int]) -> Preconditioner:
@@ -181,53 +167,26 @@ def h_of_paper(level_steps: int) -> float:
     return ORIGINAL_H * ORIGINAL_STEPS / level_steps
 
 
-@dataclass(frozen=True)
-class Results:
-    """Measured runs, kept in a file that is written after each: what is there already is not run again.
-
-    Args:
-        path: of the JSON file.
-        facts: about all runs; a file with others is refused.
-        runs: by name.
-    """
-
-    path: Path
-    facts: dict[str, Any]
-    runs: dict[str, dict[str, Any]]
-
-    @classmethod
-    def open(cls, path: Path, facts: dict[str, Any]) -> "Results":
-        if not path.is_file():
-            return cls(path, facts, {})
-        content = json.loads(path.read_text())
-        runs = content.pop("runs")
-        if content != json.loads(json.dumps(facts)):
-            raise SystemExit(f"{path}: holds a run with other settings; name another file with --json, or remove it")
-        return cls(path, facts, runs)
-
-    def measure(self, setting: Setting, method: str, level_steps: int, h: float) -> dict[str, Any]:
-        name = f"{method}, {level_steps} steps a level, h = {h:g}"
-        if name not in self.runs:
-            start = time.perf_counter()
-            x = setting.draw(method, level_steps, h, setting.n)
-            measured = {"frechet": None, "spectrum": None} if x is None else setting.measures(x)
-            run: dict[str, Any] = {"method": method, "level_steps": level_steps, "T": LEVELS * level_steps, "h": h}
-            run["surrogate"] = setting.surrogate(method, level_steps, h)
-            self.runs[name] = run | measured | {"seconds": round(time.perf_counter() - start)}
-            content = json.dumps(self.facts | {"runs": self.runs}, indent=1)
-            write_atomically(self.path, (content + "\n").encode())
-        return self.runs[name]
+def shown_h(level_steps: int) -> float:
+    """Of the pictures: the rule's, but short enough for every method to be stable."""
+    return min(h_of_paper(level_steps), 0.5)
 
 
-def line(run: Mapping[str, Any]) -> str:
-    numbers = " diverges" if run["frechet"] is None else f"{run['frechet']:9.2f} {run['spectrum']:9.3f}"
-    return f"{run['level_steps']:4}  {run['h']:5.3g}  {run['method']:18} {run['surrogate']:9.3g} {numbers}"
+def measure(setting: Setting, method: str, level_steps: int, h: float) -> dict[str, Any]:
+    """One run and its measures, None where it overflows."""
+    start = time.perf_counter()
+    x = setting.draw(method, level_steps, h, setting.n)
+    measured = {"frechet": None, "spectrum": None} if x is None else setting.measures(x)
+    run: dict[str, Any] = {"method": method, "level_steps": level_steps, "T": LEVELS * level_steps, "h": h}
+    run["surrogate"] = setting.surrogate(method, level_steps, h)
+    return run | measured | {"seconds": round(time.perf_counter() - start)}
 
 
 def draw_digits(axes: Axes, setting: Setting, method: str, level_steps: int) -> None:
     """The first samples, the same seeds for each method."""
-    x = setting.draw(method, level_steps, h_of_paper(level_steps), min(SHOWN, setting.n))
-    axes.set(title=f"{method}, {level_steps} steps a level", xticks=[], yticks=[])
+    h = shown_h(level_steps)
+    x = setting.draw(method, level_steps, h, min(SHOWN, setting.n))
+    axes.set(title=f"{NAMES.get(method, method)}, T = {LEVELS * level_steps}, h = {h:g}", xticks=[], yticks=[])
     if x is None:
         axes.text(0.5, 0.5, "diverges", ha="center", va="center", transform=axes.transAxes)
     else:
@@ -238,24 +197,77 @@ def draw_spectra(axes: Axes, setting: Setting, level_steps: int) -> None:
     """Power of the samples over that of the data, against frequency."""
     frequencies, data = radial_power(setting.statistics.power[0], setting.shape[-2:])
     for method in METHODS:
-        x = setting.draw(method, level_steps, h_of_paper(level_steps), min(SHOWN, setting.n))
+        x = setting.draw(method, level_steps, shown_h(level_steps), min(SHOWN, setting.n))
         if x is not None:
             _, own = radial_power(prescore.calibrate(x).power[0], setting.shape[-2:])
-            axes.semilogy(frequencies, own / data, label=method)
+            axes.semilogy(frequencies, own / data, label=NAMES.get(method, method))
     axes.axhline(1, color="0.8", lw=0.8, zorder=0)
-    axes.set(title=f"{level_steps} steps a level", xlabel="cycles a pixel", ylabel="power / power of the data")
+    axes.set(
+        title=f"T = {LEVELS * level_steps}, h = {shown_h(level_steps):g}",
+        xlabel="cycles a pixel",
+        ylabel="power / power of the data",
+    )
     axes.legend(fontsize=7)
 
 
-def draw(path: Path, setting: Setting, level_steps: Sequence[int]) -> None:
-    """Digits, plain above PDS, and below them the spectra; one column for each number of steps."""
-    figure = Figure(figsize=(4.2 * len(level_steps), 9.5), layout="constrained")
-    columns = figure.subplots(3, len(level_steps), squeeze=False).T
-    for (above, below, spectra), steps in zip(columns, level_steps, strict=True):
-        draw_digits(above, setting, "plain", steps)
-        draw_digits(below, setting, "PDS", steps)
+def draw(setting: Setting, level_steps: Sequence[int]) -> Figure:
+    """Digits of the same seeds by three methods, and below them the spectra; one column for each number of steps."""
+    figure = Figure(figsize=(4.2 * len(level_steps), 12), layout="constrained")
+    columns = figure.subplots(len(DRAWN) + 1, len(level_steps), squeeze=False).T
+    for (*pictures, spectra), steps in zip(columns, level_steps, strict=True):
+        for axes, method in zip(pictures, DRAWN, strict=True):
+            draw_digits(axes, setting, method, steps)
         draw_spectra(spectra, setting, steps)
-    figure.savefig(path, dpi=80)
+    return figure
+
+
+def section(setting: Setting, runs: Sequence[Mapping[str, Any]], ours: Mapping[str, Any] | None) -> str:
+    """The section of docs/results.md."""
+    settings = sorted({(run["level_steps"], run["h"]) for run in runs})
+    found = {(run["level_steps"], run["h"], run["method"]): run["frechet"] for run in runs}
+    methods = [method for method in METHODS if any(run["method"] == method for run in runs)]
+    rows: list[list[Any]] = []
+    for steps, h in settings:
+        values = {m: found.get((steps, h, m)) for m in methods}
+        best = min((v for v in values.values() if v is not None), default=None)
+        marked = [f"**{v:.3g}**" if v is not None and v == best else v for v in values.values()]
+        rows.append([f"{LEVELS * steps}", f"{h:g}", *marked])
+    if ours is not None:
+        rows.append([f"{ours['calls']}", "", f"`{OURS}`: {ours['frechet']:.3g}", *[""] * (len(methods) - 1)])
+    head = ["calls T", "h", *(NAMES.get(method, method) for method in methods)]
+    wins = [s for s in settings if _is_less(found.get((*s, "PDS")), found.get((*s, "plain")))]
+    product = [s for s in settings if _is_less(found.get((*s, "PDS, multiplied")), found.get((*s, "plain")))]
+    listed = " and ".join(f"T = {LEVELS * steps}, h = {h:g}" for steps, h in product) or "no row"
+    verdict = "Agrees" if len(wins) == len(settings) else "Does not agree" if not wins else "Partly agrees"
+    return f"""## NCSN on MNIST (Figure 6)
+
+The paper draws digits from NCSN in T = 20 steps, plain and with the mask (r, lam) = (0.2 H, 1.6): the plain ones are
+broken and the preconditioned ones digits. Here `{setting.model.name}` draws by annealed Langevin dynamics on {LEVELS}
+noise levels from {setting.model.sigma_max:g} to {setting.model.sigma_min:g}, with steps of h sigma². Frechet distance
+in the features of `mnist-classifier`, n = {setting.n}; as many true digits have {setting.floor["frechet"]:.2g}. A dash
+is a run that overflows. `{OURS}` draws from the same network, between its levels by the nearest one.
+
+{table(head, rows)}
+
+![Digits, plain and preconditioned, and spectra](figures/ncsn_mnist.png)
+
+**{verdict}.** As printed, the low frequencies divided by 1.6, PDS is ahead of plain in {len(wins)} of {len(settings)}
+rows: no entry of its M exceeds 1, so that it only shortens steps, and with few steps it is distance that is missing.
+Multiplied instead of divided it is ahead in {listed}: those of its steps that matter are longer then, which a longer
+plain step does as well. Beyond h = 0.78 (1.6² h > 2) its own steps are unstable.
+"""
+
+
+def _is_less(a: float | None, b: float | None) -> bool:
+    return a is not None and (b is None or a < b)
+
+
+def ours(setting: Setting, calls: int) -> dict[str, Any]:
+    """The preconditioned solver at the same number of calls as the shortest runs."""
+    start = time.perf_counter()
+    sampler = make_sampler(OURS, steps=calls, reference=setting.statistics)
+    x = sample(setting.model, sampler, seeds=range(setting.n), batch_size=setting.batch_size, progress=False)
+    return {"calls": calls} | setting.measures(x.clamp(0, 1)) | {"seconds": round(time.perf_counter() - start)}
 
 
 def load(path: Path, side: int) -> Tensor:
@@ -264,15 +276,17 @@ def load(path: Path, side: int) -> Tensor:
     return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
 
 
-def prepare(model: str, data: Path, n: int, batch_size: int, device: str) -> Setting:
+def prepare(options: argparse.Namespace) -> Setting:
     """The model and its data; the model "exact" has the exact score of some of the digits, without any network."""
-    if model != "exact":
-        network = prescore.load(model, device=device)
-        return Setting(network, load(data, network.event_shape[-1]), n, batch_size)
-    digits = load(data, 28)
-    oracle = EmpiricalOracle(digits[:-n][:EXACT].double().to(device) / 255)
-    exact = Denoiser(oracle, oracle.event_shape, 0.01, 1.0, dtype=torch.float64, device=oracle.data.device, name=model)
-    return Setting(exact, digits, n, batch_size)
+    device, n = open_device(options.device), options.n
+    if options.model != EXACT:
+        check_choice("--dtype", options.dtype, DTYPES)
+        network = prescore.load(options.model, device=device, dtype=DTYPES[options.dtype])
+        return Setting(network, load(options.data, network.event_shape[-1]), n, options.batch_size)
+    digits = load(options.data, 28)
+    oracle = EmpiricalOracle(digits[:-n][:EXACT_DIGITS].double().to(device) / 255)
+    exact = Denoiser(oracle, oracle.event_shape, 0.01, 1.0, dtype=torch.float64, device=device, name=EXACT)
+    return Setting(exact, digits, n, options.batch_size)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -281,34 +295,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("data/mnist.npz"), help="the digits, as the array train")
     parser.add_argument("--n", type=int, default=5000, help="samples of each run, and true ones for the floor")
     parser.add_argument("--batch-size", type=int, default=250)
-    parser.add_argument("--level-steps", type=int, nargs="+", default=[2, 5, 10, 20], help="steps at each of 10 levels")
-    parser.add_argument("--lengths", type=float, nargs="*", default=[0.2, 0.5, 0.75, 1.4], help="further lengths h")
+    parser.add_argument("--level-steps", type=int, nargs="+", default=[2, 20], help="steps at each of 10 levels")
+    parser.add_argument("--lengths", type=float, nargs="*", default=[0.2, 0.5, 0.75], help="h beside the rule's")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--quick", action="store_true", help="16 samples of 2 steps a level, to see that it runs")
-    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "ncsn_mnist.png")
-    parser.add_argument("--json", type=Path, default=ROOT / "experiments" / "results" / "ncsn_mnist.json")
+    parser.add_argument("--dtype", default="float32", help="of the network, float32 or bfloat16")
+    add_options(parser)
     options = parser.parse_args(arguments)
     if options.quick:
         options.n, options.level_steps, options.lengths = 16, [2], [0.2]
-    setting = prepare(options.model, options.data, options.n, options.batch_size, options.device)
-    facts = {
-        "model": setting.model.name,
-        "n": options.n,
-        "levels": LEVELS,
-        "r": RADIUS,
-        "lam": LAM,
-        "floor": setting.floor,
-    }
-    results = Results.open(options.json, facts)
-    print(f"{options.n} true samples: Frechet distance {setting.floor['frechet']:.2f}", end="")
-    print(f", error of the spectrum {setting.floor['spectrum']:.3f}")
-    print("steps   h    method             surrogate   frechet  spectrum")
+    setting = prepare(options)
+    facts = {"model": setting.model.name, "n": options.n, "dtype": options.dtype, "levels": LEVELS}
+    runs = Runs.open(options, "ncsn_mnist", facts | {"r": RADIUS, "lam": LAM, "floor": setting.floor})
     for level_steps in options.level_steps:
         for h in sorted({h_of_paper(level_steps), *options.lengths}):
-            for method in METHODS:
-                print(line(results.measure(setting, method, level_steps, h)), flush=True)
-    draw(options.figure, setting, options.level_steps)
+            for method in options.methods:
+                name = f"{method}, {level_steps} steps a level, h = {h:g}"
+                print(name, runs.get(name, partial(measure, setting, method, level_steps, h)), flush=True)
+    fewest = LEVELS * min(options.level_steps)
+    solver = runs.get(f"{OURS}, {fewest} calls", partial(ours, setting, fewest))
+    measured = [run for run in runs.runs.values() if "method" in run]
+    figure = draw(setting, options.level_steps)
+    publish(output_folder(options), "ncsn_mnist", figure, runs.numbers, section(setting, measured, solver))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

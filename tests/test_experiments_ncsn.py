@@ -1,13 +1,14 @@
-"""The experiment with NCSN on MNIST: a small run, its masks, and that results are kept."""
+"""The experiment with NCSN on MNIST: a small run, its masks, its closed form."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from test_experiments import experiment, run
+from test_experiments import experiment, quick
 
 from prescore.checkpoints import ModelDescription, save_model
+from prescore.errors import PrescoreError
 from prescore.models.ncsn import NCSN
 from prescore.operators import Frequency
 from prescore.oracle import GaussianOracle
@@ -38,25 +39,23 @@ def flags(tmp_path_factory):
     save_model(folder / "model.safetensors", description, NCSN(**arguments, generator=generator).state_dict())
     pictures = torch.randint(256, (80, 28, 28), generator=generator).to(torch.uint8)
     np.savez(folder / "digits.npz", train=pictures.numpy())
-    return ["--quick", "--model", str(folder / "model.safetensors"), "--data", str(folder / "digits.npz")]
+    return ["--model", str(folder / "model.safetensors"), "--data", str(folder / "digits.npz")]
 
 
-def test_ncsn_mnist(ncsn, flags, tmp_path, monkeypatch, capsys):
-    result = run(ncsn, tmp_path, *flags)
-    assert result["floor"]["frechet"] > 0
-    runs = result["runs"].values()
+def test_ncsn_mnist(ncsn, flags, tmp_path):
+    result = quick(ncsn, tmp_path, *flags)
+    assert result["settings"]["floor"]["frechet"] > 0
+    *runs, solver = result["runs"].values()
     assert {(r["method"], r["T"], r["h"]) for r in runs} == {(m, 20, h) for m in ncsn.METHODS for h in (0.2, 10.0)}
     assert all(r["frechet"] is None or r["frechet"] > 0 for r in runs)
-    # A second run finds everything there; one with other settings is refused.
-    file, printed = tmp_path / "numbers.json", capsys.readouterr().out
-    written = file.stat().st_mtime_ns
-    monkeypatch.setattr(ncsn, "draw", lambda *_: None)
-    ncsn.main([*flags, "--json", str(file)])
-    assert file.stat().st_mtime_ns == written
-    assert capsys.readouterr().out == printed
-    file.write_text(json.dumps(result | {"n": 17}))
-    with pytest.raises(SystemExit, match="holds a run with other settings"):
-        ncsn.main([*flags, "--json", str(file)])
+    assert solver["calls"] == 20
+
+
+def test_runs_of_other_settings_are_refused(ncsn, flags, tmp_path):
+    settings = {"model": "another"}
+    (tmp_path / "ncsn_mnist.json").write_text(json.dumps({"settings": settings, "runs": {}}))
+    with pytest.raises(PrescoreError, match="its runs have other settings"):
+        ncsn.main([*flags, "--folder", str(tmp_path), "--n", "16"])
 
 
 def test_the_masks_shrink_opposite_ends(ncsn):
