@@ -1,0 +1,204 @@
+"""Deterministic against stochastic sampling over S_churn, with an exact denoiser, a faulty one, and networks.
+
+Karras et al., "Elucidating the design space of diffusion-based generative models" (EDM), NeurIPS 2022,
+https://arxiv.org/abs/2206.00364, Figures 4, 5b and 15: churn (Algorithm 2) makes up for errors of sampling and of the
+network, needs S_tmin, S_tmax and S_noise > 1 to be at its best, and stops to pay, or does harm, where the network is
+good. S_noise > 1 is explained there by networks that remove too much noise.
+
+Here that explanation is put to the test where everything is known. Patches of photographs have an exact denoiser
+(subjects.py); a faulty one takes the noise for `FAULT` times stronger than it is and so removes too much,
+
+    D'(x; sigma) = D(x; FAULT sigma).
+
+On Gaussian data N(0, c), c small beside sigma_max^2, its probability flow ends at the variance c / FAULT^2, and so does
+Langevin dynamics at any level, unless its noise is made S_noise times larger: at S_noise^2 (c + FAULT^2 sigma^2) /
+FAULT^2. Churn alone thus cannot repair this fault, and S_noise can.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from publish import Runs, add_options, cell, command, output_folder, publish, table
+from subjects import Subject, floor_text, kept, network, patches, rows, values
+from torch import Tensor
+
+NAME = "edm_stochasticity"
+FAULT = 1.03
+S_CHURN = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+CIFAR_VE = {"S_tmin": 0.05, "S_tmax": 1.0, "S_noise": 1.007}  # Table 5 of the paper, with S_churn = 80
+EVERYWHERE = {"S_tmin": 0.0, "S_tmax": math.inf}
+VARIANTS: Mapping[str, Mapping[str, float]] = {
+    "S_tmin, S_tmax, S_noise": CIFAR_VE,
+    "S_noise = 1": CIFAR_VE | {"S_noise": 1.0},
+    "S_tmin, S_tmax = 0, ∞": CIFAR_VE | EVERYWHERE,
+    "churn alone": CIFAR_VE | EVERYWHERE | {"S_noise": 1.0},
+}
+# Not EDM's: the stochastic samplers of Song et al. that the paper compares with, and ours.
+DETERMINISTIC = "deterministic"
+OTHERS = ("euler-maruyama", "pc", "p-ode-2m", "p-ode-3m")
+
+
+def faulty(subject: Subject) -> Subject:
+    """The subject with a denoiser that takes the noise for stronger than it is."""
+    exact = subject.denoiser
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return exact.function(x, FAULT * sigma)
+
+    return replace(subject, denoiser=replace(exact, function=denoise))
+
+
+def churns(steps: int) -> list[float]:
+    """S_churn up to the first value at which gamma has reached its bound, sqrt(2) - 1."""
+    bound = steps * (math.sqrt(2) - 1)
+    return [S for i, S in enumerate(S_CHURN) if i == 0 or S_CHURN[i - 1] < bound]
+
+
+def sweep(runs: Runs, label: str, subject: Subject, steps: Sequence[int]) -> None:
+    """All runs of one denoiser; of a network, whose calls are dear, only those with the most churn."""
+    kept(runs, {"denoiser": label, "samples": "true"}, lambda: {"n": subject.n, "true": subject.floor()})
+    for N in steps:
+        facts: dict[str, Any] = {"denoiser": label, "budget": 2 * N - 1}
+
+        def run(sampler: str, name: str, facts: dict[str, Any] = facts, **options: Any) -> None:
+            row = facts | {"sampler": sampler, "S_churn": options.get("S_churn", 0.0)}
+            kept(runs, row, lambda: subject.run(subject.sampler(name, facts["budget"], **options)))
+
+        run(DETERMINISTIC, "edm-heun")
+        for variant, settings in VARIANTS.items():
+            for S in churns(N) if subject.is_exact else churns(N)[-1:]:
+                run(variant, "edm-stochastic", S_churn=S, **bounded(subject, settings))
+        for name in OTHERS:
+            run(name, name)
+
+
+def bounded(subject: Subject, settings: Mapping[str, float]) -> dict[str, float | None]:
+    """Settings in the units of the subject; no upper bound is the highest level that the model knows."""
+    S_tmax: float | None = subject.unit * settings["S_tmax"]
+    if settings["S_tmax"] == math.inf and not subject.is_exact:
+        S_tmax = None
+    return {"S_tmin": subject.unit * settings["S_tmin"], "S_tmax": S_tmax, "S_noise": settings["S_noise"]}
+
+
+def best(runs: Mapping[str, Any], label: str, budget: int, sampler: str) -> dict[str, Any]:
+    """The row with the lowest distance."""
+    return min(rows(runs, denoiser=label, budget=budget, sampler=sampler), key=lambda row: row["frechet"] or math.inf)
+
+
+def budgets(runs: Mapping[str, Any], label: str) -> list[int]:
+    return [row["budget"] for row in rows(runs, denoiser=label, sampler=DETERMINISTIC)]
+
+
+def report(runs: Mapping[str, Any], label: str) -> str:
+    """The table of one denoiser."""
+    lines = []
+    for sampler in (DETERMINISTIC, *VARIANTS, *OTHERS):
+        found = [best(runs, label, budget, sampler) for budget in budgets(runs, label)]
+        entries = [cell(row["frechet"]) + (f" ({row['S_churn']:g})" if row["S_churn"] else "") for row in found]
+        lines.append([f"`{sampler}`" if sampler in OTHERS else sampler, *entries])
+    return table([label, *(f"{budget} calls" for budget in budgets(runs, label))], lines)
+
+
+def draw(runs: Mapping[str, Any]) -> Figure:
+    """Distance, and excess of detail where it is known, against S_churn; a column for each number of calls."""
+    panels = [(label, budget) for label in values(runs, "denoiser") for budget in budgets(runs, label)]
+    known = [(*panel, "detail") for panel in panels if "detail" in best(runs, *panel, DETERMINISTIC)]
+    every = [*((*panel, "frechet") for panel in panels), *known]
+    columns = max(len(budgets(runs, label)) for label in values(runs, "denoiser"))
+    count = math.ceil(len(every) / columns)
+    figure = Figure(figsize=(3.6 * columns, 2.4 * count), layout="constrained")
+    axes = figure.subplots(count, columns, squeeze=False).flatten()
+    for ax, panel in zip(axes, every, strict=False):
+        draw_panel(ax, runs, *panel)
+    for ax in axes[len(every) :]:
+        ax.set_axis_off()
+    axes[0].legend(fontsize=6)
+    return figure
+
+
+def draw_panel(ax: Axes, runs: Mapping[str, Any], label: str, budget: int, measure: str) -> None:
+    true = rows(runs, denoiser=label, samples="true")[0]["true"][measure]
+    ax.axhspan(true["mean"] - true["spread"], true["mean"] + true["spread"], color="tab:green", alpha=0.3, lw=0)
+    still = best(runs, label, budget, DETERMINISTIC)[measure]
+    ax.axhline(still, color="tab:red", lw=1, label="deterministic")
+    for variant, color in zip(VARIANTS, ("tab:purple", "tab:blue", "tab:orange", "tab:olive"), strict=True):
+        found = {row["S_churn"]: row[measure] for row in rows(runs, denoiser=label, budget=budget, sampler=variant)}
+        ax.plot([0, *found], [still, *found.values()], marker=".", lw=1, color=color, label=variant)
+    ax.axhline(best(runs, label, budget, "p-ode-3m")[measure], color="black", ls=":", lw=1, label="p-ode-3m")
+    title = "Frechet distance" if measure == "frechet" else "excess of detail"
+    ax.set_title(f"{label}, {budget} calls: {title}", fontsize=7)
+    ax.set_xlabel("S_churn", fontsize=7)
+    ax.tick_params(labelsize=6)
+
+
+def section(runs: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    tables = "\n\n".join(report(runs, label) for label in values(runs, "denoiser"))
+    n = {row["denoiser"]: row["n"] for row in rows(runs, samples="true")}
+    return f"""## Deterministic and stochastic sampling
+
+EDM's Figures 4, 5b and 15 show FID against S_churn: with networks of earlier work churn is better than the
+deterministic sampler, and best with bounds S_tmin, S_tmax and S_noise above 1; with networks trained as EDM does it is
+unnecessary on CIFAR-10, or harmful.
+
+Here: 8x8 patches of photographs with an exact denoiser, and with a faulty one that takes the noise for
+{settings["fault"]:g} times stronger than it is and so removes too much. Heun steps; S_tmin 0.05, S_tmax 1 and S_noise
+1.007 are the paper's for CIFAR-10 VE. Frechet distance, in brackets the best S_churn;
+n = {", ".join(f"{count} ({label})" for label, count in n.items())}; true samples have {floor_text(runs)}.
+
+{tables}
+
+![Distance against S_churn](figures/{NAME}.png)
+
+Green: true samples. Excess of detail is the mean of ln(variance / true variance) over principal components.
+
+{verdict(runs)}
+"""
+
+
+def verdict(runs: Mapping[str, Any]) -> str:
+    """What the runs with the most calls say about the paper's claims."""
+    lines = []
+    for label in values(runs, "denoiser"):
+        budget = max(budgets(runs, label))
+        still, whole, alone = (
+            best(runs, label, budget, sampler) for sampler in (DETERMINISTIC, *list(VARIANTS)[:: len(VARIANTS) - 1])
+        )
+        lines.append(
+            f"- {label}, {budget} calls: deterministic {cell(still['frechet'])}, churn alone {cell(alone['frechet'])}, "
+            f"the paper's settings {cell(whole['frechet'])}."
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Deterministic and stochastic sampling over S_churn (EDM)")
+    add_options(parser)
+    parser.add_argument("--data", type=Path, default=Path("data/natural.npz"), help="photographs of the exact denoiser")
+    parser.add_argument("--images", type=Path, help="images of the networks' data; none runs no network")
+    parser.add_argument("--model", action="append", help="network, by name or file; may be repeated [mnist-ve]")
+    parser.add_argument("--features", default="mnist-classifier", help="of the networks' distance")
+    parser.add_argument("--n", type=int, default=3000, help="samples of a run")
+    parser.add_argument("--network-n", type=int, default=200, help="samples of a run of a network")
+    options = parser.parse_args(arguments)
+    steps, network_steps = ((4,), (2,)) if options.quick else ((18, 40), (18,))
+    n, network_n = (50, 8) if options.quick else (options.n, options.network_n)
+
+    exact = patches(options.data, n, options.quick)
+    runs = Runs.open(options, NAME, {"n": n, "network_n": network_n, "fault": FAULT, "S_churn": S_CHURN})
+    for label, subject in {"exact": exact, "faulty": faulty(exact)}.items():
+        sweep(runs, label, subject, steps)
+    for model in (options.model or ["mnist-ve"]) if options.images else []:
+        sweep(runs, model, network(model, options.images, options.features, network_n), network_steps)
+    text = section(runs.runs, runs.settings)
+    publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,259 @@
+"""SEEDS beside other solvers at equal calls, and the effect of S_churn on it.
+
+Gonzalez et al., "SEEDS: Exponential SDE solvers for fast high-quality sampling from diffusion models", NeurIPS 2023,
+https://arxiv.org/abs/2305.14267:
+
+    Table 1    the lowest FID of each method and the calls at which it was obtained; SEEDS-3 is lower than DDIM,
+               DPM-Solver and other stochastic solvers, at 90 to 270 calls
+    Figure 1   FID against calls; and (c) against S_churn, for SEEDS-3 and EDM on ImageNet-64, where noise is added
+               before each step as in EDM's Algorithm 2
+
+Here every solver is run on two grids, EDM's (rho = 7) and one uniform in log-SNR, from 80 to 0.002 and then 0, and the
+better one counts; the preconditioned solvers have their usual one. A network is run on the first grid alone.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from publish import Runs, add_options, cell, command, output_folder, publish, table
+from subjects import Subject, floor_text, kept, network, patches, rows
+from torch import Tensor
+
+from prescore.grid import karras, log_snr
+from prescore.noise import NoiseSource
+from prescore.samplers import Sampler
+from prescore.samplers.base import Denoise
+from prescore.samplers.edm import EDMChurn
+
+NAME = "seeds_tables"
+BUDGETS = (10, 20, 40, 90)
+NETWORK_BUDGETS = (20,)
+GRIDS = {
+    "EDM": lambda n, low, high: karras(n, low, high, final_zero=True),
+    "log-SNR": lambda n, low, high: log_snr(n, low, high, final_zero=True),
+}
+IMAGENET = {"S_churn": 40.0, "S_tmin": 0.05, "S_tmax": 50.0, "S_noise": 1.003}  # of EDM's network, its Table 5
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A name of the table of samplers, with options."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_ours(self) -> bool:
+        return self.name.startswith("p-")
+
+    @property
+    def grids(self) -> tuple[str, ...]:
+        return ("usual",) if self.is_ours else tuple(GRIDS)
+
+    def sampler(self, subject: Subject, budget: int, grid: str) -> Sampler:
+        options = dict(self.options)
+        for name in {"S_tmin", "S_tmax"} & set(options):
+            options[name] *= subject.unit
+        return subject.sampler(self.name, budget, GRIDS.get(grid), **options)
+
+
+SOLVERS = {
+    "DDIM": Solver("ddim"),
+    "DPM-Solver-2": Solver("dpm-solver-2"),
+    "DPM-Solver-3": Solver("dpm-solver-3"),
+    "DPM-Solver++(2M)": Solver("dpmpp-2m"),
+    "EDM, Heun": Solver("edm-heun"),
+    "EDM, stochastic": Solver("edm-stochastic", IMAGENET),
+    "SEEDS-1": Solver("seeds-1"),
+    "SEEDS-2": Solver("seeds-2"),
+    "SEEDS-3": Solver("seeds-3"),
+    "SEEDS-3, data prediction": Solver("seeds-3", {"prediction": "data"}),
+    "SEEDS-3, EDM form": Solver("seeds-3", {"prediction": "edm"}),
+    "`p-seeds-3`": Solver("p-seeds-3"),
+    "`p-sde-2m`": Solver("p-sde-2m"),
+    "`p-ode-2m`": Solver("p-ode-2m"),
+    "`p-ode-3m`": Solver("p-ode-3m"),
+}
+S_CHURN = (0.0, 2.5, 5.0, 10.0, 20.0)
+COMPARED = ("DDIM", "DPM-Solver-3", "EDM, stochastic", "SEEDS-3", "SEEDS-3, EDM form", "`p-ode-2m`", "`p-ode-3m`")
+DASHES = ("-", "--", ":", "-.")
+CHURNED = {"SEEDS-3, EDM form": Solver("seeds-3", {"prediction": "edm"}), "EDM": Solver("edm-heun")}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Churned(EDMChurn):
+    """Noise added before each step, as in EDM's Algorithm 2, and then the step of another one-step solver.
+
+    Args:
+        solver: whose step is taken from the raised level.
+    """
+
+    solver: Sampler
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def total_calls(self, steps: int, final_zero: bool = True) -> int | None:
+        return self.solver.total_calls(steps, final_zero)
+
+    def step(
+        self, denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: Any, noise: NoiseSource
+    ) -> tuple[Tensor, Any]:
+        raised = self.raised(sigma, state)
+        if raised > sigma:
+            x = x + self.S_noise * (raised**2 - sigma**2).sqrt() * noise()
+        x, _ = self.solver.step(denoise, x, raised, sigma_next, self.solver.start(self.grid), noise)
+        return x, state
+
+
+def churned(subject: Subject, solver: Solver, budget: int, S_churn: float) -> Sampler:
+    """The solver on EDM's grid with churn at all levels."""
+    inner = solver.sampler(subject, budget, "EDM")
+    return Churned(grid=inner.grid, solver=inner, S_churn=S_churn, S_tmax=math.inf) if S_churn else inner
+
+
+def sweep(runs: Runs, label: str, subject: Subject, budgets: Sequence[int]) -> None:
+    """All solvers at all numbers of calls."""
+    kept(runs, {"denoiser": label, "samples": "true"}, lambda: {"n": subject.n, "true": subject.floor()})
+    for budget in budgets:
+        for name, solver in SOLVERS.items():
+            for grid in solver.grids if subject.is_exact else solver.grids[:1]:
+                facts = {"denoiser": label, "budget": budget, "solver": name, "grid": grid}
+                kept(runs, facts, lambda: subject.run(solver.sampler(subject, budget, grid)))  # noqa: B023
+
+
+def sweep_churn(runs: Runs, subject: Subject, budget: int) -> None:
+    for name, solver in CHURNED.items():
+        for S in S_CHURN:
+            facts = {"churned": name, "S_churn": S, "of": budget}
+            kept(runs, facts, lambda: subject.run(churned(subject, solver, budget, S)))  # noqa: B023
+
+
+def best(runs: Mapping[str, Any], label: str, solver: str, budget: int) -> dict[str, Any]:
+    """The row of the better grid."""
+    found = rows(runs, denoiser=label, solver=solver, budget=budget)
+    return min(found, key=lambda row: math.inf if row["frechet"] is None else row["frechet"])
+
+
+def budgets_of(runs: Mapping[str, Any]) -> list[int]:
+    """The numbers of calls of the exact denoiser."""
+    return list(dict.fromkeys(row["budget"] for row in rows(runs, denoiser="exact", solver="DDIM")))
+
+
+def table_of_solvers(runs: Mapping[str, Any]) -> str:
+    """Distance by calls, the lowest of them and where, for the exact denoiser; then networks."""
+    budgets = budgets_of(runs)
+    networks = [(row["denoiser"], row["budget"]) for row in rows(runs, solver="DDIM") if row["denoiser"] != "exact"]
+    lines = []
+    for solver in SOLVERS:
+        found = [best(runs, "exact", solver, budget) for budget in budgets]
+        lowest = min(found, key=lambda row: row["frechet"])
+        entries = [
+            f"{cell(row['frechet'])} ({row['grid']})" if row["grid"] in GRIDS else row["frechet"] for row in found
+        ]
+        others = [best(runs, label, solver, budget)["frechet"] for label, budget in networks]
+        lines.append([solver, *entries, f"{cell(lowest['frechet'])} at {lowest['calls']}", *others])
+    head = ["solver", *(f"{budget} calls" for budget in budgets), "lowest", *(f"{n}, {b} calls" for n, b in networks)]
+    return table(head, lines)
+
+
+def table_of_churn(runs: Mapping[str, Any]) -> str:
+    lines = [
+        [f"{name}, {rows(runs, churned=name)[0]['calls']} calls", *(row["frechet"] for row in rows(runs, churned=name))]
+        for name in CHURNED
+    ]
+    ours = [f"`p-ode-3m`, {rows(runs, churned='EDM')[0]['of']} calls"]
+    ours += [best(runs, "exact", "`p-ode-3m`", rows(runs, churned="EDM")[0]["of"])["frechet"]]
+    return table(["S_churn", *(f"{S:g}" for S in S_CHURN)], [*lines, [*ours, *("" for _ in S_CHURN[1:])]])
+
+
+def draw(runs: Mapping[str, Any]) -> Figure:
+    """Distance against calls, and against S_churn."""
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_distances(left, runs)
+    for name in CHURNED:
+        found = rows(runs, churned=name)
+        x, y = [row["S_churn"] for row in found], [row["frechet"] for row in found]
+        right.plot(x, y, marker=".", label=f"{name}, {found[0]['calls']} calls")
+    right.set(xlabel="S_churn", title="Frechet distance against S_churn")
+    right.legend(fontsize=7)
+    return figure
+
+
+def draw_distances(ax: Axes, runs: Mapping[str, Any]) -> None:
+    budgets = budgets_of(runs)
+    for i, (name, solver) in enumerate(SOLVERS.items()):
+        style = {"color": "black", "ls": DASHES[i % len(DASHES)]} if solver.is_ours else {"color": f"C{i}"}
+        y = [best(runs, "exact", name, budget)["frechet"] for budget in budgets]
+        ax.loglog(budgets, y, marker=".", lw=1, label=name.strip("`"), **style)
+    true = rows(runs, denoiser="exact", samples="true")[0]["true"]["frechet"]
+    ax.axhspan(true["mean"] - true["spread"], true["mean"] + true["spread"], color="tab:green", alpha=0.3, lw=0)
+    ax.set_xticks(budgets, labels=[str(budget) for budget in budgets])
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel="calls", title="Frechet distance (green: true samples)")
+    ax.legend(fontsize=6)
+
+
+def section(runs: Mapping[str, Any]) -> str:
+    n = rows(runs, denoiser="exact", samples="true")[0]["n"]
+    return f"""## SEEDS
+
+SEEDS' Table 1 gives the lowest FID of each method and the calls it took: SEEDS-3 is lower than DDIM, DPM-Solver and the
+stochastic solvers of others, at 90 to 270 calls. Its Figure 1c shows the effect of S_churn on SEEDS-3 and on EDM on
+ImageNet-64.
+
+Here: 8x8 patches of photographs with an exact denoiser, Frechet distance of n = {n} samples; true samples have
+{floor_text(runs)}. In brackets the better of two grids; those of the preconditioned solvers are their usual ones, their
+statistics come from other photographs.
+
+{table_of_solvers(runs)}
+
+{table_of_churn(runs)}
+
+![Distance against calls and S_churn](figures/{NAME}.png)
+
+{verdict(runs)}
+"""
+
+
+def verdict(runs: Mapping[str, Any]) -> str:
+    def lowest(solver: str) -> str:
+        found = [best(runs, "exact", solver, budget) for budget in budgets_of(runs)]
+        row = min(found, key=lambda row: math.inf if row["frechet"] is None else row["frechet"])
+        return f"{solver} {cell(row['frechet'])} at {row['calls']} calls"
+
+    return f"Lowest: {'; '.join(lowest(solver) for solver in SOLVERS if solver in COMPARED)}."
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="SEEDS beside other solvers at equal calls, and with churn")
+    add_options(parser)
+    parser.add_argument("--data", type=Path, default=Path("data/natural.npz"), help="photographs of the exact denoiser")
+    parser.add_argument("--images", type=Path, help="images of the networks' data; none runs no network")
+    parser.add_argument("--model", action="append", help="network, by name or file; may be repeated [mnist-ve]")
+    parser.add_argument("--features", default="mnist-classifier", help="of the networks' distance")
+    parser.add_argument("--n", type=int, default=3000, help="samples of a run")
+    parser.add_argument("--network-n", type=int, default=200, help="samples of a run of a network")
+    options = parser.parse_args(arguments)
+    budgets, n = ((4, 10), 30) if options.quick else (BUDGETS, options.n)
+    subject = patches(options.data, n, options.quick)
+    runs = Runs.open(options, NAME, {"n": n, "network_n": options.network_n})
+    sweep(runs, "exact", subject, budgets)
+    sweep_churn(runs, subject, budgets[-1])
+    for model in (options.model or ["mnist-ve"]) if options.images else []:
+        sweep(runs, model, network(model, options.images, options.features, options.network_n), NETWORK_BUDGETS)
+    text = section(runs.runs)
+    publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    command(main)

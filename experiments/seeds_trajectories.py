@@ -1,0 +1,187 @@
+"""Paths of single pixels under ODE and SDE solvers, in few and in many steps.
+
+Gonzalez et al., "SEEDS: Exponential SDE solvers for fast high-quality sampling from diffusion models", NeurIPS 2023,
+https://arxiv.org/abs/2305.14267, Figure 2: paths of 10 pixels under SEEDS and stochastic EDM, in the coordinates of VP
+models and of EDM, each with the levels of either, meant to show that noise prediction and EDM's form are stiff or not.
+
+VP coordinates are x / sqrt(1 + sigma^2), EDM's are x. In VP coordinates SEEDS has its noise-prediction form and EDM its
+steps in a VP schedule; in EDM's SEEDS has the form of Proposition 3.2. What a picture leaves to the eye is measured by
+the length of a pixel's path in VP coordinates, sum_i |y_{i+1} - y_i|, as a mean over samples: that of an ODE tends to a
+limit as steps are added, that of an SDE grows with their root.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from publish import Runs, add_options, cell, command, output_folder, publish, table
+from subjects import Subject, kept, patches, rows, values
+from torch import Tensor
+
+import prescore
+from prescore.grid import karras, uniform_t
+from prescore.noise import NoiseSource
+from prescore.samplers import Progress, Sampler
+from prescore.schedule import VP
+
+NAME = "seeds_trajectories"
+STEPS = (8, 64)
+PIXELS = 10
+# Name, and options in VP and in EDM coordinates.
+SOLVERS: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    "EDM, deterministic": ("edm-heun", {"schedule": "vp"}, {}),
+    "EDM, stochastic": ("edm-stochastic", {"schedule": "vp", "S_churn": 40.0}, {"S_churn": 40.0}),
+    "SEEDS-3": ("seeds-3", {"prediction": "noise"}, {"prediction": "edm"}),
+    "p-seeds-3": ("p-seeds-3", {}, {}),
+    "p-ode-3m": ("p-ode-3m", {}, {}),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Coordinates and levels, each those of VP models or EDM's."""
+
+    coordinates: str
+    levels: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.coordinates} coordinates, {self.levels} levels"
+
+    def sampler(self, subject: Subject, solver: str, steps: int) -> Sampler:
+        name, in_vp, in_edm = SOLVERS[solver]
+        low, high = subject.sigma_min, subject.sigma_max
+        vp = VP.between(low, high)
+        grid = (uniform_t(vp, steps, True), karras(steps, low, high, final_zero=True))[self.levels == "EDM"]
+        options = dict(in_vp if self.coordinates == "VP" else in_edm)
+        options |= {"schedule": vp} if "schedule" in options else {}
+        options |= {"reference": subject.statistics} if name.startswith("p-") else {}
+        return prescore.make_sampler(name, grid=grid, **options)
+
+    def scale(self, sigma: Tensor) -> Tensor:
+        return vp_scale(sigma) if self.coordinates == "VP" else torch.ones_like(sigma)
+
+
+SETTINGS = tuple(Setting(coordinates, levels) for coordinates, levels in product(("VP", "EDM"), repeat=2))
+
+
+def vp_scale(sigma: Tensor) -> Tensor:
+    return (1 + sigma**2).rsqrt()
+
+
+def states(subject: Subject, sampler: Sampler) -> Tensor:
+    """The states of all samples at all levels, (levels, n, pixels)."""
+    assert sampler.grid is not None
+    seeds = range(subject.n)
+    found = [sampler.initial(NoiseSource(seeds, subject.denoiser.event_shape), sampler.grid[0])]
+
+    def keep(progress: Progress) -> None:
+        found.append(progress.x)
+
+    prescore.sample(subject.denoiser, sampler, seeds=seeds, callback=keep, progress=False)
+    return torch.stack(found).flatten(2)
+
+
+def paths(subject: Subject, setting: Setting, solver: str, steps: int) -> dict[str, Any]:
+    """Those of some pixels of the first sample in the setting's coordinates, and the length of all in VP's."""
+    sampler = setting.sampler(subject, solver, steps)
+    assert sampler.grid is not None
+    x, sigma = states(subject, sampler), sampler.grid.reshape(-1, 1, 1)
+    length = (x * vp_scale(sigma)).diff(dim=0).abs().sum(0).mean().item()
+    chosen = torch.linspace(0, x.shape[2] - 1, PIXELS).long()
+    shown = (x * setting.scale(sigma))[:, 0, chosen].T
+    return {"length": length, "pixels": [[round(value, 4) for value in line] for line in shown.tolist()]}
+
+
+def draw(runs: Mapping[str, Any]) -> Figure:
+    """A row for each solver and number of steps, a column for each setting."""
+    lines = list(product(SOLVERS, values(runs, "steps")))
+    figure = Figure(figsize=(11, 1.15 * len(lines) + 0.5), layout="constrained")
+    axes = figure.subplots(len(lines), len(SETTINGS), sharex=True, sharey="col", squeeze=False)
+    for line, (solver, steps) in zip(axes, lines, strict=True):
+        for ax, setting in zip(line, SETTINGS, strict=True):
+            draw_paths(ax, rows(runs, solver=solver, setting=setting.label, steps=steps)[0]["pixels"])
+            if setting.coordinates == "EDM":
+                ax.set_yscale("symlog", linthresh=1)
+        line[0].set_ylabel(f"{solver}\n{steps} steps", fontsize=7)
+    for ax, setting in zip(axes[0], SETTINGS, strict=True):
+        ax.set_title(setting.label, fontsize=8)
+    for ax in axes[-1]:
+        ax.set_xlabel("steps taken, of all", fontsize=7)
+    return figure
+
+
+def draw_paths(ax: Axes, pixels: Sequence[Sequence[float]]) -> None:
+    for pixel in pixels:
+        ax.plot(torch.linspace(0, 1, len(pixel)).tolist(), pixel, lw=0.6)
+    ax.tick_params(labelsize=5)
+
+
+def report(runs: Mapping[str, Any]) -> str:
+    """The lengths."""
+    columns = [{"setting": setting.label, "steps": n} for setting in SETTINGS for n in values(runs, "steps")]
+    lines = [
+        [f"`{s}`" if s.startswith("p-") else s, *(rows(runs, solver=s, **c)[0]["length"] for c in columns)]
+        for s in SOLVERS
+    ]
+    return table(["solver", *(f"{c['setting']}, {c['steps']} steps" for c in columns)], lines)
+
+
+def section(runs: Mapping[str, Any], n: int) -> str:
+    return f"""## Paths of pixels
+
+SEEDS' Figure 2 shows the paths of 10 pixels under SEEDS and stochastic EDM, in VP and in EDM coordinates, with the
+levels of either.
+
+Here: 10 pixels of one 8x8 patch of photographs, the denoiser exact, in few and in many steps, and the same for ODE
+solvers. The table has the length of a pixel's path in VP coordinates, x / √(1 + σ²), a mean over n = {n} samples.
+
+{report(runs)}
+
+![Paths of pixels](figures/{NAME}.png)
+
+{verdict(runs)}
+"""
+
+
+def verdict(runs: Mapping[str, Any]) -> str:
+    """How the paths grow with the number of steps."""
+    few, many = values(runs, "steps")
+    own = [SETTINGS[0].label, SETTINGS[-1].label]
+
+    def growth(solver: str) -> str:
+        lengths = [[rows(runs, solver=solver, setting=s, steps=n)[0]["length"] for n in (few, many)] for s in own]
+        return f"{solver} " + " and ".join(f"{b / a:.2g}" for a, b in lengths)
+
+    factors = "; ".join(growth(solver) for solver in SOLVERS)
+    return (
+        f"From {few} to {many} steps a path gets longer by a factor of (VP coordinates and levels, and EDM's): "
+        f"{factors}. A random walk with as many more steps gets longer by {cell((many / few) ** 0.5)}."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Paths of single pixels under ODE and SDE solvers (SEEDS, Figure 2)")
+    add_options(parser)
+    parser.add_argument("--data", type=Path, default=Path("data/natural.npz"), help="photographs of the exact denoiser")
+    parser.add_argument("--n", type=int, default=200, help="samples")
+    options = parser.parse_args(arguments)
+    steps, n = ((3, 5), 10) if options.quick else (STEPS, options.n)
+    subject = patches(options.data, n, options.quick)
+    runs = Runs.open(options, NAME, {"n": n})
+    for number, setting, solver in product(steps, SETTINGS, SOLVERS):
+        facts = {"solver": solver, "setting": setting.label, "steps": number}
+        kept(runs, facts, lambda: paths(subject, setting, solver, number))  # noqa: B023
+    text = section(runs.runs, n)
+    publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    command(main)
