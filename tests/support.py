@@ -1,13 +1,18 @@
 """What several test modules share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from prescore import checkpoints
+from prescore.checkpoints import ModelDescription
+from prescore.denoiser import Denoiser
 from prescore.noise import NoiseSource
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
@@ -70,3 +75,13 @@ def slope(sizes: Iterable[float], errors: Iterable[float]) -> float:
     x, y = (torch.tensor(list(v), dtype=torch.float64).log() for v in (sizes, errors))
     x = x - x.mean()
     return ((x * y).sum() / (x * x).sum()).item()
+
+
+def with_function(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], **attributes: Any) -> None:
+    """Let the model that a command opens be this function of (model, x, sigma)."""
+
+    def open_any(name: str, **options: Any) -> tuple[ModelDescription, Denoiser]:
+        description, model = checkpoints.open_model(name, **options)
+        return description, replace(model, function=lambda x, sigma: function(model, x, sigma), **attributes)
+
+    monkeypatch.setattr("prescore.cli.plan.open_any", open_any)

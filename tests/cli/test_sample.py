@@ -17,10 +17,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support import with_function
 
 import prescore
-from prescore import checkpoints
-from prescore.checkpoints import ModelDescription
 from prescore.cli.options import options_of
 from prescore.cli.plan import BASES, open_model, open_statistics
 from prescore.cli.sample import sample
@@ -51,16 +50,6 @@ def read(path: Path) -> np.ndarray:
 
 def facts_of(out: str) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split(maxsplit=1)) == 2)
-
-
-def with_function(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], **attributes: Any) -> None:
-    """Let the model be this function of (model, x, sigma)."""
-
-    def open_any(name: str, **options: Any) -> tuple[ModelDescription, Denoiser]:
-        description, model = checkpoints.open_model(name, **options)
-        return description, replace(model, function=lambda x, sigma: function(model, x, sigma), **attributes)
-
-    monkeypatch.setattr("prescore.cli.plan.open_any", open_any)
 
 
 def test_a_grid_of_what_the_library_draws(tmp_path: Path, cli: Cli, model: Path) -> None:

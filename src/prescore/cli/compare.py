@@ -143,14 +143,15 @@ def compare(
     head = {
         "model": f"{model}, digest {common['model_sha256']}",
         "reference": beside.text,
-        "features": beside.features,
+        **({"features": beside.features} if beside.features else {}),
         "samples": f"{n} of each run, seeds {seeds[0]} to {seeds[-1]}, the same in all",
         "network": f"{dtype}, {batch_size} samples in a call, {common['hardware']}",
         "library": f"prescore {common['prescore']}",
     }
     print(facts(head | {"out": out}), flush=True)
     draw_missing(denoiser, runs, store, seeds, batch_size, chosen, beside.judge)
-    report = make_report(store, runs, head, command_line(context), seeds, denoiser, beside.pictures)
+    title = f"{Path(model).name}: samplers compared"
+    report = make_report(title, head, command_line(context), store, runs, seeds, denoiser, beside.pictures)
     write_report(out, report)
     print(f"\n{as_text(report)}\n\nThe report is {out / 'report.html'}.")
 
@@ -226,10 +227,11 @@ def hardware(device: "torch.device") -> str:
 
 
 def make_report(
-    store: "Store",
-    runs: Sequence["Run"],
+    title: str,
     head: Mapping[str, str],
     command: str,
+    store: "Store",
+    runs: Sequence["Run"],
     seeds: Sequence[int],
     denoiser: "Denoiser",
     true: "Tensor | None",
@@ -256,7 +258,7 @@ def make_report(
     }
     pictures |= {} if true is None else {"": true[:row]}
     return Report(
-        title=f"{Path(head['model'].partition(',')[0]).name}: samplers compared",
+        title=title,
         facts=head,
         command=command,
         runs=finished,

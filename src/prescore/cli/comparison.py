@@ -32,6 +32,7 @@ from prescore.cli.output import (
     refuse_other_settings,
 )
 from prescore.cli.plan import ChosenClasses, open_statistics, resolve
+from prescore.data import reading
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
 from prescore.files import write_atomically
@@ -184,8 +185,9 @@ class Store:
 
     def open(self) -> None:
         """Make the folder, unless it is there."""
-        make_folder(self.path / "runs")
+        make_folder(self.path)
         write_atomically(self.path / "settings.json", _json(self.settings))
+        make_folder(self.path / "runs")
 
     def result(self, run: Run) -> Result | None:
         """What came of a run, if it is finished."""
@@ -210,11 +212,10 @@ class Store:
     def pictures(self, run: Run, n: int) -> Tensor:
         """The first n samples of a finished run, (n, C, H, W)."""
         file = self.path / "runs" / f"{run.key}.npz"
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
+        with reading(file), np.load(file, allow_pickle=False) as arrays:
+            if "images" in arrays:
                 return torch.from_numpy(arrays["images"][:n]).movedim(-1, 1)
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise PrescoreError(f"{file}: cannot be read ({error}); choose another folder") from None
+        raise PrescoreError(f"{file}: no images in it; choose another folder")
 
     @property
     def truth(self) -> Truth | None:
@@ -230,11 +231,17 @@ def _json(values: Mapping[str, object]) -> bytes:
     return (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _as(kind: Any, values: Mapping[str, object], file: Path) -> Any:
+def _as(kind: Any, values: Mapping[str, Any], file: Path) -> Any:
+    """What was kept, if its numbers are numbers."""
     try:
-        return kind(**values)
-    except TypeError:
-        raise PrescoreError(f"{file}: cannot be read; choose another folder") from None
+        kept = [values.get("seconds"), *(values.get("spectrum") or ())]
+        for name in ("metrics", "floor"):
+            kept += (values.get(name) or {}).values()
+        if all(number is None or isinstance(number, int | float) for number in kept):
+            return kind(**values)
+    except (TypeError, AttributeError):
+        pass
+    raise PrescoreError(f"{file}: cannot be read; choose another folder")
 
 
 def draw_missing(

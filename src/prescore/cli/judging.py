@@ -107,7 +107,7 @@ class Reference:
 
     Attributes:
         text: what it is, for a reader.
-        features: what sees the images, likewise.
+        features: what sees the images, likewise; empty if nothing does.
         settings: what must be the same of runs that are compared, JSON values.
         judge: measures it, which may take long.
         pictures: true images, uint8, if they are there.
@@ -125,14 +125,14 @@ def no_reference(model: str, denoiser: Denoiser, statistics: str | None) -> Refe
     shape = denoiser.picture_shape
     name = statistics or (model if model in shipped_models() else None)
     if name is None or isinstance(denoiser, LatentDenoiser) or denoiser.data_mean_removed:
-        return Reference("none", "none", {"reference": "none"}, Judge)
+        return Reference("none", "", {"reference": "none"}, Judge)
     measured = in_range(load_statistics(name), (0.0, 1.0))
     if measured.axes != 2 or measured.event_shape != shape:
         sizes = [" x ".join(map(str, size)) for size in (measured.event_shape, shape)]
         raise PrescoreError(f"--statistics: {name} is of samples {sizes[0]}, the model's are {sizes[1]}")
     digest = file_digest(find(name, STATISTICS_SUFFIX))[:SHOWN]
     text = f"the power spectrum of the {measured.count} images in the statistics {name}"
-    return Reference(text, "none", {"reference": digest}, lambda: SpectrumJudge(measured.power, shape[-1]))
+    return Reference(text, "", {"reference": digest}, lambda: SpectrumJudge(measured.power, shape[-1]))
 
 
 def reference_statistics(

@@ -17,7 +17,7 @@ MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚
 DASHES = ("-", "--", ":")
 TRUE: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 3))}  # lines of true samples
 FAR = 20.0  # times the power of the data, where the frame of a spectrum ends
-STYLE = {
+STYLE: Any = {  # whose names matplotlib types one by one
     **{f"{name}color": INK for name in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.", "grid.")},
     "font.family": "sans-serif",
     "font.size": 9,
@@ -80,10 +80,9 @@ def quality_panel(
             axes.set_yscale("log")
         axes.set_xscale("log")
         axes.set(title=title, xlabel=x_label)
+        _finish(axes)
         if ticks is not None:
             axes.set_xticks(ticks, [str(tick) for tick in ticks])
-            axes.set_xticks([], minor=True)
-        _finish(axes)
         return _svg(figure)
 
 
@@ -124,7 +123,7 @@ def round_numbers(low: float, high: float) -> list[float]:
         LogLocator(subs=(1.0, 2.0, 5.0), numticks=6),
         MaxNLocator(4, steps=[1, 2, 5, 10]),
     ):
-        found = [value for value in locator.tick_values(low, high).tolist() if low <= value <= high]
+        found = [value for value in map(float, locator.tick_values(low, high)) if low <= value <= high]
         if len(found) >= 3:
             break
     return found

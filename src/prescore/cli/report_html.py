@@ -298,34 +298,39 @@ def _figure(title: str, lines: Sequence[Line], data: Sequence[float] | None) -> 
 
 
 def _table(report: Report) -> dict[str, Any]:
-    """All runs, with the best value of each metric among those with as many calls."""
-    metrics = report.metrics
+    """All runs: the text of each cell, the value that it is sorted by, and whether it is the best of its metric."""
+    names = [*COLUMNS, *report.metrics]
+    failures = ["what went wrong"] if any(result.failure for _, result in report.runs) else []
+    best, rows = _best(report), []
+    for run, result in report.runs:
+        values = zip(names, values_of(run, result, report.metrics), strict=True)
+        cells = [_cell(value, "best" if value == best.get((run.allowed, name), "") else "") for name, value in values]
+        rows.append(cells + [_cell(result.failure or "", "reason fault") for _ in failures])
+    columns = [
+        {"name": name, "first": "descending" if name in HIGHER_IS_BETTER else "ascending"} for name in names + failures
+    ]
+    floor = None
+    if (true := report.truth.floor) is not None:
+        values_of_floor = [_text(true.get(name)) for name in report.metrics]
+        floor = [f"true samples, n = {report.n}", *[""] * (len(COLUMNS) - 1), *values_of_floor, *[""] * len(failures)]
+    text = "Click on a column to sort by it. In bold the best value among runs that were allowed as many calls"
+    near = "; values near that of true samples cannot be told apart" if floor else ""
+    return {"columns": columns, "rows": rows, "floor": floor, "text": f"{text}{near}."}
+
+
+def _best(report: Report) -> dict[tuple[int, str], float]:
+    """The best value of each metric among runs that were allowed as many calls."""
     best: dict[tuple[int, str], float] = {}
     for run, result in report.runs:
-        for metric, value in (result.metrics or {}).items():
+        for name, value in (result.metrics or {}).items():
             if value is not None:
-                pick = max if metric in HIGHER_IS_BETTER else min
-                best[run.allowed, metric] = pick(best.get((run.allowed, metric), value), value)
-    rows = []
-    for run, result in report.runs:
-        cells = []
-        for name, value in zip((*COLUMNS, *metrics), values_of(run, result, metrics), strict=True):
-            is_best = value is not None and best.get((run.allowed, name)) == value
-            cells.append({"value": "" if value is None else value, "text": _text(value), "kind": "best" * is_best})
-        if any(other.failure for _, other in report.runs):
-            failure = result.failure or ""
-            cells.append({"value": failure, "text": failure, "kind": "reason fault"})
-        rows.append(cells)
-    names = [*COLUMNS, *metrics, *(["what went wrong"] if len(rows[0]) > len(COLUMNS) + len(metrics) else [])]
-    columns = [{"name": n, "first": "descending" if n in HIGHER_IS_BETTER else "ascending"} for n in names]
-    true = report.truth.floor
-    floor = None
-    if true is not None:
-        floor = [f"true samples, n = {report.n}", *[""] * (len(COLUMNS) - 1), *(_text(true.get(m)) for m in metrics)]
-        floor += [""] * (len(names) - len(floor))
-    text = "Click on a column to sort by it. In bold the best value among runs that were allowed as many calls"
-    near = "; values near that of true samples cannot be told apart" if true else ""
-    return {"columns": columns, "rows": rows, "floor": floor, "text": f"{text}{near}."}
+                pick = max if name in HIGHER_IS_BETTER else min
+                best[run.allowed, name] = pick(best.get((run.allowed, name), value), value)
+    return best
+
+
+def _cell(value: object, kind: str) -> dict[str, object]:
+    return {"value": "" if value is None else value, "text": _text(value), "kind": kind}
 
 
 def _text(value: object) -> str:
