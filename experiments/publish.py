@@ -21,6 +21,7 @@ import json
 import math
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,10 @@ QUICK = ROOT / "experiments" / "quick"
 ORDER = (
     "toy_gaussian",
     "power_law",
-    "steps_grid",
+    "steps_grid_mnist_ve",
+    "steps_grid_natural_edm",
+    "steps_grid_emoji_ve",
+    "steps_grid_topography_edm",
     "distance_tables",
     "seconds_per_iteration",
     "subspace",
@@ -55,6 +59,7 @@ ORDER = (
     "seeds_trajectories",
     "seeds_churn",
 )
+WIDTH, WRAPPING = 118, {"break_long_words": False, "break_on_hyphens": False}
 TITLE = """# Results
 
 What the papers show beside what comes out here. Each section is written by the script of its name in `experiments/`
@@ -93,11 +98,11 @@ def publish(folder: Path | None, name: str, figure: Figure, numbers: Mapping[str
     Args:
         folder: of the three files; None is the project itself.
         numbers: what JSON can hold; a number that is not finite becomes null.
-        section: markdown.
+        section: markdown; its paragraphs are wrapped.
     """
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=80)
-    text = section.strip() + "\n"
+    text = wrapped(section)
     if folder is None:
         document = ROOT / "docs" / "results.md"
         _write(ROOT / "docs" / "figures" / f"{name}.png", picture.getvalue())
@@ -125,6 +130,13 @@ def with_section(document: str, name: str, section: str) -> str:
     if later:
         return document[: min(later)] + block + "\n" + document[min(later) :]
     return document.rstrip("\n") + "\n\n" + block
+
+
+def wrapped(section: str) -> str:
+    """Markdown with its paragraphs in lines of WIDTH; tables, lists, headings and pictures stay as they are."""
+    blocks = re.split(r"\n\n+", section.strip())
+    filled = [block if block[0] in "|-#!<" else textwrap.fill(block, WIDTH, **WRAPPING) for block in blocks]
+    return "\n\n".join(filled) + "\n"
 
 
 def _place(name: str) -> tuple[int, str]:

@@ -3,8 +3,8 @@
 Ma et al., "Preconditioned score-based generative models", IJCV 2025, https://arxiv.org/abs/2302.06504, section 5.1
 and figure 3, sample N(0, C), C = [[9, 0.2], [0.2, 0.5]], by Langevin dynamics "with step size 0.1 (left), step 1
 (middle) and preconditioned Langevin dynamics with step 1 (right)", where "we set the preconditioning matrix for this
-sampling process as C + I". In the middle the samples have low probability, on the right "much higher". The text
-leaves open whether C + I is M, M M^T or the inverse of one of them, and which of
+sampling process as C+I". In the middle the samples have low probability, on the right "much higher". The text
+leaves open whether C+I is M, M M^T or the inverse of one of them, and which of
 
     x <- x + h M M^T score(x) + sqrt(2 h) M z,    h = eps,  or h = eps^2 / 2 as in Eq. 8 and 20 of the paper
 
@@ -14,41 +14,32 @@ multiplies x by f = 1 - h m^2 / c and adds noise of variance 2 h m^2. It converg
 
     v = c / (1 - h m^2 / 2c),        v_n = v + f^2n (1 - v)        starting from N(0, I).
 
-What comes out (100 steps, Kullback-Leibler divergence from N(0, C) in nats; `python experiments/toy_gaussian.py`):
-
-- The left and middle panel need h = eps: plain dynamics then reaches 0.005 with step 0.1 and diverges with step 1
-  (radius 1.02, the largest stable step is 0.99). With h = eps^2 / 2 nothing fails in the middle: 0.16.
-- With h = eps, C + I itself cannot be the right panel. As M M^T it does even out the axes (condition number 18 -> 2.7)
-  but is stable only up to step 0.66, and diverges at 1 (radius 2.02); as M it is stable up to 0.18 (radius 10.1).
-- The right panel comes out if C + I is inverted: 0.48 for M M^T = (C + I)^-1, 0.38 for M = (C + I)^-1. But that is no
-  preconditioning: the long axis is slowed most (condition number 18 -> 122, 814), and plain dynamics with step 0.1
-  is a hundred times closer after the same number of steps.
-- It also comes out with M M^T = C, the true preconditioner (condition number 1): one step and the distribution is
-  reached, though with step 1 this is N(0, 2 C), 0.31. With h = 1/2 it is N(0, 4/3 C), 0.046, against 0.16 for plain
-  dynamics with the same h, and 0.87 for M M^T = C + I.
+`python experiments/toy_gaussian.py` needs 4 s; docs/results.md says what comes out.
 """
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
+from publish import add_options, command, output_folder, publish, table
 from torch import Tensor
 
-from prescore.operators import Dense
-from prescore.precondition import Preconditioner
+import prescore
+from prescore.grid import geometric
+from prescore.operators import PCA, Dense
+from prescore.oracle import GaussianOracle
+from prescore.precondition import Gaussian, Preconditioner
 from prescore.samplers import AnnealedLangevin
 
-ROOT = Path(__file__).parents[1]
 COVARIANCE = torch.tensor([[9.0, 0.2], [0.2, 0.5]], dtype=torch.float64)
 C, Q = torch.linalg.eigh(COVARIANCE)  # eigenvalues, ascending, and eigenvectors
 STEPS: dict[str, Callable[[float], float]] = {"h = eps": lambda eps: eps, "h = eps²/2": lambda eps: eps**2 / 2}
+CALLS = 5  # of the preconditioned solver
 SIGMA = 0.1  # noise level at which the sampler is told to be; the dynamics does not depend on it
 
 # name: (eigenvalues of M, eps). The first two are the left and the middle panel of the paper, the others candidates
@@ -154,19 +145,49 @@ def measure(dynamics: Dynamics, points: int, n: int) -> tuple[dict[str, object],
     return row, x
 
 
-def table(results: dict[str, dict[str, dict]]) -> str:
-    """The results as text."""
-    widths = {"h": 7, "max h": 7, "condition": 10, "radius": 8, "KL": 10, "KL, n = inf": 12, "energy": 10}
-    head = "".join(f"{name:>{width}}" for name, width in widths.items())
-    lines = [f"{'step':12}{'reading':16}{head}  sampled"]
-    for convention, rows in results.items():
-        for name, r in rows.items():
-            limit = "diverges" if r["stationary_KL"] is None else f"{r['stationary_KL']:.4f}"
-            lines.append(
-                f"{convention:12}{name:16}{r['h']:7.3g}{r['largest_h']:7.2f}{r['condition']:10.3g}{r['radius']:8.3f}"
-                f"{r['KL']:10.3g}{limit:>12}{r['energy']:10.3g}  {r['sampled']:.3g} ± {r['standard_error']:.1g}"
-            )
-    return "\n".join(lines)
+def preconditioned_solver(points: int, calls: int) -> dict[str, float]:
+    """What p-ode-2m makes in as many network calls, from the exact score of N(0, C) at each noise level."""
+    mean, covariance = torch.zeros(2, dtype=torch.float64), PCA(Q, C, 0.0)
+    oracle = GaussianOracle(mean, covariance)
+    sampler = prescore.make_sampler(
+        "p-ode-2m", grid=geometric(calls, 0.01, 50, final_zero=True), reference=Gaussian(mean, covariance)
+    )
+    x = prescore.sample(oracle, sampler, seeds=range(points), progress=False)
+    energies = ((x @ Q) ** 2 / C).sum(1) / 2
+    return {"calls": calls, "sampled": energies.mean().item(), "standard_error": energies.std().item() / points**0.5}
+
+
+def text(results: dict[str, dict[str, dict]], ours: dict[str, float], n: int, points: int) -> str:
+    """The section of docs/results.md."""
+    rows = []
+    for name in READINGS:
+        full, half = (results[convention][name] for convention in STEPS)
+        ends = ["diverges" if r["stationary_KL"] is None else f"KL {r['KL']:.3g}" for r in (full, half)]
+        rows.append(
+            [name, full["condition"], full["largest_h"], *ends, full["sampled"] if full["sampled"] < 10 else None]
+        )
+    rows.append([f"`p-ode-2m`, {ours['calls']} calls", 1.0, None, "exact", "exact", ours["sampled"]])
+    full, half = results.values()
+    head = ["M, step size eps", "condition number", "largest stable h", "h = eps", "h = eps²/2", "E of the samples"]
+    return f"""## Toy example (Figure 3)
+
+The paper draws from N(0, C), C = [[9, 0.2], [0.2, 0.5]], by Langevin dynamics: with step 0.1 well, with step 1 badly,
+and with step 1 and "C+I as the preconditioning matrix" well again. It leaves open whether C+I is M, MMᵀ or the
+inverse of one, and whether eps is the step h or h = eps²/2 as in its Eq. 8. Here is every reading after {n} steps, in
+closed form; KL is that of N(0, C) in nats, E = E[xᵀC⁻¹x]/2 of {points} samples with h = eps, 1 for N(0, C):
+
+{table(head, rows)}
+
+![Samples under each reading](figures/toy_gaussian.png)
+
+The ellipse is two standard deviations of N(0, C); above h = eps, below h = eps²/2. **Partly agrees.** The left and the
+middle panel need h = eps: with h = eps²/2 nothing fails in the middle (KL {half["plain, 1"]["KL"]:.2g}). Then C+I
+itself cannot be the right panel: as MMᵀ it evens out the axes but is stable only up to
+h = {full["MMᵀ = C+I"]["largest_h"]:.2g}, as M up to {full["M = C+I"]["largest_h"]:.2g}. The panel comes out if C+I is
+inverted (KL {full["MMᵀ = (C+I)⁻¹"]["KL"]:.2g} and {full["M = (C+I)⁻¹"]["KL"]:.2g}), which slows the long axis most, so
+that plain dynamics with step 0.1 ({full["plain, 0.1"]["KL"]:.2g}) is closer after the same number of steps; and with
+MMᵀ = C, the true preconditioner: one step and the distribution is reached, though with h = 1 this is N(0, 2C).
+"""
 
 
 def draw_scatter(ax: Axes, x: Tensor, title: str) -> None:
@@ -214,20 +235,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Toy example of preconditioned Langevin dynamics (Ma et al., Fig. 3)")
     parser.add_argument("--points", type=int, default=2000, help="samples for each reading")
     parser.add_argument("--steps", type=int, default=100, help="Langevin steps")
-    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "toy_gaussian.png")
-    parser.add_argument("--json", type=Path, default=ROOT / "experiments" / "results" / "toy_gaussian.json")
+    add_options(parser)
     options = parser.parse_args(arguments)
+    if options.quick:
+        options.points = 500
     results: dict[str, dict[str, dict]] = {}
     samples: dict[str, dict[str, Tensor]] = {}
     for convention, h in STEPS.items():
         measured = {k: measure(Dynamics(m, h(eps)), options.points, options.steps) for k, (m, eps) in READINGS.items()}
         results[convention] = {name: row for name, (row, _) in measured.items()}
         samples[convention] = {name: x for name, (_, x) in measured.items()}
-    print(table(results))
-    draw(samples, results, options.steps).savefig(options.figure, dpi=80)
+    ours = preconditioned_solver(options.points, CALLS)
+    section = text(results, ours, options.steps, options.points)
     content = {"points": options.points, "steps": options.steps, "C": COVARIANCE.tolist(), "readings": results}
-    options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    figure = draw(samples, results, options.steps)
+    publish(output_folder(options), "toy_gaussian", figure, content | {"p-ode-2m": ours}, section)
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

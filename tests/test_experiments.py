@@ -21,9 +21,10 @@ def experiment(name):
     return module
 
 
-def quick(name, folder, *arguments):
+def quick(module, folder, *arguments, name=None):
     """The numbers that a quick run writes; its figure must be a picture, its section must show it and have a table."""
-    experiment(name).main(["--quick", "--folder", str(folder), *arguments])
+    module.main(["--quick", "--folder", str(folder), *arguments])
+    name = name or module.__name__
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     section = (folder / f"{name}.md").read_text()
     assert section.startswith("## ")
@@ -51,7 +52,7 @@ def power_law():
 
 
 def test_toy_gaussian(toy, tmp_path):
-    result = run(toy, tmp_path, "--points", "500", "--steps", "100")
+    result = quick(toy, tmp_path)
     for rows in result["readings"].values():
         for row in rows.values():
             assert abs(row["sampled"] - row["energy"]) < 5 * row["standard_error"]
@@ -61,6 +62,8 @@ def test_toy_gaussian(toy, tmp_path):
     assert {name for name, row in half.items() if row["stationary_KL"] is None} == {"M = C+I"}
     # With M M^T = C one step of size 1 reaches N(0, 2 C).
     assert full["MMᵀ = C"]["variance_ratio"] == pytest.approx([2, 2])
+    ours = result["p-ode-2m"]
+    assert abs(ours["sampled"] - 1) < 5 * ours["standard_error"]
 
 
 @pytest.mark.parametrize("h", [0.05, 0.3, 0.6])
@@ -82,7 +85,7 @@ def test_power_law(power_law, tmp_path, monkeypatch):
     monkeypatch.setattr(power_law, "ALPHAS", power_law.ALPHAS[::5])
     monkeypatch.setattr(power_law, "GAINS", power_law.GAINS[::4])
     monkeypatch.setattr(power_law, "STEPS", (20, 50))
-    result = run(power_law, tmp_path, "--n", "40", "--steps", "20", "--alphas", "5")
+    result = quick(power_law, tmp_path)
     assert [row["T"] for row in result["by_steps"]] == [20, 50]
     few = result["by_steps"][0]
     assert few["pds"] < few["plain"] / 5

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import subprocess
 import sys
 
 import pytest
@@ -31,25 +30,25 @@ def options(publish, *arguments):
 def test_a_folder_gets_three_files(publish, tmp_path):
     folder = publish.output_folder(options(publish, "--quick"))
     assert folder == tmp_path / "quick"
-    publish.publish(folder, "second", Figure(), {"a": [math.inf, 1.5]}, "## B\n![b](figures/second.png)")
+    publish.publish(folder, "second", Figure(), {"a": [math.inf, 1.5]}, "## B\n\n![b](figures/second.png)")
     assert sorted(p.name for p in folder.iterdir()) == ["second.json", "second.md", "second.png"]
     assert (folder / "second.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "second.json").read_text()) == {"a": [None, 1.5]}
-    assert (folder / "second.md").read_text() == "## B\n![b](second.png)\n"
+    assert (folder / "second.md").read_text() == "## B\n\n![b](second.png)\n"
     assert not (tmp_path / "docs").exists()
 
 
 def test_sections_stand_in_order_whatever_order_they_come_in(publish, tmp_path):
     assert publish.output_folder(options(publish)) is None
     for name in ("third", "other", "first", "another", "second"):
-        publish.publish(None, name, Figure(), {}, f"## {name}\ntext")
+        publish.publish(None, name, Figure(), {}, f"## {name}\n\ntext")
     document = tmp_path / "docs" / "results.md"
     heads = [line[3:] for line in document.read_text().splitlines() if line.startswith("## ")]
     assert heads == ["first", "second", "third", "another", "other"]
     assert document.read_text().startswith("# Results\n")
     before = document.read_text()
-    publish.publish(None, "second", Figure(), {}, "## second\nnew text, with \\1 in it")
-    assert document.read_text() == before.replace("## second\ntext", "## second\nnew text, with \\1 in it")
+    publish.publish(None, "second", Figure(), {}, "## second\n\nnew text, with \\1 in it")
+    assert document.read_text() == before.replace("## second\n\ntext", "## second\n\nnew text, with \\1 in it")
     assert (tmp_path / "docs" / "figures" / "other.png").is_file()
     assert (tmp_path / "experiments" / "results" / "other.json").is_file()
 
@@ -124,8 +123,10 @@ def test_benchmark_modules_are_found(publish, monkeypatch):
     assert callable(publish.benchmark("mixtures").fitted)
 
 
-def test_every_script_says_what_it_does():
-    """--help of a script of the folder works where the script is run, not only under pytest."""
-    script = experiment("publish").ROOT / "experiments" / "power_law.py"
-    run = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
-    assert "--help" in run.stdout
+def test_paragraphs_are_wrapped_and_nothing_else(publish):
+    table = "| a | b |\n| --- | --- |\n| " + "x" * 130 + " | 1 |"
+    section = "\n## Head\n\n" + ("word " * 60).strip() + "\nnext\n\n" + table + "\n\n![c](figures/c.png)\n"
+    lines = publish.wrapped(section).splitlines()
+    assert max(len(line) for line in lines if line.startswith("word")) <= 118
+    assert " ".join(lines[2:5]) == ("word " * 60).strip() + " next"
+    assert lines[6:9] == table.splitlines()

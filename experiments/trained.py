@@ -1,0 +1,114 @@
+"""What the experiments of the PDS papers share: a network with the statistics of its data, and samplers at equal calls.
+
+A step of the predictor-corrector sampler makes two network calls, so that the solvers beside it take 2 T steps of
+one. PDS has the paper's frequency mask. Its alpha is the one whose final spectrum comes nearest the data's on
+Gaussian data of the same statistics, which is known in closed form; the paper searches by FID.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+import prescore
+from prescore.errors import PrescoreError
+from prescore.images import grid, to_uint8
+from prescore.precondition import Statistics, frequency_gaussian, frequency_preconditioner
+from prescore.samplers import PredictorCorrector, Progress, Sampler, statistics_recursion, steps_for_calls
+
+SHIPPED = ("mnist-ve", "natural-edm", "topography-edm")
+ALPHAS = (1 + torch.logspace(-0.5, 2, 26, dtype=torch.float64)).tolist()  # 1.3 to 101
+SOLVERS = ("p-ode-2m", "p-ode-3m")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add --models and --statistics."""
+    parser.add_argument("--models", nargs="+", default=list(SHIPPED), help="shipped ones, or files")
+    parser.add_argument("--statistics", type=Path, help="of the data of a model that is a file (prescore calibrate)")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network and the statistics of its data.
+
+    Args:
+        denoiser: the network.
+        statistics: in its range.
+    """
+
+    denoiser: prescore.Denoiser
+    statistics: Statistics
+
+    @classmethod
+    def open(cls, model: str, statistics: Path | None) -> Self:
+        """Raises PrescoreError if the model cannot be read, or is a file without statistics."""
+        denoiser = prescore.load(model)
+        if statistics is None and Path(model).exists():
+            raise PrescoreError(f"--statistics: needed for {model}; `prescore calibrate DATA --out FILE` makes them")
+        known = prescore.load_statistics(model if statistics is None else statistics)
+        return cls(denoiser, prescore.in_range(known, denoiser.data_range))
+
+    @property
+    def name(self) -> str:
+        return self.denoiser.name
+
+    def best_alpha(self, T: int) -> float:
+        """The alpha with the least error of the final spectrum in the closed form; inf if none is better."""
+
+        def error(alpha: float) -> float:
+            M = None if math.isinf(alpha) else frequency_preconditioner(self.statistics, alpha)
+            sampler, denoiser = PredictorCorrector(steps=T, preconditioner=M), self.denoiser
+            run = statistics_recursion(sampler, self.statistics, denoiser.sigma_min, denoiser.sigma_max)
+            value = run.log_ratio[-1].item()
+            return value if math.isfinite(value) else math.inf
+
+        return min((math.inf, *ALPHAS), key=error)
+
+    def pds(self, T: int, **options: Any) -> PredictorCorrector:
+        """The predictor-corrector sampler with the paper's mask and the best alpha."""
+        alpha = self.best_alpha(T)
+        M = None if math.isinf(alpha) else frequency_preconditioner(self.statistics, alpha)
+        return PredictorCorrector(steps=T, preconditioner=M, **options)
+
+    def solver(self, name: str, calls: int) -> Sampler:
+        """A preconditioned solver with as many steps as `calls` allow."""
+        make: Mapping[str, Any] = {"reference": self.statistics}
+        return prescore.make_sampler(name, steps=steps_for_calls(prescore.make_sampler(name, **make), calls), **make)
+
+    def contenders(self, T: int) -> dict[str, Sampler]:
+        """Plain, PDS and the preconditioned solvers, each with 2 T network calls."""
+        samplers: dict[str, Sampler] = {"plain": PredictorCorrector(steps=T), "PDS": self.pds(T)}
+        return samplers | {name: self.solver(name, 2 * T) for name in SOLVERS}
+
+    def draw(
+        self, sampler: Sampler, n: int, callback: Callable[[Progress], None] | None = None, batch_size: int = 64
+    ) -> Tensor:
+        """The samples of the seeds 0 to n - 1."""
+        return prescore.sample(
+            self.denoiser, sampler, seeds=range(n), batch_size=batch_size, callback=callback, progress=False
+        )
+
+    def gaussian_draws(self, n: int) -> Tensor:
+        """n draws from the Gaussian of the statistics: samples whose spectrum is the data's."""
+        known = frequency_gaussian(self.statistics)
+        z = torch.randn(n, *self.denoiser.event_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return known.synthesise(known.transform(z) * known.variances.sqrt(), self.denoiser.event_shape)
+
+    def show(self, axes: Axes, x: Tensor, columns: int) -> None:
+        """Samples as pictures."""
+        sheet = grid(to_uint8(x, self.denoiser.data_range), columns=columns).movedim(0, -1).numpy()
+        axes.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+
+
+def alpha_of(sampler: Sampler) -> float | None:
+    """alpha of PDS; None of a sampler that has no preconditioner."""
+    M = getattr(sampler, "preconditioner", None)
+    return None if M is None else M.alpha

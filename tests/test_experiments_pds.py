@@ -1,0 +1,178 @@
+"""Every experiment of the PDS papers makes a quick run, and what it is built of is what it says."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_experiments import experiment, quick
+
+from prescore import PrescoreError
+from prescore.metrics import coordinate_variation
+
+NAMES = ("steps_grid", "distance_tables", "seconds_per_iteration", "subspace", "conditioning", "skew")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Smooth pictures: photographs in colour, and digits."""
+    folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+
+    def pictures(n, side, channels):
+        x = random.normal(size=(n, side, side, channels)).cumsum(1).cumsum(2)
+        return (128 + 25 * (x - x.mean((1, 2), keepdims=True)) / x.std()).clip(0, 255).astype(np.uint8)
+
+    np.savez(folder / "natural.npz", train=pictures(300, 32, 3), test=pictures(40, 32, 3))
+    np.savez(folder / "digits.npz", train=pictures(100, 28, 1)[..., 0])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(data, tmp_path_factory):
+    """The numbers of a quick run, by name; each is made once."""
+    made = {}
+    arguments = {
+        "distance_tables": ["--data", str(data / "natural.npz"), "--images", str(data / "digits.npz")],
+        "subspace": ["--data", str(data / "natural.npz")],
+    }
+
+    def result(name):
+        if name not in made:
+            published = "steps_grid_mnist_ve" if name == "steps_grid" else name
+            folder = tmp_path_factory.mktemp(name)
+            made[name] = quick(experiment(name), folder, *arguments.get(name, []), name=published)
+        return made[name]
+
+    return result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quick(results, name):
+    assert results(name)
+
+
+def test_steps_grid(results):
+    numbers = results("steps_grid")
+    assert numbers["spectrum_error"].keys() == {"plain", "PDS", "p-ode-2m", "p-ode-3m"}
+    assert all(len(row) == len(numbers["T"]) for row in numbers["spectrum_error"].values())
+    assert numbers["floor"] > 0
+
+
+def test_distance_tables(results):
+    runs = results("distance_tables")["runs"].values()
+    exact = [row for row in runs if row["denoiser"] == "exact mixture" and "T" in row]
+    calls = {row["method"]: row["calls"] for row in exact if row["T"] == 14}
+    assert calls.pop("plain") == 28
+    assert all(calls.pop(method) == 28 for method in list(calls) if method.startswith("PDS"))
+    assert set(calls.values()) <= {13, 14}
+    # F-PNDM needs more calls than 4.
+    assert {row["method"] for row in exact if row["T"] == 4 and row["frechet"] is None} == {
+        "PNDM (linear)",
+        "PNDM (cosine)",
+    }
+    few = {row["method"]: row["frechet"] for row in exact if row["T"] == 4}
+    assert few["p-ode-2m, VE range"] < few["plain"] / 10
+
+
+def test_the_best_alpha_of_the_table_is_the_least_at_each_step_number():
+    module = experiment("distance_tables")
+    rows = [{"denoiser": "d", "floor": {"frechet": {"mean": 0.1, "spread": 0.0}}}]
+    rows += [{"denoiser": "d", "T": T, "method": m, "frechet": 9.0} for T in (5, 10) for m in ("plain", "PDS, auto")]
+    for i, alpha in enumerate(module.ALPHAS):
+        rows += [{"denoiser": "d", "T": 5, "method": f"PDS, alpha {alpha:g}", "frechet": None if i == 0 else 5.0 + i}]
+        rows += [{"denoiser": "d", "T": 10, "method": f"PDS, alpha {alpha:g}", "frechet": 5.0 - i / 10}]
+    found = module.Distances.of({str(i): row for i, row in enumerate(rows)}, "d", 7, (5, 10))
+    assert found.rows[module.BEST] == [6.0, 5.0 - (len(module.ALPHAS) - 1) / 10]
+    assert found.ahead(found.rows["plain"]) == "T = 5, 10"
+    assert found.ahead([5.5, None]) == "T = 10"
+
+
+def test_seconds_per_iteration(results):
+    ((_, numbers),) = results("seconds_per_iteration")["runs"].items()
+    assert {name: row["calls"] for name, row in numbers["samplers"].items()} == {
+        "plain": 2,
+        "PDS, frequency": 2,
+        "PDS, frequency and pixel": 2,
+        "p-ode-2m": 1,
+        "p-ode-3m": 1,
+    }
+    assert all(row["step"] > 0 and row["runs"] >= 5 for row in numbers["samplers"].values())
+    module = experiment("seconds_per_iteration")
+    numbers = {"batch": 4, "network_call": 2.0, "samplers": {"plain": {"step": 0.5, "calls": 2}}}
+    assert module.iteration(numbers, "plain", 8) == 2 * (2 * 2 + 0.5)
+
+
+def test_subspace(results):
+    rows = [row for row in results("subspace")["runs"].values() if "T" in row]
+    for row in rows:
+        if row["method"].startswith("subspace"):
+            assert row["time"] < row["calls"]
+            assert row["time"] <= 2 * row["T"]
+            assert row["calls"] >= 2 * row["T"]
+        else:
+            assert row["time"] == row["calls"] == 2 * row["T"]
+
+
+def test_conditioning(results):
+    (runs,) = results("conditioning")["models"].values()
+    assert runs.keys() == {"plain", "PDS", "p-ode-2m", "p-ode-3m"}
+    for run in runs.values():
+        assert run["V_coo_end"] == run["V_along"][-1]
+        assert run["sigma"][-1] == 0
+        assert len(run["sigma"]) == len(run["V_along"]) == len(run["R_along"])
+
+
+def test_the_excess_of_exact_states_is_nothing():
+    """States x0 + sigma n have V_coo of x0 plus (d - 1) sigma^2."""
+    module, d, sigma = experiment("conditioning"), 1000, [3.0, 1.0, 0.0]
+    g = torch.Generator().manual_seed(0)
+    x0, n = torch.randn(200, d, generator=g), torch.randn(200, d, generator=g)
+    V = [coordinate_variation(x0 + s * n).mean().item() for s in sigma]
+    runs = {"p-ode-3m": {"V_coo_end": V[-1], "sigma": sigma, "V_along": V}}
+    runs["twice"] = {"V_coo_end": 2 * V[-1], "sigma": sigma, "V_along": [2 * v for v in V]}
+    module.excess(runs, d)
+    assert runs["p-ode-3m"]["V_excess"] < 0.01
+    assert runs["twice"]["V_excess"] == pytest.approx(math.log(2), abs=0.01)
+
+
+def test_skew(results):
+    numbers = results("skew")
+    assert {name for name, gain in numbers["gain"].items() if gain < 1e-6} == {"S", "S4", "S5", "S6"}
+    for point in numbers["steady_state"]:
+        assert point["sampled"] == pytest.approx(point["closed"], rel=0.1)
+    pictures = numbers["pictures"]
+    assert pictures["S, omega 1000"]["difference"] < 1e-4
+    assert pictures["S, omega 1000"]["step"] == pytest.approx(1, abs=1e-4)
+    assert pictures["S1, omega 1000"]["step"] < 1e-4
+    assert pictures["S1, omega 1000"]["difference"] > 0.01
+
+
+def test_the_steady_state_diverges_where_the_step_does():
+    """a lam (1 + omega^2 q^2) = 2 with the largest |q|, 2."""
+    module = experiment("skew")
+    limit = math.sqrt(2 / 0.0512 - 1) / 2
+    assert math.isfinite(module.steady_state(0.0512, 0.99 * limit))
+    assert module.steady_state(0.0512, 1.01 * limit) == math.inf
+    assert module.steady_state(1e-6, 1.0) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_file_needs_statistics(tmp_path):
+    model = tmp_path / "model.safetensors"
+    model.write_bytes((experiment("publish").ROOT / "src/prescore/assets/mnist-ve.safetensors").read_bytes())
+    with pytest.raises(PrescoreError, match="--statistics"):
+        experiment("trained").Trained.open(str(model), None)
+
+
+def test_draws_from_the_gaussian_have_the_spectrum_of_the_statistics():
+    module = experiment("trained")
+    model = module.Trained.open("mnist-ve", None)
+    power = torch.fft.rfft2(model.gaussian_draws(400) - model.statistics.mean).abs().square().mean(0)
+    known = model.statistics.power_centred
+    large = known > 1e-6 * known.max()
+    assert (power / known)[large].log().mean().abs() < 0.01
+
+
+def test_missing_data_are_one_line(tmp_path):
+    for name in ("distance_tables", "subspace"):
+        with pytest.raises(PrescoreError, match="--data"):
+            experiment(name).main(["--quick", "--folder", str(tmp_path), "--data", str(tmp_path / "none.npz")])
