@@ -198,7 +198,7 @@ def draw_distances(ax: Axes, runs: Mapping[str, Any]) -> None:
     ax.axhspan(true["mean"] - true["spread"], true["mean"] + true["spread"], color="tab:green", alpha=0.3, lw=0)
     ax.set_xticks(budgets, labels=[str(budget) for budget in budgets])
     ax.set_xticks([], minor=True)
-    ax.set(xlabel="calls", title="Frechet distance (green: true samples)")
+    ax.set(xlabel="calls", ylim=(None, 100), title="Frechet distance (green: true samples)")
     ax.legend(fontsize=6)
 
 
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, help="images of the networks' data; none runs no network")
     parser.add_argument("--model", action="append", help="network, by name or file; may be repeated [mnist-ve]")
     parser.add_argument("--features", default="mnist-classifier", help="of the networks' distance")
-    parser.add_argument("--n", type=int, default=3000, help="samples of a run")
+    parser.add_argument("--n", type=int, default=2000, help="samples of a run")
     parser.add_argument("--network-n", type=int, default=200, help="samples of a run of a network")
     options = parser.parse_args(arguments)
     budgets, n = ((4, 10), 30) if options.quick else (BUDGETS, options.n)

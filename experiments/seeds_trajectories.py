@@ -2,7 +2,7 @@
 
 Gonzalez et al., "SEEDS: Exponential SDE solvers for fast high-quality sampling from diffusion models", NeurIPS 2023,
 https://arxiv.org/abs/2305.14267, Figure 2: paths of 10 pixels under SEEDS and stochastic EDM, in the coordinates of VP
-models and of EDM, each with the levels of either, meant to show that noise prediction and EDM's form are stiff or not.
+models and of EDM, each with the levels of either.
 
 VP coordinates are x / sqrt(1 + sigma^2), EDM's are x. In VP coordinates SEEDS has its noise-prediction form and EDM its
 steps in a VP schedule; in EDM's SEEDS has the form of Proposition 3.2. What a picture leaves to the eye is measured by
@@ -107,14 +107,22 @@ def draw(runs: Mapping[str, Any]) -> Figure:
     for line, (solver, steps) in zip(axes, lines, strict=True):
         for ax, setting in zip(line, SETTINGS, strict=True):
             draw_paths(ax, rows(runs, solver=solver, setting=setting.label, steps=steps)[0]["pixels"])
-            if setting.coordinates == "EDM":
-                ax.set_yscale("symlog", linthresh=1)
+            frame_of(ax, setting)
         line[0].set_ylabel(f"{solver}\n{steps} steps", fontsize=7)
     for ax, setting in zip(axes[0], SETTINGS, strict=True):
         ax.set_title(setting.label, fontsize=8)
     for ax in axes[-1]:
         ax.set_xlabel("steps taken, of all", fontsize=7)
     return figure
+
+
+def frame_of(ax: Axes, setting: Setting) -> None:
+    """The range of values where paths belong; those that leave it diverge."""
+    if setting.coordinates == "EDM":
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_ylim(-300, 300)
+    else:
+        ax.set_ylim(-4, 4)
 
 
 def draw_paths(ax: Axes, pixels: Sequence[Sequence[float]]) -> None:
@@ -146,7 +154,7 @@ solvers. The table has the length of a pixel's path in VP coordinates, x / √(1
 
 ![Paths of pixels](figures/{NAME}.png)
 
-{verdict(runs)}
+Paths that leave their frame diverge. {verdict(runs)}
 """
 
 
