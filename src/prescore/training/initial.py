@@ -1,8 +1,8 @@
 """Weights of a stored model that a run begins with instead of random ones: fine-tuning.
 
-The file must hold the network that the run trains, called in the same way. Numbers that are measured on data (the root
-mean square sigma_data, the largest distance) differ a little between data and versions: they may be up to 1 % apart,
-and the run keeps its own, because the weights adapt to it within a few steps. Only weights come from the file.
+The file must hold the network that the run trains, called in the same way. Numbers that were measured on the data
+(their root mean square sigma_data, their largest distance) differ a little between data sets and versions: they may be
+up to 1 % apart, and the run keeps its own. From the file come the weights alone.
 """
 
 import inspect
