@@ -48,6 +48,21 @@ def test_output_starts_near_zero_and_has_its_shape(name):
     assert 0 < out.abs().max() < 1e-3
 
 
+def test_patches_are_folded_into_channels_and_back():
+    """The network of patches is the plain one of the folded picture, resolutions counted in patches."""
+    folded = awake(SongUNet(8, 8, 12, model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,)))
+    patched = SongUNet(
+        16, 2, 3, model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,), patch_size=2
+    ).eval()
+    patched.load_state_dict(folded.state_dict())
+    x = torch.randn(3, 2, 16, 16, generator=generator(2))
+    squares = x.reshape(3, 2, 8, 2, 8, 2).permute(0, 1, 3, 5, 2, 4).reshape(3, 8, 8, 8)
+    expected = folded(squares, torch.ones(3)).reshape(3, 3, 2, 2, 8, 8).permute(0, 1, 4, 2, 5, 3).reshape(3, 3, 16, 16)
+    torch.testing.assert_close(patched(x, torch.ones(3)), expected)
+    with pytest.raises(PrescoreError, match="patch_size: 3; it has to divide the resolution 8"):
+        tiny(patch_size=3)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_gradient_reaches_every_parameter(name):
     network = awake(tiny(label_dim=3, augment_dim=2, **VARIANTS[name]))

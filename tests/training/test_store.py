@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from prescore.errors import PrescoreError
 from prescore.training.data import TrainingData
 from prescore.training.loop import train
+from prescore.training.score import ScoreTask
 from prescore.training.store import ENTRY, FACTS, LENGTHS
 
 OFTEN = dataclasses.replace(QUIET, checkpoint_every=2, keep=3)
@@ -129,6 +130,15 @@ def test_a_run_goes_on_with_its_own_parts_of_batches(tmp_path):
     with pytest.raises(PrescoreError, match=r"accumulate: the run in .* has 1, not 2; give the same settings, or"):
         train(*tiny(cooldown=0), tmp_path, dataclasses.replace(QUIET, accumulate=2))
     rewrite(newest(tmp_path), lambda facts, _: facts.pop("accumulate"))  # then it was 1
+    assert train(*tiny(steps=7, cooldown=0), tmp_path, QUIET).steps == 7
+
+
+def test_a_run_from_before_a_setting_had_its_default(tmp_path):
+    task, config = tiny(cooldown=0)
+    train(task, config, tmp_path, QUIET)
+    rewrite(newest(tmp_path), lambda facts, _: facts["settings"].pop("patch_size"))
+    with pytest.raises(PrescoreError, match=r"patch_size: the run in .* has 1, not 2"):
+        train(ScoreTask(dataclasses.replace(task.settings, patch_size=2), task.data), config, tmp_path, QUIET)
     assert train(*tiny(steps=7, cooldown=0), tmp_path, QUIET).steps == 7
 
 

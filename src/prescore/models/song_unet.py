@@ -61,6 +61,8 @@ class SongUNet(nn.Module):
         dropout, label_dropout: probabilities in [0, 1], used while training; they draw from torch's current RNG.
         embedding_type, encoder_type, decoder_type: see `CHOICES`.
         resample_filter: taps of the separable FIR filter of the resamplings, an even number of them.
+        patch_size: side p of the squares of pixels that are folded into channels first and unfolded last, so that the
+            finest level has R / p pixels a side, which `attn_resolutions` counts too: for large images on few cores.
         generator: source of the initial weights; None takes torch's current RNG.
 
     Raises:
@@ -88,6 +90,7 @@ class SongUNet(nn.Module):
         encoder_type: str = "standard",
         decoder_type: str = "standard",
         resample_filter: Sequence[float] = (1, 1),
+        patch_size: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -97,8 +100,12 @@ class SongUNet(nn.Module):
         if len(resample_filter) % 2:
             raise PrescoreError(f"resample_filter: {list(resample_filter)}; an even number of taps is needed")
         check_probabilities(dropout=dropout, label_dropout=label_dropout)
-        check_resolution(img_resolution, levels=len(channel_mult))
-        self.img_resolution, self.in_channels, self.out_channels = img_resolution, in_channels, out_channels
+        if patch_size < 1 or img_resolution % patch_size:
+            raise PrescoreError(f"patch_size: {patch_size}; it has to divide the resolution {img_resolution}")
+        resolution, area = img_resolution // patch_size, patch_size**2
+        check_resolution(resolution, levels=len(channel_mult))
+        self.patch_size, self.resolution = patch_size, resolution
+        self.in_channels, self.out_channels = in_channels * area, out_channels * area  # of what the layers see
         self.label_dim, self.augment_dim, self.label_dropout = label_dim, augment_dim, label_dropout
         self.emb_channels = model_channels * channel_mult_emb
         self.dropout, self.filter = dropout, tuple(resample_filter)
@@ -135,11 +142,11 @@ class SongUNet(nn.Module):
         self, width: int, widths: list[int], num_blocks: int, attn_resolutions: Sequence[int]
     ) -> list[int]:
         """Fills `enc` and returns the widths of the skip connections, in the order they are pushed."""
-        r = self.img_resolution
+        r = self.resolution
         self.enc = nn.ModuleDict({f"{r}x{r}_conv": Conv2d(self.in_channels, width, 3)})
         skips, aux_width = [width], self.in_channels
         for level, level_width in enumerate(widths):
-            r = self.img_resolution >> level
+            r = self.resolution >> level
             if level > 0:
                 self.enc[f"{r}x{r}_down"] = self._block(width, width, down=True)
                 aux_width = self._build_auxiliary_encoder(f"{r}x{r}", aux_width, width)
@@ -169,7 +176,7 @@ class SongUNet(nn.Module):
         self.dec = nn.ModuleDict()
         width, coarsest = skips[-1], len(widths) - 1
         for level in range(coarsest, -1, -1):
-            r = self.img_resolution >> level
+            r = self.resolution >> level
             if level == coarsest:
                 self.dec[f"{r}x{r}_in0"] = self._block(width, width, has_attention=True)
                 self.dec[f"{r}x{r}_in1"] = self._block(width, width)
@@ -214,8 +221,8 @@ class SongUNet(nn.Module):
     ) -> Tensor:
         """F(x; noise_labels, ...). Labels: (B, label_dim) and (B, augment_dim), or one row for all; None is zero."""
         e = self.embed(noise_labels, class_labels, augment_labels)
-        x, skips = self._encode(x, e)
-        return self._decode(x, skips, e)
+        x, skips = self._encode(nn.functional.pixel_unshuffle(x, self.patch_size), e)
+        return nn.functional.pixel_shuffle(self._decode(x, skips, e), self.patch_size)
 
     def _encode(self, x: Tensor, e: Tensor) -> tuple[Tensor, list[Tensor]]:
         skips: list[Tensor] = []

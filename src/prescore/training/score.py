@@ -53,7 +53,16 @@ EMBEDDINGS = ("positional", "fourier")
 SONG_PRECONDITIONINGS, REFINE_PRECONDITIONINGS = ("edm", "ve", "vp"), ("score-labels",)
 NOISES = ("log-uniform", "log-normal", "uniform-time", "levels")
 WEIGHTS = ("edm", "inverse-square", "ncsn")
-SONG_ONLY = ("embedding", "channel_mult", "channel_mult_emb", "num_blocks", "attn_resolutions", "dropout", "augment")
+SONG_ONLY = (
+    "embedding",
+    "channel_mult",
+    "channel_mult_emb",
+    "num_blocks",
+    "attn_resolutions",
+    "dropout",
+    "augment",
+    "patch_size",
+)
 PREVIEW_STEPS = 18
 
 
@@ -85,6 +94,7 @@ class ScoreSettings:
         num_blocks: residual blocks a level.
         attn_resolutions: resolutions with attention, in pixels.
         dropout: probability of dropout.
+        patch_size: side of the squares of pixels that the U-Nets fold into channels; resolutions count squares.
 
     Raises:
         PrescoreError: a value is out of its range or unknown, or does not fit the others.
@@ -121,6 +131,7 @@ class ScoreSettings:
     num_blocks: int = 1
     attn_resolutions: tuple[int, ...] = (8,)
     dropout: float = 0.0
+    patch_size: int = 1
 
     def __post_init__(self) -> None:
         for name, known in self.choices.items():
@@ -131,7 +142,7 @@ class ScoreSettings:
                 f"preconditioning: {self.preconditioning} does not go with the network {self.network}; "
                 f"give {' or '.join(known)}"
             )
-        check_least(self, 1, "model_channels", "channel_mult_emb", "num_blocks")
+        check_least(self, 1, "model_channels", "channel_mult_emb", "num_blocks", "patch_size")
         check_share(self, "dropout", "label_dropout")
         given = [name for name in ("sigma_data", "sigma_max") if getattr(self, name) is not None]
         check_positive(self, "P_std", "sigma_min", *given)
@@ -317,6 +328,7 @@ class ScoreTask(Task):
         arguments |= {name: getattr(settings, name) for name in names}
         labels = {"label_dim": self.data.classes, "augment_dim": LABELS if settings.augment else 0}
         arguments |= {name: size for name, size in labels.items() if size}
+        arguments |= {"patch_size": settings.patch_size} if settings.patch_size > 1 else {}
         arguments |= FOURIER if settings.embedding == "fourier" else {}
         return "SongUNet", arguments | (NCSNPP if settings.network == "ncsnpp" else {})
 

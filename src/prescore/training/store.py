@@ -93,6 +93,7 @@ def resume(
         except DamagedError as error:
             problem = problem or str(error)
             continue
+        facts["settings"] = _defaults(task) | facts["settings"]
         _check_same_run(folder, facts, _facts(task, config, accumulate))
         _check_same_start(folder, facts.get("init"), state.init)
         if problem:
@@ -158,6 +159,12 @@ def _facts(task: Task, config: TrainingConfig, accumulate: int) -> dict[str, Any
         "data": task.data.fingerprint,
     }
     return json.loads(json.dumps(facts))
+
+
+def _defaults(task: Task) -> dict[str, Any]:
+    """Settings that a run did not know yet: their default is what it did."""
+    settings = {field.name: field.default for field in dataclasses.fields(task.settings)}
+    return json.loads(json.dumps(settings, default=lambda _: None))
 
 
 def _check_same_run(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
