@@ -26,7 +26,7 @@ from publish import Runs, add_options, cell, command, output_folder, publish, ta
 from subjects import Subject, halved, kept, patches
 
 import prescore
-from prescore.errors import SamplingError
+from prescore.errors import PrescoreError
 from prescore.grid import geometric
 from prescore.precondition import frequency_preconditioner
 from prescore.samplers import PredictorCorrector
@@ -113,10 +113,10 @@ def plan(subject: Subject, T: int) -> dict[str, Callable[[], Mapping[str, Any]]]
 
 
 def finished(run: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The numbers of a run; a distance of None if it overflows."""
+    """The numbers of a run; a distance of None if it overflows, or the switch leaves no step to one of the stages."""
     try:
         return run()
-    except SamplingError:
+    except PrescoreError:
         return {"frechet": None, "calls": None, "time": None}
 
 
