@@ -9,14 +9,17 @@ export OMP_WAIT_POLICY ?= passive
 # Data of the experiments, and where their quick runs go.
 MNIST ?= data/mnist.npz
 NATURAL ?= data/natural.npz
-TOPOGRAPHY ?= data/topography.npz
-EMOJI ?= data/emoji.npz
 QUICK ?= experiments/quick
 
-# Experiments in the order of docs/results.md; NAME_DATA is the file that one reads.
-EXPERIMENTS = toy_gaussian power_law ncsn_mnist latent_mnist
-ncsn_mnist_DATA = $(MNIST)
-latent_mnist_DATA = $(MNIST)
+# Experiments in the order of docs/results.md; NAME_DATA is the file that one reads, NAME_OPTIONS what a full run takes.
+EXPERIMENTS = toy_gaussian power_law steps_grid distance_tables seconds_per_iteration subspace conditioning \
+  alpha_relation automatic_alpha skew ncsn_mnist latent_mnist \
+  edm_stochasticity edm_schedules edm_training seeds_tables seeds_trajectories
+$(foreach name,ncsn_mnist latent_mnist,$(eval $(name)_DATA = $(MNIST)))
+$(foreach name,distance_tables subspace automatic_alpha edm_stochasticity edm_schedules edm_training seeds_tables \
+  seeds_trajectories,$(eval $(name)_DATA = $(NATURAL)))
+$(foreach name,distance_tables automatic_alpha edm_stochasticity edm_schedules seeds_tables,\
+  $(eval $(name)_OPTIONS = --images $(MNIST)))
 
 .PHONY: demo test lint install clean experiments experiments-data experiments-quick
 
@@ -54,12 +57,12 @@ $(VENV)/dev: $(VENV)/torch pyproject.toml
 experiments: experiments-data $(EXPERIMENTS:%=experiment-%)
 
 experiments-data:
-	@for file in $(sort $(foreach name,$(EXPERIMENTS),$($(name)_DATA))); do test -f "$$file" || { missing=1; \
+	@for file in $(sort $(MNIST) $(NATURAL)); do test -f "$$file" || { missing=1; \
 	  echo "$$file: no such file; experiments/README.md says what it is to hold. Say where it is by" \
-	  "make experiments MNIST=FILE NATURAL=FILE TOPOGRAPHY=FILE EMOJI=FILE" >&2; }; done; test -z "$$missing"
+	  "make experiments MNIST=FILE NATURAL=FILE" >&2; }; done; test -z "$$missing"
 
 experiment-%: $(VENV)/cli
-	$(BIN)/python experiments/$*.py $($*_DATA:%=--data %)
+	$(BIN)/python experiments/$*.py $($*_DATA:%=--data %) $($*_OPTIONS)
 
 # Smoke runs, minutes; those whose data are not there are left out.
 experiments-quick: $(EXPERIMENTS:%=quick-%)

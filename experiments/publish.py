@@ -47,17 +47,16 @@ ORDER = (
     "seconds_per_iteration",
     "subspace",
     "conditioning",
-    "alpha_steps",
-    "alpha_tolerance",
+    "alpha_relation",
+    "automatic_alpha",
     "skew",
     "ncsn_mnist",
     "latent_mnist",
-    "edm_churn",
+    "edm_stochasticity",
     "edm_schedules",
     "edm_training",
-    "seeds_table",
+    "seeds_tables",
     "seeds_trajectories",
-    "seeds_churn",
 )
 WIDTH, WRAPPING = 118, {"break_long_words": False, "break_on_hyphens": False}
 TITLE = """# Results
