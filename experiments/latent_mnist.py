@@ -6,64 +6,51 @@ alpha = 1.75 "substantially preserves sampling quality" at 20 times fewer steps.
 distances, and say neither which shape the 384 numbers have nor whether a latent is the mean of a posterior or a draw.
 
 Here latents are 6 x 8 x 8 means of posteriors, the sampler is predictor-corrector (r = 0.16) with T = 1000 and fewer
-steps, and M has the paper's frequency mask, R = log(E|F z|^2 + 1), of the latents as they stand. Frechet distance in
-the features of a digit classifier, n = 500, seeds 0 to 499:
+steps, and M has the paper's frequency mask, R = log(E|F z|^2 + 1), of the latents as they stand. Beside PDS stand what
+could explain it: all noise multiplied by one number of the same mean square (M = m), which only lengthens the steps,
+and another predictor.
 
-    true digits 2.1, their reconstructions 5.2 (no sampler can be expected to do better)
-    plain, T = 1000    14.1        PDS, alpha 1.75, T = 50    25.2        plain, T = 20    23.6
-    plain, T = 50      14.6        PDS, alpha 2.5, T = 50     12.0        PDS, alpha 1.75, T = 20    628
-                                   PDS, alpha 5, T = 50       12.3
+PDS evens out what differs between frequencies, a factor of 900 in the digits, and little of it is left in the latents.
+Draws from the posteriors are white, as the KL divergence wants them, R is constant, M would do nothing. Of the means
+the autoencoder uses one channel, in which the frequencies differ by a factor of about 5. The others, of hardly any
+variance, get most of M, and need it least: they reach their distribution first in any case. Their predictor steps
+become several times as long, near sigma^2 at T = 50 and beyond 2 sigma^2, the limit of stability, at T = 20.
 
-- 20 times fewer steps cost the plain sampler nothing: quality is preserved, but without preconditioning.
-- PDS with alpha = 1.75 is worse than plain at T = 50 and diverges at T = 20.
-- A weaker PDS (alpha 2.5) is a little better than plain, by about as much as sets of seeds differ. Three of these:
-  plain 14.6, 16.9, 15.3; alpha 2.5 12.0, 16.4, 13.6; all noise multiplied by one number of the same mean square, which
-  only lengthens the steps, 13.0, 15.1, 17.7; Euler-Maruyama 13.7, 17.4, 14.7; alpha 1.75 25.2, 27.6, 30.8.
-
-Why: PDS evens out what differs between frequencies, a factor of 900 in the digits, and little of it is left in the
-latents. Draws from the posteriors are white, as the KL divergence wants them (the frequencies of a channel agree within
-6 %), R is constant, and M, between 1 and 1.09, would do nothing. Of the means the autoencoder uses one channel, of
-variance 0.45, in which the frequencies differ by a factor of 5 and M is 1 to 1.26. The other five, of 0.0005 to
-0.011, get most of M, 1.5 to 2.32, and need it least: they reach their distribution first in any case. Their predictor
-steps become up to 5.4 times as long, 1.36 sigma^2 at T = 50 and 2.8 sigma^2 at T = 20, where 2 sigma^2 is the limit of
-stability. With the pixel mask as well it is 7.4 sigma^2 at T = 50, and the run overflows.
-
-`python experiments/latent_mnist.py mnist.npz --n 500` trains both networks and draws everything, in about half an hour
-on one core.
+Both networks are trained first, in about 20 minutes on one core, or taken from --trained DIR or --model FILE.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from publish import Runs, add_options, command, output_folder, publish, table
 from torch import Tensor
 
 import prescore
 from prescore.data import load_images
-from prescore.errors import SamplingError
-from prescore.files import write_atomically
+from prescore.errors import PrescoreError, SamplingError
 from prescore.images import grid, to_uint8
 from prescore.metrics import Features, Moments, frechet_distance, make_features, radial_power
 from prescore.models.latent import LatentDenoiser
 from prescore.operators import Pixel
 from prescore.precondition import Preconditioner, Statistics, frequency_preconditioner, pixel_preconditioner
-from prescore.samplers import PredictorCorrector
+from prescore.precondition.gaussian import pixel_gaussian
+from prescore.samplers import PredictorCorrector, Sampler, make_sampler
 from prescore.training.data import TrainingData
 from prescore.training.loop import RunOptions, train
 from prescore.training.recipes import find_recipe, with_options
 
-ROOT = Path(__file__).parents[1]
 SIDE, HELD_OUT = 32, 5000  # digits that are not trained on
 ALPHA, SPEEDUP = 1.75, 20  # of the paper
+OURS = "p-ode-2m"
 ALPHAS = (1.25, 2.5, 5.0, 15.0)
 FRACTIONS = (50, 100)  # of T, still fewer steps
 SHOWN = 20  # samples of each method in the figure
@@ -144,25 +131,28 @@ class Setting:
             "frechet_of_latents": frechet_distance(Moments.of(latents), of_latents),
         }
 
-    def run(self, steps: int, options: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
-        """Measures and first samples of the seeds 0 to n - 1; no samples if the run overflows."""
-        sampler, start = PredictorCorrector(steps=steps, **options), time.perf_counter()
-        row: dict[str, Any] = {"steps": steps, "calls": sampler.total_calls(steps)}
+    def draw(self, sampler: Sampler, n: int) -> Tensor | None:
+        """Latents of the seeds 0 to n - 1; None if the run overflows."""
         try:
-            z = prescore.sample(
-                self.model, sampler, seeds=range(self.n), batch_size=self.batch_size, progress=False
+            return prescore.sample(
+                self.model, sampler, seeds=range(n), batch_size=self.batch_size, progress=False
             ).float()
         except SamplingError:
-            return row | {"frechet": None, "frechet_of_latents": None}, None
-        images = self.model.decode(z)
-        row |= self.measures(images, z) | {"seconds": round(time.perf_counter() - start, 1)}
-        return row, to_uint8(images[:SHOWN])
+            return None
 
-    def floors(self) -> dict[str, dict[str, float]]:
-        """The measures of n true digits, and of what the autoencoder makes of them."""
-        true, z = self.digits[-self.n :], self.latents[-self.n :]
-        again = self.model.decode(z)
-        return {"true digits": self.measures(true, z), "their reconstructions": self.measures(again, z)}
+    def run(self, sampler: Sampler, steps: int) -> dict[str, Any]:
+        """Measures of n samples."""
+        start = time.perf_counter()
+        z = self.draw(sampler, self.n)
+        measured = (
+            {"frechet": None, "frechet_of_latents": None} if z is None else self.measures(self.model.decode(z), z)
+        )
+        return {"steps": steps, "calls": sampler.total_calls(steps), **measured, "seconds": time.perf_counter() - start}
+
+    def floor(self, name: str) -> dict[str, float]:
+        """The measures of n true digits, or of what the autoencoder makes of them."""
+        z = self.latents[-self.n :]
+        return self.measures(self.digits[-self.n :] if name == "true digits" else self.model.decode(z), z)
 
 
 def whiteness(x: Tensor, low: float, high: float) -> dict[str, Any]:
@@ -209,16 +199,8 @@ def train_model(digits: Tensor, folder: Path, quick: bool) -> LatentDenoiser:
 def load_model(path: Path) -> LatentDenoiser:
     model = prescore.load(path)
     if not isinstance(model, LatentDenoiser):
-        raise SystemExit(f"{path}: not a model of latents")
+        raise PrescoreError(f"{path}: not a model of latents; `prescore train --recipe latent` makes one")
     return model
-
-
-def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = [f"{'':44}{'calls':>7}{'Frechet':>10}{'of latents':>12}"]
-    for name, row in rows.items():
-        values = ("overflow" if row[key] is None else f"{row[key]:.4g}" for key in ("frechet", "frechet_of_latents"))
-        lines.append("{:44}{:>7}{:>10}{:>12}".format(name, row.get("calls", ""), *values))
-    return "\n".join(lines)
 
 
 def draw(pictures: Mapping[str, Tensor], rows: Mapping[str, Mapping[str, Any]], scales: Mapping[str, Any]) -> Figure:
@@ -227,7 +209,7 @@ def draw(pictures: Mapping[str, Tensor], rows: Mapping[str, Mapping[str, Any]], 
     left, right = figure.subfigures(1, 2, width_ratios=(3, 1.2))
     for ax, (name, images) in zip(left.subplots(len(pictures), 1, squeeze=False)[:, 0], pictures.items(), strict=True):
         ax.imshow(grid(images, columns=len(images))[0].numpy(), cmap="gray", vmin=0, vmax=255)
-        ax.set_title(f"{name}: {rows[name]['frechet']:.2f}", fontsize=8, loc="left", pad=2)
+        ax.set_title(f"{name}: {rows[name]['frechet']:.3g}", fontsize=8, loc="left", pad=2)
         ax.set_axis_off()
     draw_spectra(right.subplots(), scales)
     return figure
@@ -241,48 +223,102 @@ def draw_spectra(ax: Axes, scales: Mapping[str, Any]) -> None:
     ax.legend(fontsize=7, frameon=False)
 
 
+def samplers(statistics: Statistics, T: int, is_quick: bool) -> dict[str, tuple[int, Sampler]]:
+    """Steps and sampler of each run, by name."""
+    few = max(2, T // SPEEDUP)
+    made = {f"{name}, T = {few}": (few, make(statistics)) for name, make in METHODS.items()}
+    for alpha in () if is_quick else ALPHAS:
+        for name, M in {"PDS": pds, "M = m": uniform}.items():
+            made[f"{name}, alpha {alpha:g}, T = {few}"] = (few, {"preconditioner": M(statistics, alpha)})
+    for fewer in () if is_quick else (max(2, T // fraction) for fraction in FRACTIONS):
+        for name in ("plain", "PDS", "plain, Euler-Maruyama"):
+            made[f"{name}, T = {fewer}"] = (fewer, METHODS[name](statistics))
+    made[f"plain, T = {T}"] = (T, {})
+    found: dict[str, tuple[int, Sampler]] = {
+        name: (steps, PredictorCorrector(steps=steps, **given)) for name, (steps, given) in made.items()
+    }
+    for calls in (2 * few, few // 2):
+        steps = max(2, calls)
+        found[f"{OURS}, {steps} calls"] = (steps, make_sampler(OURS, steps=steps, reference=pixel_gaussian(statistics)))
+    return found
+
+
+def section(runs: Mapping[str, Any], facts: Mapping[str, Any], scales: Mapping[str, Any]) -> str:
+    """The section of docs/results.md."""
+    T, few = facts["T"], max(2, facts["T"] // SPEEDUP)
+    rows = [[name, run.get("calls", ""), run["frechet"], run["frechet_of_latents"]] for name, run in runs.items()]
+    long, plain, ours = (runs[name]["frechet"] for name in (f"plain, T = {T}", f"plain, T = {few}", f"PDS, T = {few}"))
+    others = {name: run["frechet"] for name, run in runs.items() if name.startswith("PDS, alpha")}
+    best = min((name for name in others if others[name] is not None), key=lambda name: others[name], default=None)
+    weaker = "" if best is None else f" The best of the other strengths, {best}, has {others[best]:.3g}."
+    agrees = ours is not None and ours <= plain
+    verdict = "Agrees" if agrees else "Does not agree"
+    reached = "overflows" if ours is None else f"has {ours:.3g}"
+    digits, latents = (scales[n]["largest_over_smallest_frequency_of_a_channel"] for n in ("images", "latents"))
+    return f"""## Latent space (Appendix B, Figure 14)
+
+The paper trains a VAE (MNIST to 384 numbers) and a score model on its latents, and reports that PDS with alpha = 1.75
+"substantially preserves sampling quality" at 20 times fewer steps; it shows pictures and no distances. Here latents are
+6 x 8 x 8 means of posteriors. Frechet distance in the features of `mnist-classifier`, and of the latents as they are,
+n = {facts["n"]}, the same seeds for all; a dash is a run that overflows:
+
+{table(["", "calls", "Frechet distance", "of the latents"], rows)}
+
+![Digits from latents, plain and preconditioned](figures/latent_mnist.png)
+
+**{verdict}.** With {SPEEDUP} times fewer steps the plain sampler has {plain:.3g} (T = {T}: {long:.3g}) and PDS with
+alpha = {ALPHA} {reached}.{weaker} There is little to even out: the largest and the smallest variance of a frequency are
+a factor of {digits:.0f} apart in the digits and {latents:.1f} in the channel medians of the latents. M = m multiplies
+all noise alike, by the mean square of what PDS multiplies it by.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="PDS in the latent space of an autoencoder (Ma et al., appendix B)")
-    parser.add_argument("data", type=Path, help="MNIST: .npz, IDX file or folder")
+    parser.add_argument("--data", type=Path, default=Path("data/mnist.npz"), help="MNIST: .npz, IDX file or folder")
     parser.add_argument("--model", type=Path, help="a trained model of latents; by default one is trained")
-    parser.add_argument("--folder", type=Path, help="where it is trained, or taken from; by default a temporary one")
+    parser.add_argument(
+        "--trained", type=Path, help="where it is trained, or taken from; by default a temporary folder"
+    )
     parser.add_argument("--steps", type=int, default=1000, help="T; the other methods take a 20th of it")
     parser.add_argument("--n", type=int, default=1000, help="samples of each method")
-    parser.add_argument("--quick", action="store_true", help="train for a minute and draw 60 samples, to try it out")
-    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "latent_mnist.png")
-    parser.add_argument("--json", type=Path, default=ROOT / "experiments" / "results" / "latent_mnist.json")
+    add_options(parser)
     options = parser.parse_args(arguments)
     T, n = (60, 60) if options.quick else (options.steps, options.n)
     digits = load_images(options.data, pad=SIDE)
     digits = digits[torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))]
+    facts = {"T": T, "n": n, "alpha": ALPHA}
+    runs = Runs.open(options, "latent_mnist", facts)
     with tempfile.TemporaryDirectory() as temporary:
-        train_on, folder = digits[: -max(n, HELD_OUT)], options.folder or Path(temporary)
+        train_on, folder = digits[: -max(n, HELD_OUT)], options.trained or Path(temporary)
         model = load_model(options.model) if options.model else train_model(train_on, folder, options.quick)
     setting = Setting(model, digits[:2000] if options.quick else digits, n)
 
-    rows: dict[str, dict[str, Any]] = {**setting.floors()}
     pictures = {"true digits": digits[-n:][:SHOWN]}
     pictures["their reconstructions"] = to_uint8(model.decode(setting.latents[-n:][:SHOWN]))
-    few = max(2, T // SPEEDUP)
-    runs = {f"{name}, T = {few}": (few, make(setting.statistics)) for name, make in METHODS.items()}
-    for alpha in () if options.quick else ALPHAS:
-        for name, M in {"PDS": pds, "M = m": uniform}.items():
-            runs[f"{name}, alpha {alpha:g}, T = {few}"] = (few, {"preconditioner": M(setting.statistics, alpha)})
-    for fewer in () if options.quick else (max(2, T // fraction) for fraction in FRACTIONS):
-        for name in ("plain", "PDS", "plain, Euler-Maruyama"):
-            runs[f"{name}, T = {fewer}"] = (fewer, METHODS[name](setting.statistics))
-    runs[f"plain, T = {T}"] = (T, {})
-    for name, (steps, given) in runs.items():
-        rows[name], images = setting.run(steps, given)
-        if images is not None and steps in (few, T) and not name.startswith("M = m, alpha"):
-            pictures[name] = images
-        print(table({name: rows[name]}), flush=True)
+    for name in pictures:
+        runs.get(name, partial(setting.floor, name))
+    for name, (steps, sampler) in samplers(setting.statistics, T, options.quick).items():
+        run = runs.get(name, partial(setting.run, sampler, steps))
+        print(name, run, flush=True)
+        if (
+            run["frechet"] is not None
+            and (steps == T or name.endswith(f"T = {T // SPEEDUP}"))
+            and "m, alpha" not in name
+        ):
+            z = setting.draw(sampler, SHOWN)
+            assert z is not None
+            pictures[name] = to_uint8(model.decode(z))
     scales = spectra(setting)
-    print(table(rows))
-    draw(pictures, rows, scales).savefig(options.figure, dpi=80)
-    content = {"T": T, "n": n, "alpha": ALPHA, "rows": rows, "scales": scales}
-    write_atomically(options.json, (json.dumps(content, indent=1) + "\n").encode())
+    numbers = runs.numbers | {"scales": scales}
+    publish(
+        output_folder(options),
+        "latent_mnist",
+        draw(pictures, runs.runs, scales),
+        numbers,
+        section(runs.runs, facts, scales),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

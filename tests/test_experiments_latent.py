@@ -1,11 +1,9 @@
 """The experiment in the latent space runs in a small setting, and its controls are what they are said to be."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from test_experiments import experiment
+from test_experiments import experiment, quick
 
 import prescore
 
@@ -32,18 +30,16 @@ def test_quick_run(latent, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(latent, "HELD_OUT", 60)
     monkeypatch.setattr(latent, "QUICK_VAE", short | {"model_channels": 4, "num_blocks": 0})
     monkeypatch.setattr(latent, "QUICK_LATENT", short | {"model_channels": 8, "num_blocks": 1})
-    figure, numbers, folder = tmp_path / "figure.png", tmp_path / "numbers.json", tmp_path / "run"
-    arguments = [str(digits), "--quick", "--figure", str(figure), "--json", str(numbers)]
-    latent.main([*arguments, "--folder", str(folder)])
-    assert figure.read_bytes().startswith(b"\x89PNG")
-    result = json.loads(numbers.read_text())
-    names = {"true digits", "their reconstructions", "plain, T = 60", *(f"{m}, T = 3" for m in latent.METHODS)}
-    assert result["rows"].keys() == names
-    assert result["rows"]["plain, T = 60"]["calls"] == 20 * result["rows"]["plain, T = 3"]["calls"]
-    latent.main([*arguments, "--model", str(folder / "latent" / "model.safetensors")])
-    again = json.loads(numbers.read_text())
-    for row in (*result["rows"].values(), *again["rows"].values()):
-        row.pop("seconds", None)
+    arguments = ["--data", str(digits), "--trained", str(tmp_path / "run")]
+    result = quick(latent, tmp_path / "first", *arguments)
+    ours = ["p-ode-2m, 6 calls", "p-ode-2m, 2 calls"]
+    names = {"true digits", "their reconstructions", "plain, T = 60", *(f"{m}, T = 3" for m in latent.METHODS), *ours}
+    assert result["runs"].keys() == names
+    assert result["runs"]["plain, T = 60"]["calls"] == 20 * result["runs"]["plain, T = 3"]["calls"]
+    model = tmp_path / "run" / "latent" / "model.safetensors"
+    again = quick(latent, tmp_path / "second", *arguments[:2], "--model", str(model))
+    for run in (*result["runs"].values(), *again["runs"].values()):
+        run.pop("seconds", None)
     assert again == result
 
 
