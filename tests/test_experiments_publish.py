@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 import sys
 
 import pytest
@@ -130,3 +131,17 @@ def test_paragraphs_are_wrapped_and_nothing_else(publish):
     assert max(len(line) for line in lines if line.startswith("word")) <= 118
     assert " ".join(lines[2:5]) == ("word " * 60).strip() + " next"
     assert lines[6:9] == table.splitlines()
+
+
+def test_make_runs_every_script_that_publishes():
+    """All of them, in the order of docs/results.md; a script that draws for several models names them in ORDER."""
+    module = experiment("publish")
+    text = (module.ROOT / "Makefile").read_text().replace("\\\n", " ")
+    made = re.search(r"^EXPERIMENTS = (.*)$", text, re.M)[1].split()
+    publishing = {
+        path.stem for path in (module.ROOT / "experiments").glob("*.py") if "publish(output_folder" in path.read_text()
+    }
+    assert publishing - {"publish"} <= set(made)
+    assert all((module.ROOT / "experiments" / f"{name}.py").is_file() for name in made)
+    places = [next(i for i, known in enumerate(module.ORDER) if known.startswith(name)) for name in made]
+    assert places == sorted(places)
