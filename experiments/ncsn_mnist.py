@@ -296,19 +296,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=5000, help="samples of each run, and true ones for the floor")
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--level-steps", type=int, nargs="+", default=[2, 20], help="steps at each of 10 levels")
-    parser.add_argument("--lengths", type=float, nargs="*", default=[0.2, 0.5, 0.75], help="h beside the rule's")
+    parser.add_argument("--lengths", type=float, nargs="+", help="h [0.2, 0.5, 0.75 and the rule's]")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", help="of the network, float32 or bfloat16")
     add_options(parser)
     options = parser.parse_args(arguments)
     if options.quick:
-        options.n, options.level_steps, options.lengths = 16, [2], [0.2]
+        options.n, options.level_steps, options.lengths = 16, [2], [0.2, 10]
     setting = prepare(options)
     facts = {"model": setting.model.name, "n": options.n, "dtype": options.dtype, "levels": LEVELS}
     runs = Runs.open(options, "ncsn_mnist", facts | {"r": RADIUS, "lam": LAM, "floor": setting.floor})
     for level_steps in options.level_steps:
-        for h in sorted({h_of_paper(level_steps), *options.lengths}):
+        for h in options.lengths or sorted({0.2, 0.5, 0.75, h_of_paper(level_steps)}):
             for method in options.methods:
                 name = f"{method}, {level_steps} steps a level, h = {h:g}"
                 print(name, runs.get(name, partial(measure, setting, method, level_steps, h)), flush=True)
