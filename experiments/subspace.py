@@ -71,12 +71,12 @@ def through_subspace(subject: Subject, T: int, switch: float) -> dict[str, Any]:
 
 def steps_of_equal_time(subject: Subject, T: int, switch: float) -> int:
     """The largest number of steps of subspace diffusion that take no more time than plain with T."""
+    below = stages(subject, T, switch)[1].below
 
     def time(steps: int) -> float:
-        below = int((levels(steps)[:-1] <= stages_switch).sum())
-        return 2 * (below + COARSE * (steps - below))
+        fine = int((levels(steps)[:-1] <= below).sum())
+        return 2 * (fine + COARSE * (steps - fine))
 
-    stages_switch = stages(subject, T, switch)[1].below
     return next(steps for steps in range(math.ceil(T / COARSE), 0, -1) if time(steps) <= 2 * T)
 
 
