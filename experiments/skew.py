@@ -16,7 +16,7 @@ why there is less to see than that:
   a lam = 2 snr^2 = 0.0512 of the corrector that is omega |q| = 6.2. The left panel has this for S1, in closed form and
   from samples of the library's Langevin dynamics.
 - The corrector's step size, eps = 2 (snr |M z| / |drift|)^2, has the whole drift in it: omega = 1000 makes it a
-  millionth of what it was, or less. The pictures are then those of the predictor alone, which is the control "no corrector".
+  millionth of what it was, or less. The pictures are then those of the predictor alone, the control "no corrector".
 """
 
 import argparse
