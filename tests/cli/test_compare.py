@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from support import with_function
 
 import prescore
 from prescore.cli import main
+from prescore.cli.app import app
+from prescore.cli.compare import command_line
 from prescore.cli.panels import COLOURS
 from prescore.denoiser import Denoiser
 from prescore.images import to_uint8
@@ -34,6 +37,18 @@ N = 8
 DATA = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
 PIXELS = ("--features", "pixels")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+@pytest.fixture
+def figures() -> None:
+    """For tests of what is drawn, which takes most of the time of so small a comparison."""
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "figures" not in request.fixturenames:
+        for name in ("quality_panel", "spectrum_panel"):
+            monkeypatch.setattr(f"prescore.cli.report_html.{name}", lambda *_: "<svg></svg>")
 
 
 @pytest.fixture
@@ -169,6 +184,7 @@ def test_calls_are_at_most_what_was_asked_for(cli: Cli, model: Path, out: Path) 
     assert ("li", note) in page_of(out).texts
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_report_needs_nothing_else_and_is_well_formed(
     cli: Cli, shipped: str, data: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -209,6 +225,7 @@ def test_the_report_needs_nothing_else_and_is_well_formed(
     facts = dict(zip(*[[t for tag, t in page.texts if tag == kind] for kind in ("dt", "dd")], strict=False))
     assert facts["reference"].startswith(f"{data}, 40 images, digest ")
     assert facts["features"] == "means-2x2, 16 an image"
+    assert facts["floor"] == "8 of the true images beside the others"
     assert facts["library"] == f"prescore {prescore.__version__}"
 
 
@@ -222,7 +239,7 @@ def test_names_are_text_in_the_page(cli: Cli, model: Path, out: Path, tmp_path: 
 
 
 def test_the_command_in_the_report_makes_it_again(cli: Cli, model: Path, data: Path, out: Path) -> None:
-    given = (*arguments(model, out), "--reference", data, "--range", 0, 2, "--metrics", "kernel", "--raw")
+    given = (*arguments(model, out), "--reference", data, "--range", 0, 2, "--metrics", "kernel", "--dtype", "float64")
     assert cli(*given).code == 0
     page, files = (out / "report.html").read_bytes(), kept(out)
     (command,) = [text for tag, text in page_of(out).texts if tag == "code"]
@@ -233,6 +250,26 @@ def test_the_command_in_the_report_makes_it_again(cli: Cli, model: Path, data: P
     assert main(words) == 0
     assert (out / "report.html").read_bytes() == page
     assert kept(out) == files  # nothing was drawn again
+
+
+def test_every_kind_of_option_is_in_the_command() -> None:
+    words = [
+        "mnist-ve",
+        "--samplers",
+        "pc",
+        "--calls",
+        "4",
+        "--out",
+        "a b",
+        "--range",
+        "0.0",
+        "2.0",
+        "--n",
+        "5",
+        "--raw",
+    ]
+    context = typer.main.get_command(app).commands["compare"].make_context("compare", list(words))  # type: ignore[attr-defined]
+    assert shlex.split(command_line(context)) == ["prescore", "compare", *words]
 
 
 def test_ctrl_c_keeps_the_finished_runs(
@@ -331,6 +368,7 @@ def test_folders_that_hold_something_else(
     assert "p-ode-1-2.npz: cannot be read" in refused(*given)
 
 
+@pytest.mark.usefixtures("figures")
 def test_a_run_that_diverges_is_a_row(
     cli: Cli, model: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -493,6 +531,7 @@ def test_without_the_extra(
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("figures")
 def test_metrics_that_are_not_finite_are_missing(cli: Cli, model: Path, data: Path, out: Path) -> None:
     np.save(data, np.zeros_like(DATA))
     assert cli(*arguments(model, out, "ddim", "2"), "--reference", data, "--metrics", "spectrum,kernel").code == 0

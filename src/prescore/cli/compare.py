@@ -145,7 +145,7 @@ def compare(
         "reference": beside.text,
         **({"features": beside.features} if beside.features else {}),
         "samples": f"{n} of each run, seeds {seeds[0]} to {seeds[-1]}, the same in all",
-        "network": f"{dtype}, {batch_size} samples in a call, {common['hardware']}",
+        "network": f"{dtype}, {min(batch_size, n)} samples in a call, {common['hardware']}",
         "library": f"prescore {common['prescore']}",
     }
     print(facts(head | {"out": out}), flush=True)
@@ -223,7 +223,8 @@ def hardware(device: "torch.device") -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else str(device)
 
 
 def make_report(
@@ -256,13 +257,15 @@ def make_report(
         for run, result in finished
         if result.failure is None
     }
-    pictures |= {} if true is None else {"": true[:row]}
+    pictures |= {} if true is None else {"": true[: len(seeds[:row])]}
+    truth = store.truth or Truth()
+    floor = "none" if truth.floor is None else f"{len(seeds)} of the true images beside the others"
     return Report(
         title=title,
-        facts=head,
+        facts={**head, "floor": floor},
         command=command,
         runs=finished,
-        truth=store.truth or Truth(),
+        truth=truth,
         n=len(seeds),
         seeds=seeds[:row],
         pictures=pictures,

@@ -60,24 +60,33 @@ def sign(style: int) -> str:
 
 
 def quality_panel(
-    title: str, lines: Sequence[Line], x_label: str, ticks: Sequence[int] | None, floor: float | None
+    title: str, lines: Sequence[Line], x_label: str, ticks: Sequence[int] | None, floor: float | None, linear: bool
 ) -> str:
-    """One metric against calls or seconds, as SVG; logarithmic where all values are positive.
+    """One metric against calls or seconds, as SVG.
 
     Args:
         ticks: of the horizontal axis, if it is one of whole numbers.
         floor: the value of true samples, drawn as a line.
+        linear: whether the metric is; others are logarithmic, but for values beside 0 and below.
     """
+    from matplotlib.ticker import SymmetricalLogLocator
+
     with _style():
         figure = new_figure(3.7, 2.7)
         axes = figure.subplots()
+        axes.margins(y=0.08)
         for line in lines:
             axes.plot(line.x, line.y, markersize=4.5, linewidth=1.4, **line.look)
+        values = [y for line in lines for y in line.y]
         if floor is not None:
             axes.axhline(floor, **TRUE)
-        values = [*(y for line in lines for y in line.y), *([] if floor is None else [floor])]
-        if min(values) > 0:
+            values.append(floor)
+        if not linear and min(values) > 0:
             axes.set_yscale("log")
+        elif not linear and max(values) > 0:
+            threshold = -min(values) or min(y for y in values if y > 0)
+            axes.set_yscale("symlog", linthresh=threshold)
+            axes.yaxis.set_major_locator(SymmetricalLogLocator(linthresh=threshold, base=10))
         axes.set_xscale("log")
         axes.set(title=title, xlabel=x_label)
         _finish(axes)
