@@ -19,6 +19,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from torch import Tensor
 
 NAME = "edm_stochasticity"
 FAULT = 1.03
-S_CHURN = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+S_CHURN = (3.0, 8.0, 20.0, 50.0, 120.0)
+STEPS = {"exact": (18, 40), "faulty": (40,)}
 CIFAR_VE = {"S_tmin": 0.05, "S_tmax": 1.0, "S_noise": 1.007}  # Table 5 of the paper, with S_churn = 80
 EVERYWHERE = {"S_tmin": 0.0, "S_tmax": math.inf}
 VARIANTS: Mapping[str, Mapping[str, float]] = {
@@ -64,18 +66,16 @@ def sweep(runs: Runs, label: str, subject: Subject, steps: Sequence[int]) -> Non
     """All runs of one denoiser; of a network, whose calls are dear, only those with the most churn."""
     kept(runs, {"denoiser": label, "samples": "true"}, lambda: {"n": subject.n, "true": subject.floor()})
     for N in steps:
-        facts: dict[str, Any] = {"denoiser": label, "budget": 2 * N - 1}
-
-        def run(sampler: str, name: str, facts: dict[str, Any] = facts, **options: Any) -> None:
-            row = facts | {"sampler": sampler, "S_churn": options.get("S_churn", 0.0)}
-            kept(runs, row, lambda: subject.run(subject.sampler(name, facts["budget"], **options)))
-
-        run(DETERMINISTIC, "edm-heun")
+        budget = 2 * N - 1
+        samplers = [(DETERMINISTIC, 0.0, subject.sampler("edm-heun", budget))]
         for variant, settings in VARIANTS.items():
             for S in churns(N) if subject.is_exact else churns(N)[-1:]:
-                run(variant, "edm-stochastic", S_churn=S, **bounded(subject, settings))
-        for name in OTHERS:
-            run(name, name)
+                sampler = subject.sampler("edm-stochastic", budget, S_churn=S, **bounded(subject, settings))
+                samplers.append((variant, S, sampler))
+        samplers += [(name, 0.0, subject.sampler(name, budget)) for name in OTHERS]
+        for name, S, sampler in samplers:
+            facts = {"denoiser": label, "budget": budget, "sampler": name, "S_churn": S}
+            kept(runs, facts, partial(subject.run, sampler))
 
 
 def bounded(subject: Subject, settings: Mapping[str, float]) -> dict[str, float | None]:
@@ -186,13 +186,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=2000, help="samples of a run")
     parser.add_argument("--network-n", type=int, default=200, help="samples of a run of a network")
     options = parser.parse_args(arguments)
-    steps, network_steps = ((4,), (2,)) if options.quick else ((18, 40), (18,))
+    steps, network_steps = ({"exact": (4,), "faulty": (4,)}, (2,)) if options.quick else (STEPS, (18,))
     n, network_n = (50, 8) if options.quick else (options.n, options.network_n)
 
     exact = patches(options.data, n, options.quick)
     runs = Runs.open(options, NAME, {"n": n, "network_n": network_n, "fault": FAULT, "S_churn": S_CHURN})
     for label, subject in {"exact": exact, "faulty": faulty(exact)}.items():
-        sweep(runs, label, subject, steps)
+        sweep(runs, label, subject, steps[label])
     for model in (options.model or ["mnist-ve"]) if options.images else []:
         sweep(runs, model, network(model, options.images, options.features, network_n), network_steps)
     text = section(runs.runs, runs.settings)

@@ -19,6 +19,7 @@ import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kept(runs, {"denoiser": "exact", "samples": "drawn"}, lambda: {"drawn": samples(subject, subject.denoiser)})
         for recipe, letter in product(RECIPES, letters):
             facts = {"recipe": recipe, "configuration": letter}
-            kept(runs, facts, lambda: run(recipe, letter, data, training, folder, subject))  # noqa: B023
+            kept(runs, facts, partial(run, recipe, letter, data, training, folder, subject))
     text = section(runs.runs, runs.settings)
     publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
     print(text)

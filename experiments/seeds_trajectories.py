@@ -13,6 +13,7 @@ limit as steps are added, that of an SDE grows with their root.
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = Runs.open(options, NAME, {"n": n})
     for number, setting, solver in product(steps, SETTINGS, SOLVERS):
         facts = {"solver": solver, "setting": setting.label, "steps": number}
-        kept(runs, facts, lambda: paths(subject, setting, solver, number))  # noqa: B023
+        kept(runs, facts, partial(paths, subject, setting, solver, number))
     text = section(runs.runs, n)
     publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
     print(text)
