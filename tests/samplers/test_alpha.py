@@ -22,22 +22,22 @@ def error(alpha, steps, **options):
     run = statistics_recursion(make(alpha, steps=steps, **options), surrogate()[0], *SIGMA)
     ratio = ((run.variance + run.bias) / run.target).log()
     S = torch.trapezoid(ratio, run.target[-1] / run.target, dim=0)
-    return ((run.multiplicity * (S**2 + ratio[-1] ** 2 / 4)).sum() / run.multiplicity.sum()).sqrt().item()
+    return ((run.multiplicity * (S**2 + (ratio[-1] / 4) ** 2)).sum() / run.multiplicity.sum()).sqrt().item()
 
 
 @pytest.mark.parametrize("options", [{}, {"first": "predictor"}, {"form": "marginal"}, {"predictor": "ancestral"}])
 @pytest.mark.parametrize("steps", [20, 50, 200])
-def test_no_stable_alpha_is_noticeably_better_and_no_weaker_one_as_good(steps, options):
+def test_no_stable_alpha_is_noticeably_better_and_no_weaker_one_unnoticeable(steps, options):
     choice = choose_alpha(make(None, steps=steps, **options), surrogate()[0], *SIGMA)
     assert choice.plain_error == pytest.approx(error(None, steps, **options), rel=5e-3)
     others = [choice.least_stable * factor for factor in torch.logspace(0, 2, 15).tolist() if factor > 1]
-    enough = math.hypot(min(error(alpha, steps, **options) for alpha in others), NOTICEABLE)
+    enough = max(min(error(alpha, steps, **options) for alpha in others), NOTICEABLE)
     if math.isinf(choice.alpha):
         assert choice.plain_error < 1.01 * enough
         return
     assert choice.error == pytest.approx(error(choice.alpha, steps, **options), rel=5e-3)
     assert choice.error < 1.005 * enough
-    assert error(choice.alpha * 1.15, steps, **options) > enough
+    assert error(choice.alpha * 1.2, steps, **options) > 0.995 * enough
 
 
 def test_the_least_stable_alpha_is_where_the_diagnosis_begins():

@@ -8,19 +8,19 @@ papers find alpha by a search over samples. Two ways spare that search:
 form. The network was trained on c + sigma^2. With the share of data in a coordinate, w = c / (c + sigma^2), which
 rises from 0 to 1 along a run, an alpha has the
 
-    error^2 = mean over real coordinates of S^2 + F^2 / 4,
+    error^2 = mean over real coordinates of S^2 + (F/4)^2,
     S = integral of ln(v / (c + sigma^2)) dw,    F = ln(v / c) at the end,
 
-and `choose_alpha` takes the largest alpha whose error is not noticeably above the least, sqrt(least error^2 + 0.02^2).
+and `choose_alpha` takes the one with the least error, or the largest whose error is not noticeable, 3 % of the power.
 Looked at are those for which the predictor is stable: in a coordinate without data a step multiplies x by
 1 - (a + b m^2) / sigma^2, which must not leave [-1, 1].
 
 Why S. Steps that are too short leave too much noise at every level. A Gaussian forgets it, F is all that stays. Data
 whose scale varies from sample to sample, as that of flat and textured patches does, take noise in excess for texture
 while the coordinate is decided, and keep it: on a mixture fitted to patches of photographs, with T = 50 and an alpha of
-9, where F is 0, the samples have twice the power of the data, and the best alpha is 4, where S is 0. Excess before w
-rises does no harm in either case; a mean over all steps counts it and is misled when steps are few. The share 1/4 of F
-decides where the data are nearly Gaussian.
+9, where F is 0, the samples have twice the power of the data, and the best alpha is near 4, where S is 0. Excess before
+w rises does no harm in either case; a mean over all steps counts it and is misled when steps are few. The small share
+of F keeps what happens at the end, where w no longer rises, from having no say.
 
 *From measured pairs.* Where the best alpha is known at two numbers of steps or more, the papers' relation
 
@@ -54,8 +54,8 @@ from prescore.samplers.recursion import recursion_steps
 
 WEAKEST, STRONGEST = 1e-3, 0.95  # 1/alpha: below, there is next to no preconditioner; above, nothing is stable
 TRIALS, ROUNDS = 25, 2  # values of 1/alpha looked at, and then of the interval that they leave
-NOTICEABLE = 0.02  # error that may be added for the sake of a weaker preconditioner: 2 % of the power
-FINAL = 0.25  # share of the final spectrum beside what is decided along the run
+NOTICEABLE = 0.03  # error below which a weaker preconditioner is preferred to a better one
+FINAL = 1 / 16  # share of F^2
 CONSTANT = 1e-12  # variance over the largest below which it is rounding: a coordinate that never varies has no scale
 
 
@@ -86,7 +86,7 @@ class AlphaChoice:
 def choose_alpha(
     sampler: PredictorCorrector, statistics: Statistics, sigma_min: float, sigma_max: float, *, pixel: bool = False
 ) -> AlphaChoice:
-    """The largest alpha whose error on the Gaussian model of the data is not noticeably above the least.
+    """The alpha with the least error on the Gaussian model of the data, or the largest without a noticeable one.
 
     Args:
         sampler: with its number of steps; its preconditioner is not looked at.
@@ -111,7 +111,7 @@ def choose_alpha(
         strengths = torch.logspace(math.log10(low), math.log10(high), TRIALS, dtype=torch.float64)
         values = errors(strengths)
         best = int(values.argmin())
-        enough = math.hypot(values[best].item(), NOTICEABLE)
+        enough = max(values[best].item(), NOTICEABLE)
         weakest = int((values <= enough).byte().argmax())
         low, high = strengths[max(weakest - 1, 0)].item(), strengths[min(best + 1, TRIALS - 1)].item()
     if plain <= enough:
