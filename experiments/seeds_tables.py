@@ -9,8 +9,8 @@ https://arxiv.org/abs/2305.14267:
                before each step as in EDM's Algorithm 2
 
 Here every solver is run on EDM's grid (rho = 7) from 80 to 0.002 and then 0, and those of order 2 and 3 from the papers
-on DPM-Solver and SEEDS also on one uniform in log-SNR, of which the better counts; the preconditioned solvers have their
-usual one. A network is run on the first grid alone.
+on DPM-Solver and SEEDS also on one uniform in log-SNR, of which the better counts; the preconditioned solvers have
+their usual one. A network is run on the first grid alone.
 """
 
 import argparse
@@ -211,8 +211,8 @@ stochastic solvers of others, at 90 to 270 calls. Its Figure 1c shows the effect
 ImageNet-64.
 
 Here: 8x8 patches of photographs with an exact denoiser, Frechet distance of n = {n} samples; true samples have
-{floor_text(runs)}. In brackets the grid, the better one where two were tried; the preconditioned solvers have their usual
-one, and statistics of other photographs.
+{floor_text(runs)}. In brackets the grid, the better one where two were tried; the preconditioned solvers have their
+usual one, and statistics of other photographs.
 
 {table_of_solvers(runs)}
 
