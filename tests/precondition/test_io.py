@@ -12,6 +12,7 @@ from prescore.errors import PrescoreError
 from prescore.precondition import calibrate, load_statistics, save_statistics
 from prescore.precondition.io import COMPONENTS, SCORE
 from prescore.precondition.score import ScoreStatistics
+from prescore.precondition.steps import PREDICTIONS, SolverErrors, StepErrors
 
 
 @pytest.fixture
@@ -165,7 +166,15 @@ def full(tmp_path):
         count=7,
         model="some model",
     )
-    statistics = replace(calibrate(x, components=3), score=score)
+    rows = torch.rand(5, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    steps = StepErrors(
+        levels=torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64),
+        widths=torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64),
+        solvers={name: SolverErrors.of(k * rows) for k, name in enumerate(PREDICTIONS)},
+        count=6,
+        model="some model",
+    )
+    statistics = replace(calibrate(x, components=3), score=score, step_errors=steps)
     save_statistics(statistics, tmp_path / "f.safetensors")
     return statistics, tmp_path / "f.safetensors"
 
@@ -181,9 +190,21 @@ def test_components_and_score_come_back(full):
     assert (loaded.score.count, loaded.score.model) == (7, "some model")
 
 
+def test_errors_of_steps_come_back(full):
+    steps, loaded = full[0].step_errors, load_statistics(full[1]).step_errors
+    assert torch.equal(loaded.levels, steps.levels)
+    assert torch.equal(loaded.widths, steps.widths)
+    for name in PREDICTIONS:
+        for part in ("first", "inner", "last"):
+            assert torch.equal(getattr(loaded.solvers[name], part), getattr(steps.solvers[name], part))
+    assert (loaded.count, loaded.model) == (6, "some model")
+    assert loaded.solvers["gaussian"].inner.shape == (3, 4)
+
+
 def test_files_without_them_have_none(path):
     loaded = load_statistics(path)
     assert (loaded.components, loaded.component_variances, loaded.remainder_variance, loaded.score) == (None,) * 4
+    assert loaded.step_errors is None
 
 
 def test_tensors_that_share_memory_are_written(full):
@@ -221,6 +242,12 @@ F64 = torch.float64
         ("score_levels", torch.ones(3, dtype=F64), "score_levels is not a row of decreasing noise levels"),
         ("score_levels", torch.tensor([1.0, 0.5, 0.0], dtype=F64), "score_levels is not a row of decreasing"),
         ("score_levels", torch.ones(1, 3, dtype=F64), r"\(1, 3\), not float64 \(3,\)"),
+        ("step_widths", None, "tensor step_widths is missing"),
+        ("step_widths", torch.tensor([1.0, 0.5, 2.0], dtype=F64), "step_widths is not a row of rising widths"),
+        ("step_levels", torch.ones(4, dtype=F64), "step_levels is not a row of decreasing noise levels"),
+        ("step_errors_data", None, "tensor step_errors_data is missing"),
+        ("step_errors_data", torch.ones(4, 4, dtype=F64), r"\(4, 4\), not float64 \(5, 4\)"),
+        ("step_errors_gaussian", -torch.ones(5, 4, dtype=F64), "tensor step_errors_gaussian has negative values"),
     ],
 )
 def test_unusable_optional_tensors(full, name, value, message):
@@ -236,8 +263,10 @@ def test_one_level_is_not_a_row(full):
         load_statistics(full[1])
 
 
-@pytest.mark.parametrize("metadata", [{"score_count": None}, {"score_count": '"x"'}, {"score_model": None}])
-def test_unreadable_metadata_of_the_score(full, metadata):
+@pytest.mark.parametrize(
+    "metadata", [{"score_count": None}, {"score_count": '"x"'}, {"score_model": None}, {"step_count": None}]
+)
+def test_unreadable_metadata_of_a_measurement(full, metadata):
     rewrite(full[1], **metadata)
     with pytest.raises(PrescoreError, match="damaged statistics file, its metadata cannot be read"):
         load_statistics(full[1])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from prescore import Denoiser, Statistics
 
-PANEL = "The score of a model, for analytic-ddpm and analytic-ddim"
+PANEL = "A model: its score, for analytic-ddpm and analytic-ddim, and its steps, for --grid auto"
 
 
 def calibrate(
@@ -35,10 +35,19 @@ def calibrate(
         int | None, typer.Option(help="Find this many principal components of the data as well.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Measure this model's score on the data as well.", rich_help_panel=PANEL)
+        str | None,
+        typer.Option(
+            help="Measure this model's score on the data as well, and what the steps of solvers do wrong on it.",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     levels: Annotated[
-        int | None, typer.Option(help="At how many noise levels.", show_default="24", rich_help_panel=PANEL)
+        int | None,
+        typer.Option(help="At how many noise levels to measure the score.", show_default="24", rich_help_panel=PANEL),
+    ] = None,
+    trajectories: Annotated[
+        int | None,
+        typer.Option(help="On how many samples to measure steps; 0: none.", show_default="32", rich_help_panel=PANEL),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images in one network call.", show_default="64", rich_help_panel=PANEL)
@@ -56,7 +65,7 @@ def calibrate(
     from prescore.precondition import save_statistics
 
     check_writable(out)
-    for option, value in {"--levels": levels, "--batch-size": batch_size}.items():
+    for option, value in {"--levels": levels, "--trajectories": trajectories, "--batch-size": batch_size}.items():
         if value is not None and model is None:
             raise PrescoreError(f"{option}: does nothing without --model")
     for option, is_given in {"--config": config, "--raw": raw, "--device": device}.items():
@@ -72,7 +81,7 @@ def calibrate(
     statistics = measure(images, data_range=value_range or (0.0, 1.0), components=components)
     description = describe_statistics(statistics)  # refuses data that no preconditioner can be built from
     if model is not None:
-        statistics = _with_score(statistics, images, model, opened(model), levels, batch_size)
+        statistics = _with_model(statistics, images, model, opened(model), levels, trajectories, batch_size)
     save_statistics(statistics, out)
     print("\n\n".join((description, *describe_extras(statistics))))
     print(f"\nwritten to {out}")
@@ -94,22 +103,25 @@ def _encoded(
     return model.encode(images), model.data_range
 
 
-def _with_score(
+def _with_model(
     statistics: "Statistics",
     images: "Tensor",
     name: str,
     model: "Denoiser",
     levels: int | None,
+    trajectories: int | None,
     batch_size: int | None,
 ) -> "Statistics":
-    """The statistics in the model's data range, with its score on the images."""
+    """The statistics in the model's data range, with its score on the images and the errors of steps."""
     from dataclasses import replace
 
     import torch
 
+    from prescore.cli.plan import model_gaussian
     from prescore.grid import geometric
     from prescore.precondition import in_range
     from prescore.precondition.score import USUAL_LEVELS, score_statistics
+    from prescore.samplers.calibrated import USUAL_TRAJECTORIES, measure_steps
 
     if model.event_shape != statistics.event_shape:
         raise PrescoreError(f"--model: {name} makes samples {model.event_shape}, the data are {statistics.event_shape}")
@@ -118,5 +130,12 @@ def _with_score(
         images = new_low + (images.double() - low) / (high - low) * (new_high - new_low)
     grid = geometric(USUAL_LEVELS if levels is None else levels, model.sigma_min, model.sigma_max)
     size = 64 if batch_size is None else batch_size
+    count = USUAL_TRAJECTORIES if trajectories is None else trajectories
+    if count < 0:
+        raise PrescoreError(f"--trajectories: {count} is negative; 0 leaves the steps out")
     score = score_statistics(model, images, grid, batch_size=size, model=name, progress=True)
-    return replace(in_range(statistics, model.data_range), score=score)
+    statistics = replace(in_range(statistics, model.data_range), score=score)
+    if count == 0:
+        return statistics
+    reference, options = model_gaussian(statistics, model), {"trajectories": count, "batch_size": size}
+    return replace(statistics, step_errors=measure_steps(model, reference, **options, model=name, progress=True))

@@ -11,9 +11,11 @@ from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
     from prescore import Denoiser, Statistics
+    from prescore.precondition import StepErrors
 
 LENGTH = 300  # of what a file says about its model, shown in one line
 ALPHAS = (1.5, 2.0, 3.0, 5.0, 10.0, 25.0)
+GRID_STEPS = (5, 8, 12)
 
 
 def info(
@@ -140,8 +142,10 @@ def describe_statistics(statistics: "Statistics") -> str:
 
 
 def describe_extras(statistics: "Statistics") -> list[str]:
-    """What was measured beside the moments, if it was: principal components, the size of a model's score."""
-    from prescore.cli.report import facts, table
+    """What was measured beside the moments, if it was: principal components, a model's score, errors of steps."""
+    from prescore.cli.report import facts, show, table
+    from prescore.precondition.steps import PREDICTIONS
+    from prescore.samplers.calibrated import MEASURED
 
     texts = []
     if statistics.component_variances is not None and statistics.remainder_variance is not None:
@@ -160,4 +164,15 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         rows = [[sigma, *(spread[name][i].item() for name in spread)] for i, sigma in enumerate(score.levels.tolist())]
         heads = ["noise level", "deviation of x0 given x: by the score", "by the residual"]
         texts.append(f"score of {score.model} on {score.count} samples\n" + table(heads, rows))
+    if (steps := statistics.step_errors) is not None:
+        rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
+        title = f"steps of solvers on {steps.count} samples of {steps.model}, for --grid auto"
+        texts.append(f"{title}\n" + table(["steps", *(MEASURED[prediction] for prediction in PREDICTIONS)], rows))
     return texts
+
+
+def _recommended(errors: "StepErrors", steps: int) -> list[list[float]]:
+    """The levels of so many steps for each kind of solver, to two digits."""
+    from prescore.precondition.steps import PREDICTIONS
+
+    return [[float(f"{level:.2g}") for level in errors.grid(name, steps)[:-1].tolist()] for name in PREDICTIONS]

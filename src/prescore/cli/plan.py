@@ -29,7 +29,14 @@ from prescore.precondition import (
     load_statistics,
     pixel_preconditioner,
 )
-from prescore.precondition.gaussian import cosine_gaussian, frequency_gaussian, gaussian, pca_gaussian, pixel_gaussian
+from prescore.precondition.gaussian import (
+    Gaussian,
+    cosine_gaussian,
+    frequency_gaussian,
+    gaussian,
+    pca_gaussian,
+    pixel_gaussian,
+)
 from prescore.samplers import (
     DEIS,
     PNDM,
@@ -44,6 +51,7 @@ from prescore.samplers import (
     choose_alpha,
     find_sampler,
 )
+from prescore.samplers.calibrated import MEASURED, errors_of, prediction_of
 from prescore.schedule import VP
 
 AUTO = "auto"
@@ -170,11 +178,13 @@ def open_statistics(
     pixel: bool | None,
     basis: str | None,
     plain: Callable[[], Sampler],
+    for_grid: bool = False,
 ) -> tuple[dict[str, Any], dict[str, object]]:
     """What the sampler is to be given that is made from statistics of the data, and what it was made from.
 
     Args:
         plain: the sampler on its noise levels without a preconditioner, from which alpha is chosen.
+        for_grid: whether the noise levels come from the statistics, which then are not idle.
 
     Raises:
         PrescoreError: there are no statistics, or an option would do nothing.
@@ -185,7 +195,7 @@ def open_statistics(
         if value is not None and not entry.takes(argument):
             raise PrescoreError(f"{option}: sampler {sampler!r} cannot use a {argument}")
     taken = [argument for argument in FROM_STATISTICS if entry.takes(argument)]
-    if file is not None and not taken:
+    if file is not None and not taken and not for_grid:
         raise PrescoreError(f"--statistics: sampler {sampler!r} has no use for statistics")
     asked = {"preconditioner": alpha, "reference": basis}
     wanted = [a for a in taken if a in entry.needs or file is not None or asked.get(a) is not None]
@@ -193,16 +203,10 @@ def open_statistics(
         raise PrescoreError("--pixel, --no-pixel: there is no preconditioner; give --alpha or --statistics")
     if not wanted:
         return {}, {}
-    if file is None and model not in shipped_models():
-        given = [option for option, value in (("--alpha", alpha), ("--basis", basis)) if value is not None]
-        score = f" --model {model}" if "statistics" in wanted else ""
-        raise PrescoreError(
-            f"{(*given, f'--sampler {sampler}')[0]}: {model} comes without statistics of its data; "
-            f"measure them with `prescore calibrate DATA{score}` and name them with --statistics FILE"
-        )
-    path = find(file or model, STATISTICS_SUFFIX)
-    statistics, made = load_statistics(path), dict[str, Any]()
-    facts: dict[str, object] = {"statistics": file or model, "statistics_sha256": _digest(path)}
+    given = [option for option, value in (("--alpha", alpha), ("--basis", basis)) if value is not None]
+    reason = (*given, f"--sampler {sampler}")[0]
+    statistics, facts = _load_statistics(model, file, reason, with_model="statistics" in wanted)
+    made: dict[str, Any] = {}
     if "preconditioner" in wanted:
         strength, chosen = _strength(alpha, statistics, denoiser, bool(pixel), plain)
         M = frequency_preconditioner(statistics, strength)
@@ -210,16 +214,40 @@ def open_statistics(
         facts |= {"alpha": strength, "pixel": bool(pixel), **chosen}
     statistics = in_range(statistics, denoiser.data_range)
     if "reference" in wanted:
-        if basis is not None and basis not in BASES:
-            raise PrescoreError(f"basis: unknown value {basis!r}; {suggest(basis, BASES)}")
-        reference = (BASES[basis] if basis else gaussian)(statistics)
-        # A model whose data have their mean removed is at 0 where the data are at their mean.
-        mean = torch.zeros_like(reference.mean) if denoiser.data_mean_removed else reference.mean
-        made["reference"] = replace(reference, mean=mean)
+        made["reference"] = model_gaussian(statistics, denoiser, basis)
         facts |= {"basis": made["reference"].label}
     if "statistics" in wanted:
         made["statistics"] = statistics
     return made, facts
+
+
+def _load_statistics(
+    model: str, file: str | None, reason: str, with_model: bool
+) -> tuple[Statistics, dict[str, object]]:
+    """The statistics in a file, or those that a shipped model comes with, and what they are.
+
+    Args:
+        reason: the option that needs them.
+        with_model: whether it needs what `calibrate` measures of the model.
+    """
+    if file is None and model not in shipped_models():
+        own = f" --model {model}" if with_model else ""
+        raise PrescoreError(
+            f"{reason}: {model} comes without statistics of its data; "
+            f"measure them with `prescore calibrate DATA{own}` and name them with --statistics FILE"
+        )
+    path = find(file or model, STATISTICS_SUFFIX)
+    return load_statistics(path), {"statistics": file or model, "statistics_sha256": _digest(path)}
+
+
+def model_gaussian(statistics: Statistics, denoiser: Denoiser, basis: str | None = None) -> Gaussian:
+    """The Gaussian model of the data as a model sees them, of statistics in its data range."""
+    if basis is not None and basis not in BASES:
+        raise PrescoreError(f"basis: unknown value {basis!r}; {suggest(basis, BASES)}")
+    reference = (BASES[basis] if basis else gaussian)(statistics)
+    # A model whose data have their mean removed is at 0 where the data are at their mean.
+    mean = torch.zeros_like(reference.mean) if denoiser.data_mean_removed else reference.mean
+    return replace(reference, mean=mean)
 
 
 def _strength(
@@ -254,21 +282,45 @@ def refuse_idle(name: str, sampler: Sampler, levels: Tensor, given: Iterable[str
             raise PrescoreError(f"{flag}: does nothing in sampler {name!r} with {why}")
 
 
+def measured_grid(
+    model: str, denoiser: Denoiser, sampler: str, file: str | None, steps: int
+) -> tuple[Tensor, dict[str, object]]:
+    """The levels that the statistics recommend for so many steps of a sampler, and what they come from.
+
+    Raises:
+        PrescoreError: there are no statistics, or not of the model's steps over its noise range.
+    """
+    statistics, facts = _load_statistics(model, file, "--grid auto", with_model=True)
+    errors, prediction = errors_of(in_range(statistics, denoiser.data_range)), prediction_of(sampler)
+    errors.check_range(denoiser.sigma_min, denoiser.sigma_max)
+    source = f"steps of {MEASURED[prediction]} on {errors.model}"
+    return errors.grid(prediction, steps), {"grid": AUTO, "grid_chosen": source, **facts}
+
+
 def choose_grid(
-    sampler: Sampler, denoiser: Denoiser, grid: str | None, rho: float | None, is_narrowed: bool
+    sampler: Sampler,
+    denoiser: Denoiser,
+    grid: str | None,
+    rho: float | None,
+    is_narrowed: bool,
+    measured: Callable[[int], tuple[Tensor, dict[str, object]]],
 ) -> tuple[Sampler, dict[str, object]]:
     """The sampler on the noise levels asked for, and what they are: its usual ones, spread otherwise, or listed.
 
     Args:
-        grid: a name in `GRIDS`, numbers with commas between them, or None.
+        grid: a name in `GRIDS`, "auto", numbers with commas between them, or None.
         rho: of the grid "karras".
         is_narrowed: whether a noise range was asked for, in which a list of levels has no part.
+        measured: the levels that "auto" stands for, for a number of steps, and what they come from.
     """
     if rho is not None and grid != "karras":
         raise PrescoreError("--rho: belongs to --grid karras")
     if grid is None:
         return sampler, {}
     low, high = denoiser.sigma_min, denoiser.sigma_max
+    if grid == AUTO:
+        levels, source = measured(len(sampler.levels(low, high)) - 1)
+        return replace(sampler, steps=None, grid=levels), source
     if grid in GRIDS:
         usual = sampler.levels(low, high)
         final_zero = usual[-1].item() == 0
@@ -328,7 +380,7 @@ def _numbers(grid: str) -> list[float]:
     try:
         return [float(word) for word in grid.split(",")]
     except ValueError:
-        known = f"{', '.join(GRIDS)}, or decreasing numbers such as 50,10,2,0.5,0"
+        known = f"{', '.join((AUTO, *GRIDS))}, or decreasing numbers such as 50,10,2,0.5,0"
         raise PrescoreError(f"grid: {grid!r} given; it may be {known}") from None
 
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,8 @@ def sample(
     grid: Annotated[
         str | None,
         typer.Option(
-            help="Spread the noise levels otherwise: karras, geometric, uniform-t, iddpm; or list them: 50,10,2,0.5,0.",
+            help="Spread the noise levels otherwise: auto (what `prescore calibrate --model` measured), karras, "
+            "geometric, uniform-t, iddpm; or list them: 50,10,2,0.5,0.",
             show_default="the sampler's",
         ),
     ] = None,
@@ -108,9 +110,11 @@ def sample(
     """
     from prescore.cli.output import open_output
     from prescore.cli.plan import (
+        AUTO,
         choose_classes,
         choose_grid,
         count_seeds,
+        measured_grid,
         open_model,
         open_statistics,
         refuse_idle,
@@ -140,11 +144,13 @@ def sample(
     def plain() -> "Sampler":
         unpreconditioned = Preconditioner(Identity())
         method = make_sampler(sampler, steps=steps, preconditioner=unpreconditioned, **context.obj)
-        return choose_grid(method, denoiser, grid, rho, is_narrowed)[0]
+        return choose_grid(method, denoiser, grid, rho, is_narrowed, measured)[0]
 
-    made, made_from = open_statistics(model, denoiser, sampler, statistics, alpha, pixel, basis, plain)
+    measured = partial(measured_grid, model, denoiser, sampler, statistics)
+    for_grid = grid == AUTO
+    made, made_from = open_statistics(model, denoiser, sampler, statistics, alpha, pixel, basis, plain, for_grid)
     method = make_sampler(sampler, steps=steps, **made, **context.obj)
-    method, spread = choose_grid(method, denoiser, grid, rho, is_narrowed)
+    method, spread = choose_grid(method, denoiser, grid, rho, is_narrowed, measured)
     refuse_idle(sampler, method, method.levels(denoiser.sigma_min, denoiser.sigma_max), context.obj)
     opened: dict[str, object] = {"model_weights": description.weights, "dtype": dtype}
     opened |= {"config": config} if config else {}

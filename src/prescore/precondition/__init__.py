@@ -20,12 +20,14 @@ from prescore.precondition.masks import (
 from prescore.precondition.preconditioner import Preconditioner
 from prescore.precondition.score import ScoreStatistics, score_statistics
 from prescore.precondition.statistics import Statistics, calibrate, in_range, merge
+from prescore.precondition.steps import StepErrors
 
 __all__ = [
     "Gaussian",
     "Preconditioner",
     "ScoreStatistics",
     "Statistics",
+    "StepErrors",
     "calibrate",
     "cosine_gaussian",
     "frequency_gaussian",

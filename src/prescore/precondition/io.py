@@ -4,8 +4,9 @@ Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64, and, but f
 Metadata, each value JSON except the first:
 format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range, minimum, maximum.
 With principal components the tensors `components`, `component_variances`; with the score of a model the tensors
-`score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. Readers that know neither
-pass over them.
+`score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. With the errors of steps
+the tensors `step_levels`, `step_widths`, `step_errors_data`, `step_errors_gaussian` (rows first, last, inner) and the
+metadata step_count, step_model. Readers that know none of these pass over them.
 """
 
 import json
@@ -23,12 +24,15 @@ from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 from prescore.precondition.score import ScoreStatistics
 from prescore.precondition.statistics import Statistics
+from prescore.precondition.steps import PREDICTIONS, SolverErrors, StepErrors
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
 TENSORS = ("mean", "mean_square", "power", "power_centred")
 COSINE = "cosine_variance"
 COMPONENTS = ("components", "component_variances")
 SCORE = ("score_levels", "score_square", "residual_square")
+STEPS = ("step_levels", "step_widths")
+STEP_ERRORS = {prediction: f"step_errors_{prediction}" for prediction in PREDICTIONS}
 
 
 def save_statistics(statistics: Statistics, path: str | Path) -> None:
@@ -49,6 +53,10 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
     if (score := statistics.score) is not None:
         tensors |= dict(zip(SCORE, (score.levels, score.score_square, score.residual_square), strict=True))
         metadata |= {"score_count": json.dumps(score.count), "score_model": json.dumps(score.model)}
+    if (steps := statistics.step_errors) is not None:
+        tensors |= dict(zip(STEPS, (steps.levels, steps.widths), strict=True))
+        tensors |= {name: steps.solvers[prediction].rows for prediction, name in STEP_ERRORS.items()}
+        metadata |= {"step_count": json.dumps(steps.count), "step_model": json.dumps(steps.model)}
     own = {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     write_atomically(path, save(own, metadata))
 
@@ -71,7 +79,8 @@ def load_statistics(path: str | Path) -> Statistics:
     _check_tensors(path, tensors, fields["event_shape"])
     kept = [name for name in (*TENSORS, COSINE, *COMPONENTS) if name in tensors]
     score = _score(path, values, tensors) if SCORE[0] in tensors else None
-    return Statistics(**fields, **{name: tensors[name] for name in kept}, score=score)
+    steps = _steps(path, values, tensors) if STEPS[0] in tensors else None
+    return Statistics(**fields, **{name: tensors[name] for name in kept}, score=score, step_errors=steps)
 
 
 def _values(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
@@ -111,16 +120,35 @@ def _fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> ScoreStatistics:
-    try:
-        count, model = int(values["score_count"]), str(values["score_model"])
-    except (KeyError, TypeError, ValueError) as error:
-        _refuse(path, f"its metadata cannot be read ({error!r})")
+    count, model = _source(path, values, "score")
     levels, score_square, residual_square = (tensors[name] for name in SCORE)
-    if len(levels) < 2 or not (levels.diff() < 0).all() or levels[-1] <= 0:
-        _refuse(path, "tensor score_levels is not a row of decreasing noise levels")
+    _check_levels(path, SCORE[0], levels)
     return ScoreStatistics(
         levels=levels, score_square=score_square, residual_square=residual_square, count=count, model=model
     )
+
+
+def _steps(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> StepErrors:
+    count, model = _source(path, values, "step")
+    levels, widths = (tensors[name] for name in STEPS)
+    _check_levels(path, STEPS[0], levels)
+    if len(widths) < 2 or not (widths.diff() > 0).all() or widths[0] <= 0:
+        _refuse(path, f"tensor {STEPS[1]} is not a row of rising widths")
+    solvers = {prediction: SolverErrors.of(tensors[name]) for prediction, name in STEP_ERRORS.items()}
+    return StepErrors(levels=levels, widths=widths, solvers=solvers, count=count, model=model)
+
+
+def _source(path: Path, values: dict[str, Any], prefix: str) -> tuple[int, str]:
+    """What was measured how often: the count and the model in the metadata."""
+    try:
+        return int(values[f"{prefix}_count"]), str(values[f"{prefix}_model"])
+    except (KeyError, TypeError, ValueError) as error:
+        _refuse(path, f"its metadata cannot be read ({error!r})")
+
+
+def _check_levels(path: Path, name: str, levels: Tensor) -> None:
+    if len(levels) < 2 or not (levels.diff() < 0).all() or levels[-1] <= 0:
+        _refuse(path, f"tensor {name} is not a row of decreasing noise levels")
 
 
 def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[int, ...]) -> None:
@@ -133,6 +161,10 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[in
         shapes |= dict(zip(COMPONENTS, ((k, *event_shape), (k,)), strict=True))
     if SCORE[0] in tensors:
         shapes |= dict.fromkeys(SCORE, (tensors[SCORE[0]].numel(),))
+    if STEPS[0] in tensors:
+        rows = tensors[STEPS[1]].numel() if STEPS[1] in tensors else 0
+        shapes |= {STEPS[0]: (tensors[STEPS[0]].numel(),), STEPS[1]: (rows,)}
+        shapes |= dict.fromkeys(STEP_ERRORS.values(), (rows + 2, tensors[STEPS[0]].numel()))
     for name, shape in shapes.items():
         if name not in tensors:
             _refuse(path, f"tensor {name} is missing")
@@ -140,7 +172,7 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[in
             _refuse(path, f"tensor {name} is {tensors[name].dtype} {tuple(tensors[name].shape)}, not float64 {shape}")
         if not torch.isfinite(tensors[name]).all():
             _refuse(path, f"tensor {name} has values that are not finite")
-        if name in (COSINE, *COMPONENTS[1:], *SCORE[1:]) and (tensors[name] < 0).any():
+        if name in (COSINE, *COMPONENTS[1:], *SCORE[1:], *STEP_ERRORS.values()) and (tensors[name] < 0).any():
             _refuse(path, f"tensor {name} has negative values")
 
 

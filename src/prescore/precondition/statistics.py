@@ -5,8 +5,9 @@ once, batch by batch, and the batches' statistics are merged by the formula of C
 for computing the sample variance", https://doi.org/10.1080/00031305.1983.10483115): the centred power never comes out
 as a difference of two large numbers.
 
-Two things are optional: the leading principal components (`components`), and the size of a model's score on the data
-(`score`), which `score_statistics` measures.
+Three things are optional: the leading principal components (`components`), the size of a model's score on the data
+(`score`), which `score_statistics` measures, and what the steps of solvers do wrong on a model (`step_errors`), which
+`prescore.samplers.measure_steps` measures.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from prescore.operators.frequency import multiplicity, symmetric_part
 from prescore.precondition.batches import Batch, batches, checked
 from prescore.precondition.components import Scatter, leading
 from prescore.precondition.score import ScoreStatistics
+from prescore.precondition.steps import StepErrors
 
 PIECE = 2**22  # numbers transformed at once: 64 MiB with their spectrum
 
@@ -55,6 +57,7 @@ class Statistics:
             or None. Signs are arbitrary.
         component_variances: variances along them, decreasing, (K,), or None.
         score: how large a model's score is on these data, or None.
+        step_errors: what the steps of solvers do wrong on a model of these data, or None.
     """
 
     count: int
@@ -72,6 +75,7 @@ class Statistics:
     components: Tensor | None = None
     component_variances: Tensor | None = None
     score: ScoreStatistics | None = None
+    step_errors: StepErrors | None = None
 
     @property
     def remainder_variance(self) -> float | None:
@@ -161,7 +165,8 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 
     Moments are exact up to rounding. Of the components as many are kept as the shorter list has; they are exact if
     each list holds all variance of its data (`remainder_variance` 0), else their variances are too small by at most
-    the sum of the first variance that either list leaves out. The means of the score are weighted by count.
+    the sum of the first variance that either list leaves out. The means of the score are weighted by count. The errors
+    of steps are left out: they belong to one Gaussian model of the data.
 
     Raises:
         PrescoreError: they are of different event shapes, axes or data ranges, only one has components or a score,
@@ -184,6 +189,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
         maximum=max(a.maximum, b.maximum),
         cosine_variance=_merged_variance(a, b),
         score=_merged_score(a.score, b.score),
+        step_errors=None,
     )
     of_a, of_b = _rows(a), _rows(b)
     if of_a is None and of_b is None:
@@ -212,6 +218,7 @@ def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statist
         maximum=a * statistics.maximum + b,
         component_variances=None if variances is None else a**2 * variances,
         score=None if score is None else replace(score, levels=a * score.levels),
+        step_errors=None if statistics.step_errors is None else statistics.step_errors.scaled(a),
     )
 
 

@@ -4,6 +4,7 @@ from prescore.samplers.adaptive import GGF
 from prescore.samplers.alpha import AlphaChoice, AlphaRelation, choose_alpha
 from prescore.samplers.analytic import AnalyticDDIM
 from prescore.samplers.base import Preconditionable, Progress, Sampler, sample, score, steps_for_calls
+from prescore.samplers.calibrated import auto_grid, measure_steps
 from prescore.samplers.ddim import DDIM, DDPM
 from prescore.samplers.deis import DEIS, RungeKuttaDEIS
 from prescore.samplers.edm import EDMChurn, EDMFlow
@@ -44,11 +45,13 @@ __all__ = [
     "Sampler",
     "Stage",
     "UniPC",
+    "auto_grid",
     "choose_alpha",
     "find_sampler",
     "gaussian_recursion",
     "log_likelihood",
     "make_sampler",
+    "measure_steps",
     "sample",
     "score",
     "statistics_recursion",

@@ -1,0 +1,190 @@
+"""What the steps of two-step solvers do wrong on a model, from a few of its trajectories.
+
+`measure_steps` follows trajectories of the probability flow over FINE levels by the preconditioned solver of order 3,
+one network call a level, and keeps the states x_i and the denoised D_i. From these follows without further calls where
+`dpmpp-2m` or `p-ode-2m` would arrive at t from exact values at r > s > t, for any three of the levels. The difference
+to the x_t that was kept, carried to sigma = 0 by the flow of the Gaussian model of the data,
+
+    e = sqrt(C / (C + t^2)) (x_t - x_t kept)      coordinate by coordinate,
+
+is the error of that step. `prescore.precondition.steps` says how noise levels follow from these errors.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError
+from prescore.grid import geometric
+from prescore.noise import NoiseSource, check_seeds
+from prescore.operators import Pixel
+from prescore.precondition.gaussian import Gaussian
+from prescore.precondition.statistics import Statistics
+from prescore.precondition.steps import PREDICTIONS, SolverErrors, StepErrors
+from prescore.samplers.base import Progress, Sampler, sample
+from prescore.samplers.exponential import History, Linear
+from prescore.samplers.table import find_sampler, make_sampler
+
+FINE = 64
+WIDTHS = (1, 2, 3, 4, 6, 9, 13, 18)  # of the steps that are measured, in steps of the fine grid
+KEPT = 8192  # coordinates of a sample, spread evenly over all of them in the order of their variances
+USUAL_TRAJECTORIES = 32
+MEASURED = {"data": "dpmpp-2m", "gaussian": "p-ode-2m"}  # the solver for each prediction
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """States X, (L + 1, K, m), and denoised D, (L, K, m), at L noise levels and 0, in coordinates of variances C."""
+
+    levels: Tensor
+    X: Tensor
+    D: Tensor
+    C: Tensor
+
+
+def measure_steps(
+    denoiser: Denoiser,
+    reference: Gaussian,
+    *,
+    trajectories: int = USUAL_TRAJECTORIES,
+    seed: int = 0,
+    batch_size: int = 64,
+    model: str | None = None,
+    progress: bool = False,
+) -> StepErrors:
+    """Measure what the steps of `dpmpp-2m` and `p-ode-2m` do wrong on a model.
+
+    Args:
+        denoiser: a model that says its noise range and its events, such as what `prescore.load` returns.
+        reference: the Gaussian model of its data.
+        trajectories: their number.
+        seed: of the first trajectory; the next ones count up.
+        batch_size: trajectories in one network call.
+        model: name to remember; by default the model's own.
+        progress: show a bar that counts network calls, on a terminal.
+
+    Raises:
+        PrescoreError: numbers that are not positive, or a reference of other events or another data range.
+        SamplingError: the model returned a wrong shape or values that are not finite.
+
+    Cost: FINE network calls for each batch, and the memory of 2 FINE states of at most KEPT coordinates a trajectory.
+    """
+    for name, value in {"trajectories": trajectories, "batch_size": batch_size}.items():
+        if not isinstance(value, int) or value < 1:
+            raise PrescoreError(f"{name}: {value!r} is not a positive whole number")
+    levels = geometric(FINE, denoiser.sigma_min, denoiser.sigma_max, final_zero=True)
+    followed = follow(denoiser, reference, levels, check_seeds(range(seed, seed + trajectories)), batch_size, progress)
+    own = Gaussian(torch.zeros(len(followed.C)), Pixel(followed.C))
+
+    def errors(prediction: str) -> SolverErrors:
+        needed = own if prediction == "gaussian" else None
+        return step_errors(lambda: make_sampler(MEASURED[prediction], reference=needed), followed)
+
+    return StepErrors(
+        levels=levels[:-1],
+        widths=torch.tensor(WIDTHS) * (levels[0] / levels[1]).log(),
+        solvers={prediction: errors(prediction) for prediction in PREDICTIONS},
+        count=trajectories,
+        model=denoiser.name if model is None else model,
+    )
+
+
+def auto_grid(sampler: str, statistics: Statistics, steps: int) -> Tensor:
+    """Noise levels that the errors of steps in the statistics recommend, (steps + 1,), the last one 0.
+
+    Args:
+        sampler: a name in the table. Those with a reference take the levels chosen for `p-ode-2m`, all others those for
+            `dpmpp-2m`.
+        statistics: with the errors of steps, in the data range of the model.
+        steps: their number.
+
+    Raises:
+        PrescoreError: an unknown sampler, statistics without errors of steps, or `steps` not a positive whole number.
+    """
+    return errors_of(statistics).grid(prediction_of(sampler), steps)
+
+
+def prediction_of(sampler: str) -> str:
+    """Which of the solvers that are measured stands for a sampler."""
+    return "gaussian" if "reference" in find_sampler(sampler).needs else "data"
+
+
+def errors_of(statistics: Statistics) -> StepErrors:
+    """The errors of steps in the statistics. Raises PrescoreError if there are none."""
+    if statistics.step_errors is None:
+        raise PrescoreError(
+            "grid: auto needs what the steps of a solver do wrong, which these statistics lack; measure it by "
+            "`prescore calibrate DATA --model MODEL --out FILE`"
+        )
+    return statistics.step_errors
+
+
+def follow(
+    denoiser: Denoiser,
+    reference: Gaussian,
+    levels: Tensor,
+    seeds: Sequence[int],
+    batch_size: int,
+    progress: bool,
+) -> Trajectories:
+    """The probability flow over all the levels, which end in 0."""
+    solver = make_sampler("p-ode-3m", grid=levels, reference=reference, corrector=False, warm_up=False)
+    X: list[list[Tensor]] = [[] for _ in levels]
+    D: list[list[Tensor]] = [[] for _ in levels[:-1]]
+    reference.check(denoiser.event_shape)
+    C = reference.variances.expand(reference.analyse(torch.zeros(1, *denoiser.event_shape)).shape).flatten()
+    kept = C.argsort()[torch.linspace(0, len(C) - 1, min(KEPT, len(C))).round().long()]
+
+    def coordinates(x: Tensor) -> Tensor:
+        return reference.analyse(x).flatten(1).cpu()[:, kept]
+
+    total = len(D) * math.ceil(len(seeds) / batch_size)
+    with tqdm(total=total, unit="call", disable=None if progress else True, leave=False) as bar:
+
+        def record(done: Progress) -> None:
+            D[done.step].append(coordinates(done.denoised))
+            X[done.step + 1].append(coordinates(done.x))
+            bar.update()
+
+        for first in range(0, len(seeds), batch_size):
+            own = seeds[first : first + batch_size]
+            start = solver.initial(NoiseSource(own, denoiser.event_shape), levels[0])
+            X[0].append(coordinates(start))
+            sample(denoiser, solver, seeds=own, initial=start, callback=record, progress=False)
+    states, denoised = (torch.stack([torch.cat(parts) for parts in rows]) for rows in (X, D))
+    return Trajectories(levels, states, denoised, C[kept])
+
+
+def step_errors(make: Callable[[], Sampler], followed: Trajectories) -> SolverErrors:
+    """What each step of a two-step solver does wrong from exact values.
+
+    Args:
+        make: the solver, for states in the coordinates of the trajectories.
+        followed: the trajectories.
+    """
+    levels, X, D = followed.levels, followed.X, followed.D
+    L, flow, noise = len(D), Linear.of(followed.C), NoiseSource([0], (1,))
+
+    def take(solver: Sampler, s: int, t: int, before: History) -> tuple[Tensor, History]:
+        state = History(X[s], X[s], before.past)
+        return solver.step(lambda x, sigma: D[s], X[s], levels[s], levels[t], state, noise)
+
+    def error(solver: Sampler, s: int, t: int, before: History) -> float:
+        damping = flow.keep(levels[t].item(), 0.0, 0.0)
+        return (damping * (take(solver, s, t, before)[0] - X[t])).square().mean().sqrt().item()
+
+    solver, new = make(), History()
+    first = [0.0, *(error(solver, 0, t, new) for t in range(1, L))]
+    last = [error(solver, s, L, new) for s in range(L)]
+    after = [take(solver, r, r + 1, new)[1] for r in range(L)]
+    inner = []
+    for w in WIDTHS:
+        solver = make()  # it remembers the weights of every step, which are not met again
+        row = [error(solver, s, s + w, after[s - w]) for s in range(w, L - w)]
+        inner.append([row[0]] * w + row + [row[-1]] * w)
+    return SolverErrors(*(torch.tensor(values, dtype=torch.float64) for values in (first, inner, last)))

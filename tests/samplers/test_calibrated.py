@@ -1,0 +1,152 @@
+"""Errors of steps measured on trajectories, and the levels that follow from them."""
+
+from dataclasses import replace
+from functools import cache
+from math import log
+
+import pytest
+import torch
+
+from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError, SamplingError
+from prescore.grid import geometric, karras
+from prescore.noise import NoiseSource
+from prescore.operators import Pixel
+from prescore.oracle import Full, GaussianOracle, MixtureOracle
+from prescore.precondition import Gaussian, calibrate, cosine_gaussian, pixel_gaussian
+from prescore.samplers import auto_grid, calibrated, make_sampler, measure_steps, sample
+
+LOW, HIGH, SHAPE = 0.01, 50.0, (1, 4, 4)
+SMALL = {"trajectories": 6, "seed": 5}
+
+
+@cache
+def mixture():
+    """Three Gaussians whose covariances differ, in 16 dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(3, *SHAPE, generator=generator, dtype=torch.float64) / 2
+    roots = torch.randn(3, 16, 16, generator=generator, dtype=torch.float64) / 4
+    roots *= torch.logspace(0, -1.5, 16, dtype=torch.float64)
+    oracle = MixtureOracle(torch.ones(3), means, Full(roots @ roots.mT + 1e-4 * torch.eye(16)))
+    data = oracle.sample(2000, generator)
+    return model(oracle), calibrate(data, data_range=(-9.0, 9.0))
+
+
+def model(function, **options):
+    return Denoiser(function, SHAPE, LOW, HIGH, data_range=(-9.0, 9.0), dtype=torch.float64, **options)
+
+
+@cache
+def reference():
+    return cosine_gaussian(mixture()[1])
+
+
+@cache
+def measured():
+    return measure_steps(mixture()[0], reference(), **SMALL)
+
+
+def arrive(denoiser, name, grid, seeds):
+    """The samples of a solver, all of them from the start of the preconditioned ones."""
+    start = make_sampler("p-ode-1", grid=grid, reference=reference()).initial(NoiseSource(seeds, SHAPE), grid[0])
+    own = {"reference": reference()} if name.startswith("p-") else {}
+    return sample(denoiser, make_sampler(name, grid=grid, **own), seeds=seeds, initial=start, progress=False)
+
+
+def test_the_error_of_a_step_is_that_of_the_formula():
+    """In pixels, which are coordinates of their own, DPM-Solver++(2M) by hand."""
+    denoiser, statistics = mixture()
+    pixels = pixel_gaussian(statistics)
+    levels = geometric(calibrated.FINE, LOW, HIGH, final_zero=True)
+    followed = calibrated.follow(denoiser, pixels, levels, range(3), 64, False)
+    errors = calibrated.step_errors(lambda: make_sampler("dpmpp-2m"), followed)
+    X, D, C = followed.X, followed.D, followed.C
+
+    def at_end(t, x):
+        return ((C / (C + levels[t] ** 2)).sqrt() * (x - X[t])).square().mean().sqrt()
+
+    def step(s, t, value):
+        ratio = levels[t] / levels[s]
+        return at_end(t, ratio * X[s] + (1 - ratio) * value)
+
+    w, row, s = calibrated.WIDTHS[2], 2, 30
+    torch.testing.assert_close(errors.inner[row, s], step(s, s + w, 1.5 * D[s] - 0.5 * D[s - w]))
+    torch.testing.assert_close(errors.first[9], step(0, 9, D[0]))
+    torch.testing.assert_close(errors.last[s], (D[s] - X[-1]).square().mean().sqrt())
+    assert (errors.inner[row, :w] == errors.inner[row, w]).all()
+    assert (errors.inner[row, -w:] == errors.inner[row, -w - 1]).all()
+
+
+def test_the_trajectories_are_those_of_the_flow():
+    denoiser, _ = mixture()
+    levels = geometric(calibrated.FINE, LOW, HIGH, final_zero=True)
+    followed = calibrated.follow(denoiser, pixel_gaussian(mixture()[1]), levels, range(4), 3, False)
+    finer = geometric(4 * calibrated.FINE, LOW, HIGH, final_zero=True)
+    other = calibrated.follow(denoiser, pixel_gaussian(mixture()[1]), finer, range(4), 64, False)
+    assert (followed.X[-1] - other.X[-1]).square().mean().sqrt() < 2e-3
+    assert followed.X.shape == (calibrated.FINE + 1, 4, 16)
+
+
+def test_on_gaussian_data_the_reference_leaves_no_error():
+    C = torch.logspace(0, -3, 16, dtype=torch.float64).reshape(SHAPE)
+    oracle = GaussianOracle(torch.zeros(SHAPE, dtype=torch.float64), Pixel(C))
+    exact = Gaussian(oracle.mean, Pixel(C))
+    errors = measure_steps(model(oracle), exact, **SMALL).solvers
+    assert errors["gaussian"].rows.max() < 1e-10
+    small = errors["data"].inner[:2, 30]
+    assert log(small[1] / small[0], 2) == pytest.approx(3, abs=0.2)
+
+
+def test_the_batch_size_does_not_matter():
+    other = measure_steps(mixture()[0], reference(), **SMALL, batch_size=4)
+    for prediction, errors in measured().solvers.items():
+        torch.testing.assert_close(other.solvers[prediction].rows, errors.rows, rtol=1e-6, atol=1e-9)
+
+
+def test_some_of_the_coordinates_stand_for_all(monkeypatch):
+    monkeypatch.setattr(calibrated, "KEPT", 8)
+    some = measure_steps(mixture()[0], reference(), **SMALL).solvers["gaussian"].inner[3]
+    assert 0.5 < (some / measured().solvers["gaussian"].inner[3]).log().mean().exp() < 2
+
+
+@pytest.mark.parametrize("name", ["p-ode-2m", "dpmpp-2m"])
+def test_measured_levels_beat_the_usual_ones(name):
+    """Samples that were not measured, beside the flow over many levels."""
+    denoiser, seeds = mixture()[0], range(100, 200)
+    exact = arrive(denoiser, "p-ode-3m", geometric(300, LOW, HIGH, final_zero=True), seeds)
+    statistics = replace(mixture()[1], step_errors=measured())
+
+    def error(grid):
+        return (arrive(denoiser, name, grid, seeds) - exact).square().mean().sqrt().item()
+
+    for calls in (5, 8, 12, 20):
+        others = [grid(calls, LOW, HIGH, final_zero=True) for grid in (karras, geometric)]
+        assert error(auto_grid(name, statistics, calls)) < min(map(error, others))
+
+
+def test_which_solver_stands_for_a_sampler():
+    statistics = replace(mixture()[1], step_errors=measured())
+    for name, prediction in {
+        "p-sde-2m": "gaussian",
+        "p-ode-3m": "gaussian",
+        "unipc": "data",
+        "edm-heun": "data",
+    }.items():
+        assert torch.equal(auto_grid(name, statistics, 6), measured().grid(prediction, 6))
+
+
+def test_what_cannot_be_measured():
+    denoiser, statistics = mixture()
+    for name in ("trajectories", "batch_size"):
+        with pytest.raises(PrescoreError, match=f"{name}: 0 is not a positive whole number"):
+            measure_steps(denoiser, reference(), **{name: 0})
+    with pytest.raises(PrescoreError, match=r"events of shape \(1, 4, 4\)"):
+        measure_steps(replace(denoiser, event_shape=(1, 5, 4)), reference())
+    with pytest.raises(PrescoreError, match=r"prescore\.in_range"):
+        measure_steps(replace(denoiser, data_range=(0.0, 1.0)), reference())
+    with pytest.raises(SamplingError, match="not finite"):
+        measure_steps(model(lambda x, sigma: x * float("nan")), reference(), trajectories=2)
+    with pytest.raises(PrescoreError, match=r"grid: auto needs .*calibrate DATA --model MODEL"):
+        auto_grid("dpmpp-2m", statistics, 5)
+    with pytest.raises(PrescoreError, match="unknown name 'dpm'"):
+        auto_grid("dpm", replace(statistics, step_errors=measured()), 5)
