@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value", int, str)
 PANEL = "What the samples are compared with"
-MOST_TRUE = 10_000  # true images that are read unless more are asked for: some metrics look at all pairs
+MOST_TRUE = 5000  # true images that are read unless more are asked for: some metrics look at all pairs, for each run
 FLAGS = ("--features", "--metrics", "--reference-n", "--reference-key", "--pad", "--range")
 HEADLINE = ("frechet", "kernel", "spectrum")  # metrics that a terminal has room for
 

@@ -84,7 +84,7 @@ def quality_panel(
         if not linear and min(values) > 0:
             axes.set_yscale("log")
         elif not linear and max(values) > 0:
-            threshold = -min(values) or min(y for y in values if y > 0)
+            threshold = 10.0 ** math.ceil(math.log10(-min(values) or min(y for y in values if y > 0)))
             axes.set_yscale("symlog", linthresh=threshold)
             axes.yaxis.set_major_locator(SymmetricalLogLocator(linthresh=threshold, base=10))
         axes.set_xscale("log")
