@@ -220,9 +220,9 @@ def section(runs: Mapping[str, Any]) -> str:
     n = rows(runs, denoiser="exact", samples="true")[0]["n"]
     return f"""## Schedules and noise levels
 
-EDM's Figure 2 shows FID against calls of the samplers of three published models, Euler's method on their own schedules
-and levels, and then with Heun's method, with EDM's levels, and with σ = t, s = 1: each lowers the error, and the last
-reaches the same FID with 7 times (VP), 300 times (VE) and 3 times (DDIM) fewer calls.
+EDM's Figure 2 shows FID against calls of the samplers of three published models: as published (Euler's method on the
+model's own schedule and levels), then with Heun's method and EDM's levels, and then with σ = t, s = 1. Each lowers the
+error, and the last reaches the same FID with 7.3 (VP), 300 (VE) and 3.2 times (DDIM) fewer calls.
 
 Here: all on the same exact denoiser of 8x8 patches of photographs, Frechet distance of n = {n} samples (true
 ones: {floor_text(runs)}). Local errors: those of single steps, root mean square, summed. Flow error: that of the end.
@@ -236,24 +236,31 @@ ones: {floor_text(runs)}). Local errors: those of single steps, root mean square
 
 
 def verdict(runs: Mapping[str, Any]) -> str:
-    """What each improvement does to the error of the end, at the middle number of calls."""
-    budget = middle_budget(runs)
-    chains = {
-        family: [
-            rows(runs, denoiser="exact", sampler=method.label, budget=budget)[0]["flow_error"]
-            for method in (*methods, EDM[1])
-        ]
+    """What the improvements do to the error of the end."""
+    budgets = values(runs, "budget")
+    middle = len(budgets) // 2
+
+    def error(name: str, budget: int) -> float:
+        return rows(runs, denoiser="exact", sampler=name, budget=budget)[0]["flow_error"]
+
+    def chains(budget: int) -> str:
+        """Errors as published and after each improvement, by family."""
+        steps = {family: [methods[0], *methods[2:], EDM[1]] for family, methods in PANELS.items()}
+        found = {family: [cell(error(method.label, budget)) for method in chain] for family, chain in steps.items()}
+        return "; ".join(f"{family} {' → '.join(errors)}" for family, errors in found.items())
+
+    few, many = budgets[middle - 1], budgets[middle]
+    alone = ", ".join(
+        f"{family} {cell(error(methods[0].label, many))} → {cell(error(methods[1].label, many))}"
         for family, methods in PANELS.items()
-    }
-    errors = "; ".join(f"{family} {' → '.join(cell(e) for e in chain)}" for family, chain in chains.items())
-
-    def lowered(first: int, last: int) -> str:
-        """The families whose error falls from one place in the chain to another."""
-        return ", ".join(family for family, chain in chains.items() if chain[last] < chain[first]) or "none"
-
+    )
+    closer = error(EDM[1].label, many) / error("p-ode-3m", many)
     return (
-        f"Flow error at {budget} calls as the improvements come one after the other: {errors}. Heun's method on "
-        f"the own levels lowers that of {lowered(0, 1)}; EDM's levels and schedule after it that of {lowered(1, -1)}."
+        f"**Agrees at {many} calls and more.** Flow error as published, with Heun's method on EDM's levels, and with "
+        f"σ = t, at {many} calls: {chains(many)}. With few calls it is not so, since Heun's method has half as many "
+        f"steps; at {few}: {chains(few)}. The order alone is no improvement where the own levels leave a last step "
+        f"that is too long (bottom row, left ends): Heun's method on them, at {many} calls, {alone}. `p-ode-3m`, which "
+        f"knows the spectrum, is {closer:.0f} times closer to the exact flow than EDM's at {many} calls."
     )
 
 
