@@ -313,9 +313,9 @@ def _table(report: Report) -> dict[str, Any]:
     if (true := report.truth.floor) is not None:
         values_of_floor = [_text(true.get(name)) for name in report.metrics]
         floor = [f"true samples, n = {report.n}", *[""] * (len(COLUMNS) - 1), *values_of_floor, *[""] * len(failures)]
-    text = "Click on a column to sort by it; allowed are the calls that were asked for. In bold the best value among as many"
-    near = "; values near that of true samples cannot be told apart" if floor else ""
-    return {"columns": columns, "rows": rows, "floor": floor, "text": f"{text}{near}."}
+    text = "Click on a column to sort by it. Allowed are the calls that were asked for; bold is the best among as many."
+    near = " Values near that of true samples cannot be told apart." if floor else ""
+    return {"columns": columns, "rows": rows, "floor": floor, "text": text + near}
 
 
 def _best(report: Report) -> dict[tuple[int, str], set[float]]:
