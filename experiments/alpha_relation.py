@@ -155,6 +155,11 @@ def draw_distance(ax: Axes, surrogate: Surrogate, steps: Sequence[int], rows: Se
     ax.legend(fontsize=7)
 
 
+def shown(alpha: float) -> str:
+    """An alpha as tables have it."""
+    return "plain" if math.isinf(alpha) else f"{alpha:.3g}"
+
+
 def change(distance: float, row: Row) -> float:
     """Of the distance with the best alpha, in percent."""
     return 100 * (distance / row.best_distance - 1)
@@ -167,10 +172,11 @@ def text(rows: Sequence[Row], labels: Sequence[str], steps: Sequence[int]) -> st
     alphas = [
         [
             label,
-            *(f"{row.best:.3g} ({row.automatic:.3g})" for row in own[label].values()),
+            *(f"{row.best:.3g} ({shown(row.automatic)})" for row in own[label].values()),
             r.a,
             r.b,
             round(r.r_squared, 3),
+            r.alpha(min(steps)),
         ]
         for label, r in relations.items()
     ]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alpha_relation import SHIPPED, Row, Surrogate
+from alpha_relation import SHIPPED, Row, Surrogate, shown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from power_law import SIGMA, STATISTICS
@@ -124,7 +124,7 @@ class Comparison:
 
     @property
     def cells(self) -> list[Any]:
-        chosen = [f"{distance:.3g} ({_show(alpha)})" for alpha, distance in (self.best, self.automatic)]
+        chosen = [f"{distance:.3g} ({shown(alpha)})" for alpha, distance in (self.best, self.automatic)]
         return [
             self.label,
             self.T,
@@ -134,10 +134,6 @@ class Comparison:
             self.verdict,
             self.solver,
         ]
-
-
-def _show(alpha: float) -> str:
-    return "plain" if math.isinf(alpha) else f"{alpha:.3g}"
 
 
 def draw(ax: Axes, comparisons: Sequence[Comparison]) -> None:
@@ -168,8 +164,8 @@ def text(comparisons: Sequence[Comparison], gaussians: Sequence[Row], runs: Mapp
             row.label,
             row.T,
             row.plain_distance,
-            f"{row.best_distance:.3g} ({_show(row.best)})",
-            f"{row.automatic_distance:.3g} ({_show(row.automatic)})",
+            f"{row.best_distance:.3g} ({shown(row.best)})",
+            f"{row.automatic_distance:.3g} ({shown(row.automatic)})",
         ]
         for row in gaussians
     ]

@@ -32,8 +32,16 @@ def smooth(n, channels):
     return (127.5 + 60 * np.tanh(x / 20)).astype(np.uint8)
 
 
+def check_tables(section):
+    """Every row has as many cells as the head."""
+    for block in section.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1, block
+
+
 def test_quick_relation(relation, tmp_path):
     rows = list(quick(relation, tmp_path)["runs"].values())
+    check_tables((tmp_path / "alpha_relation.md").read_text())
     assert [row["T"] for row in rows] == [20, 50]
     for row in rows:
         others = [value for name, value in row.items() if name.endswith("distance")]
@@ -45,6 +53,7 @@ def test_quick_choice(choice, tmp_path):
     np.savez(tmp_path / "digits.npz", train=smooth(60, 1)[..., 0])
     flags = ["--data", str(tmp_path / "photographs.npz"), "--images", str(tmp_path / "digits.npz")]
     runs = quick(choice, tmp_path, *flags)["runs"].values()
+    check_tables((tmp_path / "automatic_alpha.md").read_text())
     assert {row["denoiser"] for row in runs if "denoiser" in row} == {"patches", "mnist-ve"}
     for T in (4, 8):
         kinds = [row["kind"] for row in runs if "kind" in row and row.get("T") == T]
