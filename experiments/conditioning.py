@@ -14,13 +14,14 @@ in which the first two terms are those of the samples that the best solver makes
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from publish import add_options, command, output_folder, publish, table
+from publish import Runs, add_options, command, output_folder, publish, table
 from trained import SOLVERS, Trained, add_model_options, alpha_of
 
 from prescore.errors import SamplingError
@@ -45,7 +46,7 @@ class Recorder:
 
 
 def measure(model: Trained, sampler: Sampler, n: int) -> dict[str, Any] | None:
-    """Averages, and the values along the trajectory; None if the run overflows."""
+    """Averages, and some of the values along the trajectory; None if the run overflows."""
     recorder = Recorder()
     try:
         model.draw(sampler, n, recorder, batch_size=n)
@@ -58,18 +59,22 @@ def measure(model: Trained, sampler: Sampler, n: int) -> dict[str, Any] | None:
         "R_coo": recorder.average.range,
         "V_coo_end": rows[-1, 1].item(),
         "R_coo_end": rows[-1, 2].item(),
-        "sigma": rows[:, 0].tolist() if len(rows) <= POINTS else kept[:, 0].tolist(),
+        "alpha": alpha_of(sampler),
+        "sigma": kept[:, 0].tolist(),
         "V_along": kept[:, 1].tolist(),
         "R_along": kept[:, 2].tolist(),
     }
 
 
-def excess(runs: dict[str, dict[str, Any]], d: int) -> None:
-    """Add to each run the root mean square over the steps of ln(V / V of the exact distribution at that level)."""
+def with_excess(runs: Mapping[str, dict[str, Any]], d: int) -> dict[str, dict[str, Any]]:
+    """The runs with the root mean square over the steps of ln(V / V of the exact distribution at that level)."""
     end = runs[SOLVERS[-1]]["V_coo_end"]
-    for run in runs.values():
+
+    def excess(run: dict[str, Any]) -> float:
         sigma, V = (torch.tensor(run[key], dtype=torch.float64) for key in ("sigma", "V_along"))
-        run["V_excess"] = (V / (end + (d - 1) * sigma**2)).log().square().mean().sqrt().item()
+        return (V / (end + (d - 1) * sigma**2)).log().square().mean().sqrt().item()
+
+    return {name: run | {"V_excess": excess(run)} for name, run in runs.items()}
 
 
 def draw_curve(ax: Axes, runs: dict[str, dict[str, Any]], key: str, label: str) -> None:
@@ -92,7 +97,7 @@ def draw(results: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-def text(results: dict[str, dict[str, Any]], alphas: dict[str, float | None], T: int, n: int) -> str:
+def text(results: dict[str, dict[str, Any]], T: int, n: int) -> str:
     """The section of docs/results.md."""
     rows = [
         [model, name, *(run[key] for key in ("V_coo", "R_coo", "V_coo_end", "R_coo_end", "V_excess"))]
@@ -102,6 +107,7 @@ def text(results: dict[str, dict[str, Any]], alphas: dict[str, float | None], T:
     head = ["model", "sampler", "V_coo", "R_coo", "V_coo at the end", "R_coo at the end", "excess of V_coo"]
     both = [m for m, runs in results.items() if all(runs["PDS"][k] < runs["plain"][k] for k in ("V_coo", "R_coo"))]
     nearer = [m for m, runs in results.items() if runs["PDS"]["V_excess"] < runs["plain"]["V_excess"]]
+    alphas = {model: runs["PDS"]["alpha"] for model, runs in results.items()}
     strengths = ", ".join(f"{model} {alpha:.3g}" if alpha else f"{model} none" for model, alpha in alphas.items())
     return f"""## Conditioning along the trajectory (Figure 10)
 
@@ -115,8 +121,8 @@ is from that of the exact distribution of their noise levels (root mean square o
 ![V_coo and R_coo along the trajectory](figures/conditioning.png)
 
 **{"Agrees" if len(both) == len(results) else "Does not agree" if not both else "Agrees in part"}:** PDS lowers both
-averages for {len(both)} of {len(results)} models. The averages are mostly noise: at the level σ V_coo is at least (d
-- 1)σ², so they say at which levels the steps lie rather than how well conditioned they are (M, which has no gain
+averages for {len(both)} of {len(results)} models. The averages are mostly noise: at the level σ V_coo is at least
+(d-1)σ², so they say at which levels the steps lie rather than how well conditioned they are (M, which has no gain
 below 1, adds to that noise, and the solvers take more of their steps at low levels). Measured against the
 distribution that the network was trained on, PDS is nearer than plain for {len(nearer)} of {len(results)}.
 """
@@ -131,18 +137,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.quick:
         options.models, options.steps, options.n = options.models[:1], 4, 2
+    kept = Runs.open(options, "conditioning", {"T": options.steps, "n": options.n})
     results: dict[str, dict[str, Any]] = {}
-    alphas: dict[str, float | None] = {}
-    for model in options.models:
-        trained = Trained.open(model, options.statistics)
-        samplers = trained.contenders(options.steps)
-        runs = {name: measure(trained, sampler, options.n) for name, sampler in samplers.items()}
-        results[trained.name] = {name: run for name, run in runs.items() if run is not None}
-        excess(results[trained.name], torch.Size(trained.denoiser.event_shape).numel())
-        alphas[trained.name] = alpha_of(samplers["PDS"])
-    numbers = {"T": options.steps, "n": options.n, "alpha": alphas, "models": results}
-    section = text(results, alphas, options.steps, options.n)
-    publish(output_folder(options), "conditioning", draw(results), numbers, section)
+    for name in options.models:
+        model = Trained.open(name, options.statistics)
+        runs = {
+            label: kept.get(f"{model.name}, {label}", partial(measure, model, sampler, options.n))
+            for label, sampler in model.contenders(options.steps).items()
+        }
+        d = torch.Size(model.denoiser.event_shape).numel()
+        results[model.name] = with_excess({label: run for label, run in runs.items() if run is not None}, d)
+    section = text(results, options.steps, options.n)
+    publish(output_folder(options), "conditioning", draw(results), kept.numbers, section)
 
 
 if __name__ == "__main__":

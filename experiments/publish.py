@@ -134,8 +134,13 @@ def with_section(document: str, name: str, section: str) -> str:
 def wrapped(section: str) -> str:
     """Markdown with its paragraphs in lines of WIDTH; tables, lists, headings and pictures stay as they are."""
     blocks = re.split(r"\n\n+", section.strip())
-    filled = [block if block[0] in "|-#!<" else textwrap.fill(block, WIDTH, **WRAPPING) for block in blocks]
-    return "\n\n".join(filled) + "\n"
+    return "\n\n".join(block if block[0] in "|-#!<" else _filled(block) for block in blocks) + "\n"
+
+
+def _filled(paragraph: str) -> str:
+    # A line that starts with one of these signs would be an item of a list; the space before it does not break.
+    joined = re.sub(r"\s([-+*])\s", "\u00a0\\1 ", paragraph)
+    return textwrap.fill(joined, WIDTH, **WRAPPING).replace("\u00a0", " ")
 
 
 def _place(name: str) -> tuple[int, str]:

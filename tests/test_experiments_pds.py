@@ -115,8 +115,8 @@ def test_subspace(results):
 
 
 def test_conditioning(results):
-    (runs,) = results("conditioning")["models"].values()
-    assert runs.keys() == {"plain", "PDS", "p-ode-2m", "p-ode-3m"}
+    runs = results("conditioning")["runs"]
+    assert runs.keys() == {f"mnist-ve, {name}" for name in ("plain", "PDS", "p-ode-2m", "p-ode-3m")}
     for run in runs.values():
         assert run["V_coo_end"] == run["V_along"][-1]
         assert run["sigma"][-1] == 0
@@ -131,9 +131,9 @@ def test_the_excess_of_exact_states_is_nothing():
     V = [coordinate_variation(x0 + s * n).mean().item() for s in sigma]
     runs = {"p-ode-3m": {"V_coo_end": V[-1], "sigma": sigma, "V_along": V}}
     runs["twice"] = {"V_coo_end": 2 * V[-1], "sigma": sigma, "V_along": [2 * v for v in V]}
-    module.excess(runs, d)
-    assert runs["p-ode-3m"]["V_excess"] < 0.01
-    assert runs["twice"]["V_excess"] == pytest.approx(math.log(2), abs=0.01)
+    found = module.with_excess(runs, d)
+    assert found["p-ode-3m"]["V_excess"] < 0.01
+    assert found["twice"]["V_excess"] == pytest.approx(math.log(2), abs=0.01)
 
 
 def test_skew(results):

@@ -131,6 +131,10 @@ def test_paragraphs_are_wrapped_and_nothing_else(publish):
     assert max(len(line) for line in lines if line.startswith("word")) <= 118
     assert " ".join(lines[2:5]) == ("word " * 60).strip() + " next"
     assert lines[6:9] == table.splitlines()
+    for n in range(110, 120):
+        signs = publish.wrapped("x" * n + " - 1 + y * z")
+        assert not any(line.startswith(("-", "+", "*")) for line in signs.splitlines())
+        assert " ".join(signs.split()) == "x" * n + " - 1 + y * z"
 
 
 def test_make_runs_every_script_that_publishes():
