@@ -11,7 +11,7 @@ import pytest
 import prescore
 from prescore.cli import main
 
-COMMANDS = ("sample", "samplers", "calibrate", "info", "train", "demo")
+COMMANDS = ("sample", "samplers", "calibrate", "evaluate", "compare", "convert", "info", "train", "recipes", "demo")
 
 
 def test_without_arguments_there_is_help(cli: Callable[..., Any]) -> None:

@@ -25,7 +25,20 @@ LAYERS = [
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-EXTRAS = {"accelerate", "click", "diffusers", "matplotlib", "PIL", "rich", "scipy", "tensorboard", "typer", "yaml"}
+EXTRAS = {
+    "accelerate",
+    "click",
+    "diffusers",
+    "jinja2",
+    "markupsafe",
+    "matplotlib",
+    "PIL",
+    "rich",
+    "scipy",
+    "tensorboard",
+    "typer",
+    "yaml",
+}
 
 
 def part(path: Path) -> str:
