@@ -173,9 +173,9 @@ def text(comparisons: Sequence[Comparison], gaussians: Sequence[Row], runs: Mapp
 
 The paper finds alpha by a search and leaves its choice to future work. `--alpha auto` chooses it from the statistics
 of the data before the network is called (src/prescore/samplers/alpha.py). Here it is beside a search: Frechet distance
-of PDS on 8x8 patches of photographs (a mixture of 40 Gaussians with an exact denoiser, in pixels) and on networks, the
-same seeds for every alpha, {sizes}; true samples have {floor_text(runs)}. The error of a ratio is that of the
-jackknife; "within 5 %" is judged at two of them. `{SOLVER}` has the same number of network calls.
+of PDS on {" and ".join(count)}, the same seeds for every alpha, {sizes}; true samples: {floor_text(runs)}. Patches are
+8x8 pixels of photographs, a mixture of 40 Gaussians with an exact denoiser, the distance in pixels. The error of a
+ratio is that of the jackknife; "within 5 %" is judged at two of them. `{SOLVER}` has the same number of network calls.
 
 {table([*names, f"`{SOLVER}`"], [known.cells for known in comparisons])}
 
