@@ -32,7 +32,7 @@ from torch import Tensor
 NAME = "edm_stochasticity"
 FAULT = 1.03
 S_CHURN = (3.0, 8.0, 20.0, 50.0, 120.0)
-STEPS = {"exact": (18, 40), "faulty": (40,)}
+STEPS = (18, 40)
 CIFAR_VE = {"S_tmin": 0.05, "S_tmax": 1.0, "S_noise": 1.007}  # Table 5 of the paper, with S_churn = 80
 EVERYWHERE = {"S_tmin": 0.0, "S_tmax": math.inf}
 VARIANTS: Mapping[str, Mapping[str, float]] = {
@@ -184,15 +184,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", action="append", help="network, by name or file; may be repeated [mnist-ve]")
     parser.add_argument("--features", default="mnist-classifier", help="of the networks' distance")
     parser.add_argument("--n", type=int, default=2000, help="samples of a run")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="N; a network is run with the first")
     parser.add_argument("--network-n", type=int, default=200, help="samples of a run of a network")
     options = parser.parse_args(arguments)
-    steps, network_steps = ({"exact": (4,), "faulty": (4,)}, (2,)) if options.quick else (STEPS, (18,))
+    steps, network_steps = ((4,), (2,)) if options.quick else (options.steps, options.steps[:1])
     n, network_n = (50, 8) if options.quick else (options.n, options.network_n)
 
     exact = patches(options.data, n, options.quick)
     runs = Runs.open(options, NAME, {"n": n, "network_n": network_n, "fault": FAULT, "S_churn": S_CHURN})
     for label, subject in {"exact": exact, "faulty": faulty(exact)}.items():
-        sweep(runs, label, subject, steps[label])
+        sweep(runs, label, subject, steps)
     for model in (options.model or ["mnist-ve"]) if options.images else []:
         sweep(runs, model, network(model, options.images, options.features, network_n), network_steps)
     text = section(runs.runs, runs.settings)
