@@ -170,6 +170,8 @@ def full(tmp_path):
     steps = StepErrors(
         levels=torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64),
         widths=torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64),
+        variances=torch.tensor([0.1, 1.0], dtype=torch.float64),
+        shares=torch.tensor([0.75, 0.25], dtype=torch.float64),
         solvers={name: SolverErrors.of(k * rows) for k, name in enumerate(PREDICTIONS)},
         count=6,
         model="some model",
@@ -192,8 +194,8 @@ def test_components_and_score_come_back(full):
 
 def test_errors_of_steps_come_back(full):
     steps, loaded = full[0].step_errors, load_statistics(full[1]).step_errors
-    assert torch.equal(loaded.levels, steps.levels)
-    assert torch.equal(loaded.widths, steps.widths)
+    for name in ("levels", "widths", "variances", "shares"):
+        assert torch.equal(getattr(loaded, name), getattr(steps, name))
     for name in PREDICTIONS:
         for part in ("first", "inner", "last"):
             assert torch.equal(getattr(loaded.solvers[name], part), getattr(steps.solvers[name], part))
@@ -245,6 +247,7 @@ F64 = torch.float64
         ("step_widths", None, "tensor step_widths is missing"),
         ("step_widths", torch.tensor([1.0, 0.5, 2.0], dtype=F64), "step_widths is not a row of rising widths"),
         ("step_levels", torch.ones(4, dtype=F64), "step_levels is not a row of decreasing noise levels"),
+        ("step_shares", torch.ones(3, dtype=F64), r"\(3,\), not float64 \(2,\)"),
         ("step_errors_data", None, "tensor step_errors_data is missing"),
         ("step_errors_data", torch.ones(4, 4, dtype=F64), r"\(4, 4\), not float64 \(5, 4\)"),
         ("step_errors_gaussian", -torch.ones(5, 4, dtype=F64), "tensor step_errors_gaussian has negative values"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prescore.samplers import Entry
 
 DEFAULT_SAMPLER, DEFAULT_RECIPE = "pc", "edm"
+AUTO = "auto"  # a sampler that is chosen, with the defaults of its options
 # Types that a word can stand for, tried in this order, and what the user reads about them.
 WORDS = {bool: "yes or no", int: "a whole number", float: "a number", tuple: "numbers with commas", str: "text"}
 
@@ -134,7 +135,7 @@ class SampleCommand(TyperCommand):
         from prescore.samplers import find_sampler
 
         name = named_sampler(args)
-        return f"sampler {name!r}", options_of(find_sampler(name))
+        return f"sampler {name!r}", {} if name == AUTO else options_of(find_sampler(name))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         what, options = self.named(args)

@@ -15,7 +15,7 @@ from prescore.checkpoints.detect import locate
 from prescore.checkpoints.detect import open_model as open_any
 from prescore.checkpoints.labels import Classes, classes_of
 from prescore.checkpoints.stored import ModelDescription
-from prescore.cli.options import options_of
+from prescore.cli.options import AUTO, options_of
 from prescore.cli.report import show
 from prescore.denoiser import Denoiser
 from prescore.device import open_device
@@ -49,12 +49,12 @@ from prescore.samplers import (
     Sampler,
     UniPC,
     choose_alpha,
+    choose_sampler,
     find_sampler,
 )
 from prescore.samplers.calibrated import MEASURED, errors_of, prediction_of
 from prescore.schedule import VP
 
-AUTO = "auto"
 DEFAULT_ALPHA = 5.0  # of samplers for which it cannot be chosen
 WEAKEST_ALPHA = 1e4
 BASES = {"cosine": cosine_gaussian, "frequency": frequency_gaussian, "pixel": pixel_gaussian, "pca": pca_gaussian}
@@ -280,6 +280,25 @@ def refuse_idle(name: str, sampler: Sampler, levels: Tensor, given: Iterable[str
             flag = options_of(find_sampler(name))[useless[0]].flag
             why = " and ".join(f"{field} = {'none' if v is None else show(v)}" for field, v in values.items())
             raise PrescoreError(f"{flag}: does nothing in sampler {name!r} with {why}")
+
+
+def chosen_sampler(
+    model: str, denoiser: Denoiser, file: str | None, calls: int | None
+) -> tuple[str, bool, dict[str, object]]:
+    """The sampler to take for a number of calls, whether its noise levels can be chosen too, and why it was taken.
+
+    Raises:
+        PrescoreError: no number of calls is given.
+    """
+    if calls is None:
+        raise PrescoreError("--sampler auto: needs --calls N, the most network calls that a sample may take")
+    statistics = None
+    if file is not None or model in shipped_models():
+        statistics = in_range(load_statistics(find(file or model, STATISTICS_SUFFIX)), denoiser.data_range)
+    choice = choose_sampler(calls, statistics)
+    errors = None if statistics is None else statistics.step_errors
+    has_grid = errors is not None and errors.is_for(denoiser.sigma_min, denoiser.sigma_max)
+    return choice.name, has_grid, {"sampler_chosen": choice.reason}
 
 
 def measured_grid(

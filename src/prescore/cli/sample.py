@@ -28,10 +28,17 @@ def sample(
         typer.Option(help="NAME.png: one grid; NAME.npz: images, seeds, settings; else a folder, one PNG a sample."),
     ],
     sampler: Annotated[
-        str, typer.Option(help="Which sampler; `prescore samplers` lists them, `prescore samplers NAME` its options.")
+        str,
+        typer.Option(
+            help="Which sampler; `prescore samplers` lists them, `prescore samplers NAME` its options. auto chooses by "
+            "--calls and the statistics.",
+        ),
     ] = DEFAULT_SAMPLER,
     steps: Annotated[
         int | None, typer.Option(help="Steps T, on the sampler's usual grid.", show_default="the sampler's")
+    ] = None,
+    calls: Annotated[
+        int | None, typer.Option(help="Instead of --steps: as many as take at most this many network calls a sample.")
     ] = None,
     grid: Annotated[
         str | None,
@@ -113,6 +120,7 @@ def sample(
         AUTO,
         choose_classes,
         choose_grid,
+        chosen_sampler,
         count_seeds,
         measured_grid,
         open_model,
@@ -122,7 +130,7 @@ def sample(
     )
     from prescore.operators import Identity
     from prescore.precondition import Preconditioner
-    from prescore.samplers import make_sampler
+    from prescore.samplers import make_sampler, steps_for_calls
 
     seeds = count_seeds(seed, n)
     if batch_size < 1:
@@ -140,22 +148,32 @@ def sample(
     )
     chosen = choose_classes(description, class_)
     is_narrowed = (sigma_min, sigma_max) != (None, None)
+    if calls is not None and (steps is not None or (grid is not None and "," in grid)):
+        raise PrescoreError("--calls: gives the number of steps, as --steps or a list of noise levels would")
+    why: dict[str, object] = {}
+    if sampler == AUTO:
+        sampler, has_grid, why = chosen_sampler(model, denoiser, statistics, calls)
+        grid = AUTO if grid is None and has_grid else grid
 
     def plain() -> "Sampler":
         unpreconditioned = Preconditioner(Identity())
         method = make_sampler(sampler, steps=steps, preconditioner=unpreconditioned, **context.obj)
+        if calls is not None:
+            method = replace(method, steps=steps_for_calls(method, calls))
         return choose_grid(method, denoiser, grid, rho, is_narrowed, measured)[0]
 
     measured = partial(measured_grid, model, denoiser, sampler, statistics)
-    for_grid = grid == AUTO
+    for_grid = grid == AUTO or bool(why)
     made, made_from = open_statistics(model, denoiser, sampler, statistics, alpha, pixel, basis, plain, for_grid)
+    if calls is not None:
+        steps = steps_for_calls(make_sampler(sampler, **made, **context.obj), calls)
     method = make_sampler(sampler, steps=steps, **made, **context.obj)
     method, spread = choose_grid(method, denoiser, grid, rho, is_narrowed, measured)
     refuse_idle(sampler, method, method.levels(denoiser.sigma_min, denoiser.sigma_max), context.obj)
     opened: dict[str, object] = {"model_weights": description.weights, "dtype": dtype}
     opened |= {"config": config} if config else {}
     opened |= {"class": chosen.indices} if chosen else {}
-    settings = resolve(model, denoiser, sampler, method, opened | spread | made_from)
+    settings = resolve(model, denoiser, sampler, method, opened | why | spread | made_from)
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
         settings |= {"seed": seed, "n": n, "batch_size": batch_size}
     output = open_output(out, seeds, settings, denoiser.picture_shape, as_numbers=as_numbers)

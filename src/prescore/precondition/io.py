@@ -5,8 +5,8 @@ Metadata, each value JSON except the first:
 format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range, minimum, maximum.
 With principal components the tensors `components`, `component_variances`; with the score of a model the tensors
 `score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. With the errors of steps
-the tensors `step_levels`, `step_widths`, `step_errors_data`, `step_errors_gaussian` (rows first, last, inner) and the
-metadata step_count, step_model. Readers that know none of these pass over them.
+the tensors `step_levels`, `step_widths`, `step_variances`, `step_shares`, `step_errors_data`, `step_errors_gaussian`
+(rows first, last, inner) and the metadata step_count, step_model. Readers that know none of these pass over them.
 """
 
 import json
@@ -31,8 +31,9 @@ TENSORS = ("mean", "mean_square", "power", "power_centred")
 COSINE = "cosine_variance"
 COMPONENTS = ("components", "component_variances")
 SCORE = ("score_levels", "score_square", "residual_square")
-STEPS = ("step_levels", "step_widths")
+STEPS = ("step_levels", "step_widths", "step_variances", "step_shares")
 STEP_ERRORS = {prediction: f"step_errors_{prediction}" for prediction in PREDICTIONS}
+NOT_NEGATIVE = (COSINE, *COMPONENTS[1:], *SCORE[1:], *STEPS[1:], *STEP_ERRORS.values())
 
 
 def save_statistics(statistics: Statistics, path: str | Path) -> None:
@@ -54,7 +55,7 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
         tensors |= dict(zip(SCORE, (score.levels, score.score_square, score.residual_square), strict=True))
         metadata |= {"score_count": json.dumps(score.count), "score_model": json.dumps(score.model)}
     if (steps := statistics.step_errors) is not None:
-        tensors |= dict(zip(STEPS, (steps.levels, steps.widths), strict=True))
+        tensors |= dict(zip(STEPS, (steps.levels, steps.widths, steps.variances, steps.shares), strict=True))
         tensors |= {name: steps.solvers[prediction].rows for prediction, name in STEP_ERRORS.items()}
         metadata |= {"step_count": json.dumps(steps.count), "step_model": json.dumps(steps.model)}
     own = {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
@@ -130,12 +131,20 @@ def _score(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> Sc
 
 def _steps(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> StepErrors:
     count, model = _source(path, values, "step")
-    levels, widths = (tensors[name] for name in STEPS)
+    levels, widths, variances, shares = (tensors[name] for name in STEPS)
     _check_levels(path, STEPS[0], levels)
     if len(widths) < 2 or not (widths.diff() > 0).all() or widths[0] <= 0:
         _refuse(path, f"tensor {STEPS[1]} is not a row of rising widths")
     solvers = {prediction: SolverErrors.of(tensors[name]) for prediction, name in STEP_ERRORS.items()}
-    return StepErrors(levels=levels, widths=widths, solvers=solvers, count=count, model=model)
+    return StepErrors(
+        levels=levels,
+        widths=widths,
+        variances=variances,
+        shares=shares,
+        solvers=solvers,
+        count=count,
+        model=model,
+    )
 
 
 def _source(path: Path, values: dict[str, Any], prefix: str) -> tuple[int, str]:
@@ -163,7 +172,8 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[in
         shapes |= dict.fromkeys(SCORE, (tensors[SCORE[0]].numel(),))
     if STEPS[0] in tensors:
         rows = tensors[STEPS[1]].numel() if STEPS[1] in tensors else 0
-        shapes |= {STEPS[0]: (tensors[STEPS[0]].numel(),), STEPS[1]: (rows,)}
+        groups = tensors[STEPS[2]].numel() if STEPS[2] in tensors else 0
+        shapes |= dict(zip(STEPS, ((tensors[STEPS[0]].numel(),), (rows,), (groups,), (groups,)), strict=True))
         shapes |= dict.fromkeys(STEP_ERRORS.values(), (rows + 2, tensors[STEPS[0]].numel()))
     for name, shape in shapes.items():
         if name not in tensors:
@@ -172,7 +182,7 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[in
             _refuse(path, f"tensor {name} is {tensors[name].dtype} {tuple(tensors[name].shape)}, not float64 {shape}")
         if not torch.isfinite(tensors[name]).all():
             _refuse(path, f"tensor {name} has values that are not finite")
-        if name in (COSINE, *COMPONENTS[1:], *SCORE[1:], *STEP_ERRORS.values()) and (tensors[name] < 0).any():
+        if name in NOT_NEGATIVE and (tensors[name] < 0).any():
             _refuse(path, f"tensor {name} has negative values")
 
 

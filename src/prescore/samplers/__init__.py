@@ -5,6 +5,7 @@ from prescore.samplers.alpha import AlphaChoice, AlphaRelation, choose_alpha
 from prescore.samplers.analytic import AnalyticDDIM
 from prescore.samplers.base import Preconditionable, Progress, Sampler, sample, score, steps_for_calls
 from prescore.samplers.calibrated import auto_grid, measure_steps
+from prescore.samplers.choose import SamplerChoice, choose_sampler
 from prescore.samplers.ddim import DDIM, DDPM
 from prescore.samplers.deis import DEIS, RungeKuttaDEIS
 from prescore.samplers.edm import EDMChurn, EDMFlow
@@ -43,10 +44,12 @@ __all__ = [
     "ReverseSDE",
     "RungeKuttaDEIS",
     "Sampler",
+    "SamplerChoice",
     "Stage",
     "UniPC",
     "auto_grid",
     "choose_alpha",
+    "choose_sampler",
     "find_sampler",
     "gaussian_recursion",
     "log_likelihood",

@@ -79,6 +79,7 @@ def measure_steps(
             raise PrescoreError(f"{name}: {value!r} is not a positive whole number")
     levels = geometric(FINE, denoiser.sigma_min, denoiser.sigma_max, final_zero=True)
     followed = follow(denoiser, reference, levels, check_seeds(range(seed, seed + trajectories)), batch_size, progress)
+    variances, shares = _alike(followed.C)
     own = Gaussian(torch.zeros(len(followed.C)), Pixel(followed.C))
 
     def errors(prediction: str) -> SolverErrors:
@@ -88,6 +89,8 @@ def measure_steps(
     return StepErrors(
         levels=levels[:-1],
         widths=torch.tensor(WIDTHS) * (levels[0] / levels[1]).log(),
+        variances=variances,
+        shares=shares,
         solvers={prediction: errors(prediction) for prediction in PREDICTIONS},
         count=trajectories,
         model=denoiser.name if model is None else model,
@@ -188,3 +191,10 @@ def step_errors(make: Callable[[], Sampler], followed: Trajectories) -> SolverEr
         row = [error(solver, s, s + w, after[s - w]) for s in range(w, L - w)]
         inner.append([row[0]] * w + row + [row[-1]] * w)
     return SolverErrors(*(torch.tensor(values, dtype=torch.float64) for values in (first, inner, last)))
+
+
+def _alike(C: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean variance of the coordinates whose variances are within 10 %, and their share of all."""
+    groups, count = torch.unique((C.clamp(min=1e-300).log() * 10).round(), return_inverse=True, return_counts=True)[1:]
+    sums = torch.zeros(len(count), dtype=torch.float64).index_add(0, groups, C)
+    return sums / count, count.double() / len(C)

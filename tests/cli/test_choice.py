@@ -1,0 +1,94 @@
+"""`--grid auto`, `--sampler auto` and `--calls` of `prescore sample`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import prescore
+from prescore.assets import STATISTICS_SUFFIX
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def calibrated(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Statistics with the errors of steps on the tiny model."""
+    from prescore.cli import main
+
+    folder = tmp_path_factory.mktemp("calibrated")
+    np.savez(folder / "data.npz", images=np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8))
+    out, model = folder / f"own{STATISTICS_SUFFIX}", assets / "mnist-ve.safetensors"
+    arguments = ("calibrate", folder / "data.npz", "--out", out, "--model", model, "--trajectories", 2)
+    assert main([str(a) for a in arguments]) == 0
+    return out
+
+
+def test_calibrate_measures_steps_and_info_shows_them(calibrated: Path, cli: Callable[..., Any]) -> None:
+    errors = prescore.load_statistics(calibrated).step_errors
+    assert errors is not None
+    assert errors.count == 2
+    assert calibrated.stat().st_size < 40_000
+    out = cli("info", calibrated).out
+    assert "steps of solvers on 2 samples" in out
+    assert "for --grid auto" in out
+
+
+def test_steps_may_be_left_out(tmp_path: Path, calibrated: Path, model: Path, cli: Callable[..., Any]) -> None:
+    data, out = calibrated.parent / "data.npz", tmp_path / "s"
+    arguments = ("calibrate", data, "--out", out, "--model", model, "--levels", 3)
+    assert cli(*arguments, "--trajectories", 0).code == 0
+    assert prescore.load_statistics(out).step_errors is None
+
+
+@pytest.mark.parametrize("name", ["dpmpp-2m", "p-ode-2m"])
+def test_samples_take_the_measured_levels(
+    tmp_path: Path, calibrated: Path, model: Path, cli: Callable[..., Any], name: str
+) -> None:
+    arguments = ("sample", model, "--sampler", name, "--statistics", calibrated, "--n", 2)
+    code, out, err = cli(*arguments, "--grid", "auto", "--calls", 5, "--out", tmp_path / "a.npz")
+    assert (code, err) == (0, "")
+    assert f"steps of {name} on {model}" in out
+    levels = prescore.auto_grid(name, prescore.load_statistics(calibrated), 5).tolist()
+    listed = ",".join(map(repr, levels))
+    options = ("--statistics", calibrated) if name == "p-ode-2m" else ()
+    again = ("sample", model, "--sampler", name, *options, "--n", 2, "--grid", listed, "--out", tmp_path / "b.npz")
+    assert cli(*again).code == 0
+    a, b = (np.load(tmp_path / file)["images"] for file in ("a.npz", "b.npz"))
+    assert (a == b).all()
+
+
+def test_where_no_levels_were_measured(
+    tmp_path: Path, calibrated: Path, model: Path, statistics: Path, refused: Refused
+) -> None:
+    arguments = ("sample", model, "--sampler", "dpmpp-2m", "--grid", "auto", "--out", tmp_path / "a.npz")
+    assert "--grid auto: " in refused(*arguments)
+    assert "grid: auto needs what the steps" in refused(*arguments, "--statistics", statistics)
+    narrowed = refused(*arguments, "--statistics", calibrated, "--sigma-max", 10)
+    assert "auto was measured for noise from 0.01 to 50, 0.01 to 10 is asked for" in narrowed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sampler_is_chosen(tmp_path: Path, calibrated: Path, model: Path, cli: Callable[..., Any]) -> None:
+    arguments = ("sample", model, "--sampler", "auto", "--calls", 4, "--n", 2)
+    code, out, _ = cli(*arguments, "--out", tmp_path / "a.npz")
+    assert code == 0
+    assert "unipc" in out
+    assert "is not known" in out
+    assert "4 network calls" in out
+    code, out, _ = cli(*arguments, "--statistics", calibrated, "--out", tmp_path / "b.npz")
+    assert code == 0
+    assert "of the error of the Gaussian model" in out
+    assert "on 2 samples" not in out
+    assert f"on {model}" in out
+
+
+def test_calls_beside_other_numbers(tmp_path: Path, model: Path, refused: Refused) -> None:
+    arguments = ("sample", model, "--out", tmp_path / "a.npz", "--sampler")
+    assert "--sampler auto: needs --calls" in refused(*arguments, "auto")
+    assert "--calls: gives the number of steps" in refused(*arguments, "dpmpp-2m", "--calls", 5, "--steps", 5)
+    assert "--calls: gives the number of steps" in refused(*arguments, "dpmpp-2m", "--calls", 5, "--grid", "9,1,0")
+    assert "calls: 0 is not a positive" in refused(*arguments, "auto", "--calls", 0)
+    assert "one step of this sampler takes 10" in refused(*arguments, "pndm", "--calls", 9)

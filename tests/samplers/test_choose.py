@@ -1,0 +1,82 @@
+"""The rule that chooses a sampler."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import prescore
+from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError
+from prescore.operators import Pixel
+from prescore.oracle import EmpiricalOracle, GaussianOracle
+from prescore.precondition import calibrate
+from prescore.precondition.score import score_statistics
+from prescore.samplers import SAMPLERS, choose_sampler
+from prescore.samplers.choose import MANY, least_left
+
+SHAPE = (1, 4, 4)
+
+
+def measured(data, oracle):
+    model = Denoiser(oracle, SHAPE, 0.01, 50.0, data_range=(-9.0, 9.0), dtype=torch.float64)
+    return replace(calibrate(data, data_range=(-9.0, 9.0)), score=score_statistics(model, data))
+
+
+@pytest.fixture(scope="module")
+def gaussian_data():
+    oracle = GaussianOracle(torch.zeros(SHAPE, dtype=torch.float64), Pixel(torch.ones(SHAPE, dtype=torch.float64)))
+    return measured(oracle.sample(300, torch.Generator().manual_seed(0)), oracle)
+
+
+@pytest.fixture(scope="module")
+def points():
+    """Data of four points: at low noise the network knows which one, the Gaussian model does not."""
+    data = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return measured(data.repeat(20, 1, 1, 1), EmpiricalOracle(data))
+
+
+def test_what_the_network_leaves_of_the_error_of_the_gaussian_model(gaussian_data, points):
+    assert least_left(gaussian_data) == pytest.approx(1, abs=0.1)
+    assert least_left(points) < 0.01
+    mapped = prescore.in_range(gaussian_data, (0.0, 1.0))
+    assert least_left(mapped) == pytest.approx(least_left(gaussian_data), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("calls", "noise", "near", "far"),
+    [
+        (1, False, "p-ode-1", "ddim"),
+        (2, False, "p-ode-2m", "dpmpp-2m"),
+        (6, False, "p-ode-2m", "unipc"),
+        (MANY, False, "p-ode-2m", "unipc"),
+        (MANY + 1, False, "p-ode-3m", "unipc"),
+        (6, True, "p-sde-2m", "dpmpp-sde-2m"),
+        (MANY + 1, True, "edm-stochastic", "edm-stochastic"),
+    ],
+)
+def test_the_rule(gaussian_data, points, calls, noise, near, far):
+    assert choose_sampler(calls, gaussian_data, noise=noise).name == near
+    assert choose_sampler(calls, points, noise=noise).name == far
+    assert choose_sampler(calls, noise=noise).name == far
+    assert {near, far} <= set(SAMPLERS)
+
+
+@pytest.mark.parametrize(("model", "name"), [("mnist-ve", "unipc"), ("natural-edm", "p-ode-2m")])
+def test_the_shipped_models(model, name):
+    choice = choose_sampler(6, prescore.load_statistics(model))
+    assert choice.name == name
+    assert "of the error of the Gaussian model" in choice.reason
+
+
+def test_the_reason_says_what_is_not_known(gaussian_data):
+    for statistics in (None, replace(gaussian_data, score=None)):
+        assert "how Gaussian the data are is not known" in choose_sampler(8, statistics).reason
+    with pytest.raises(PrescoreError, match="without the score of a model"):
+        least_left(replace(gaussian_data, score=None))
+
+
+@pytest.mark.parametrize("calls", [0, -3, 1.5])
+def test_numbers_of_calls_that_are_none(calls):
+    with pytest.raises(PrescoreError, match="is not a positive whole number"):
+        choose_sampler(calls)
