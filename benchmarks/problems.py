@@ -38,12 +38,14 @@ from prescore.metrics import frechet_distance, power_spectrum_error
 from prescore.noise import NoiseSource
 from prescore.operators import Frequency
 from prescore.oracle import GaussianOracle
-from prescore.precondition import Statistics
+from prescore.precondition import Statistics, StepErrors
+from prescore.precondition.gaussian import gaussian
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 # A solver, from a given state or from its own start.
 Solve = Callable[[Denoise, NoiseSource, Tensor | None], Tensor]
 EDM_RANGE = (0.002, 80.0)
+TRAJECTORIES = 32
 FLOORS = 16  # independent sets of true samples
 FLOW_ROWS, FLOW_STEPS, FLOW_END = 1000, 200, 1e-4
 
@@ -68,6 +70,19 @@ class Problem(ABC):
     @property
     def event_shape(self) -> tuple[int, ...]:
         return self.statistics.event_shape
+
+    @cached_property
+    def step_errors(self) -> StepErrors:
+        """What the steps of our solvers do wrong, measured with seeds of their own."""
+        model = prescore.Denoiser(
+            self.denoise,
+            self.event_shape,
+            self.sigma_min,
+            self.sigma_max,
+            data_range=self.statistics.data_range,
+            dtype=torch.float64,
+        )
+        return prescore.measure_steps(model, gaussian(self.statistics), trajectories=TRAJECTORIES, seed=10**6)
 
     @abstractmethod
     def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:

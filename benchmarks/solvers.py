@@ -11,10 +11,11 @@ calls every solver takes as many steps as it can, and is run on its usual grid a
     short       the same, stopping where neighbours would differ by more than a factor of 4.5, or at 0.01
     uniform-t   uniform in the time of a VP schedule fitted to the range
 
-all of which go from sigma_max to sigma_min (but for short) and then to 0. The table and the figure show the best of all
-these; what was taken is in the JSON file, together with every other cell. Problems and measures are described in
-problems.py. Beside the distance of n samples stands that of n true ones, the floor, as mean and spread of several
-independent sets.
+all of which go from sigma_max to sigma_min (but for short) and then to 0. `--grids auto` adds, for our solvers, the
+levels that follow from what their steps do wrong on TRAJECTORIES samples of the problem
+(`prescore.samplers.measure_steps`). The table and the figure show the best of all these; what was taken is in the JSON
+file, together with every other cell. Problems and measures are described in problems.py. Beside the distance of n
+samples stands that of n true ones, the floor, as mean and spread of several independent sets.
 
 Without --calls, all solvers are run at 5, 6, 8, 10 and 14 calls and the SELECTED ones also at 20 and 36. A file of
 results is read again and only what it lacks is computed: a cell is taken over if problem, options, grid, calls, n and
@@ -110,7 +111,9 @@ class Ours:
             raise NotApplicableError("its calls are not known before")
         for steps in range(calls, 0, -1):
             try:
-                if grid == "usual":
+                if grid == "auto":
+                    levels = problem.step_errors.grid("gaussian" if self.highlighted else "data", steps)
+                elif grid == "usual":
                     levels = sampler.usual_levels(problem.sigma_min, problem.sigma_max, steps)
                 else:
                     levels = GRIDS[grid](steps, problem.sigma_min, problem.sigma_max)
@@ -162,7 +165,7 @@ class Peer:
     highlighted = False
 
     def levels(self, problem: Problem, grid: str, calls: int) -> Tensor | None:
-        if grid == "usual":  # diffusers has no usual grid in sigma: the common ones stand for its options
+        if grid in ("usual", "auto"):  # diffusers has no usual grid in sigma: the common ones stand for its options
             return None
         fitting = [n for n in range(self.least, calls + 1) if self.calls(n) <= calls]
         return GRIDS[grid](max(fitting), problem.sigma_min, problem.sigma_max) if fitting else None
@@ -466,7 +469,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="file of the fitted mixture; by default beside the data")
     parser.add_argument("--solvers", nargs="+", help="by default all")
     parser.add_argument("--calls", type=int, nargs="+", help="by default 5 6 8 10 14, and 20 36 for a selection")
-    parser.add_argument("--grids", nargs="+", choices=["usual", *GRIDS], default=["usual", *GRIDS])
+    parser.add_argument("--grids", nargs="+", choices=["usual", "auto", *GRIDS], default=["usual", *GRIDS])
     parser.add_argument("--n", type=int, help="samples; by default 6000, 5000 for mnist")
     parser.add_argument("--seed", type=int, default=0, help="of the first sample")
     parser.add_argument(
