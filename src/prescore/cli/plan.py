@@ -399,7 +399,7 @@ def _numbers(grid: str) -> list[float]:
     try:
         return [float(word) for word in grid.split(",")]
     except ValueError:
-        known = f"{', '.join((AUTO, *GRIDS))}, or decreasing numbers such as 50,10,2,0.5,0"
+        known = f"{', '.join((*GRIDS, AUTO))}, or decreasing numbers such as 50,10,2,0.5,0"
         raise PrescoreError(f"grid: {grid!r} given; it may be {known}") from None
 
 
