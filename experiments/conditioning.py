@@ -4,17 +4,12 @@
 
 V_coo = sum_i (x_i - mean x)^2 and R_coo = max x - min x are the paper's measures of ill-conditioning (Section 8.1),
 and it averages both over samples and steps. In unscaled coordinates x = x0 + sigma n most of either is the noise: at
-the level sigma V_coo is at least (d - 1) sigma^2, whatever the sampler does. So the average over steps says mostly at
-which levels the steps lie, and what a state has beyond the exact distribution of its level is the better question. It
-is answered by the excess, V_coo at the level of each step over that of the exact distribution,
-
-    V(sigma) = sum_i E x_i^2 - E(sum_i x_i)^2 / d + (d - 1) sigma^2,
-
-in which the first two terms are those of the samples that the best solver makes.
+the level sigma V_coo is at least (d - 1) sigma^2, whatever the sampler does, so that the curves along the trajectory
+and the values at its end say more than the averages.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +17,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, command, output_folder, publish, table
-from trained import SOLVERS, Trained, add_model_options, alpha_of
+from trained import Trained, add_model_options, alpha_of
 
 from prescore.errors import SamplingError
 from prescore.metrics import Conditioning, coordinate_range, coordinate_variation
@@ -66,17 +61,6 @@ def measure(model: Trained, sampler: Sampler, n: int) -> dict[str, Any] | None:
     }
 
 
-def with_excess(runs: Mapping[str, dict[str, Any]], d: int) -> dict[str, dict[str, Any]]:
-    """The runs with the root mean square over the steps of ln(V / V of the exact distribution at that level)."""
-    end = runs[SOLVERS[-1]]["V_coo_end"]
-
-    def excess(run: dict[str, Any]) -> float:
-        sigma, V = (torch.tensor(run[key], dtype=torch.float64) for key in ("sigma", "V_along"))
-        return (V / (end + (d - 1) * sigma**2)).log().square().mean().sqrt().item()
-
-    return {name: run | {"V_excess": excess(run)} for name, run in runs.items()}
-
-
 def draw_curve(ax: Axes, runs: dict[str, dict[str, Any]], key: str, label: str) -> None:
     for name, run in runs.items():
         positive = [(s, v) for s, v in zip(run["sigma"], run[key], strict=True) if s > 0]
@@ -100,31 +84,30 @@ def draw(results: dict[str, dict[str, Any]]) -> Figure:
 def text(results: dict[str, dict[str, Any]], T: int, n: int) -> str:
     """The section of docs/results.md."""
     rows = [
-        [model, name, *(run[key] for key in ("V_coo", "R_coo", "V_coo_end", "R_coo_end", "V_excess"))]
+        [model, name, *(run[key] for key in ("V_coo", "R_coo", "V_coo_end", "R_coo_end"))]
         for model, runs in results.items()
         for name, run in runs.items()
     ]
-    head = ["model", "sampler", "V_coo", "R_coo", "V_coo at the end", "R_coo at the end", "excess of V_coo"]
+    head = ["model", "sampler", "V_coo", "R_coo", "V_coo at the end", "R_coo at the end"]
     both = [m for m, runs in results.items() if all(runs["PDS"][k] < runs["plain"][k] for k in ("V_coo", "R_coo"))]
-    nearer = [m for m, runs in results.items() if runs["PDS"]["V_excess"] < runs["plain"]["V_excess"]]
+    changes = [runs["PDS"][k] / runs["plain"][k] - 1 for runs in results.values() for k in ("V_coo", "R_coo")]
     alphas = {model: runs["PDS"]["alpha"] for model, runs in results.items()}
     strengths = ", ".join(f"{model} {alpha:.3g}" if alpha else f"{model} none" for model, alpha in alphas.items())
     return f"""## Conditioning along the trajectory (Figure 10)
 
 The paper averages the variation V_coo and the range R_coo of the coordinates over samples and iterations, T = 100,
 for CIFAR-10, ImageNet and CelebA, and reports that PDS lowers both. Here are the shipped models, T = {T} ({2 * T}
-network calls, the solvers as many), {n} samples, alpha {strengths}. The last column asks how far V_coo of the states
-is from that of the exact distribution of their noise levels (root mean square over the steps of the log ratio):
+network calls, the solvers as many), {n} samples, alpha {strengths}:
 
 {table(head, rows)}
 
 ![V_coo and R_coo along the trajectory](figures/conditioning.png)
 
-**{"Agrees" if len(both) == len(results) else "Does not agree" if not both else "Agrees in part"}:** PDS lowers both
-averages for {len(both)} of {len(results)} models. The averages are mostly noise: at the level σ V_coo is at least
-(d-1)σ², so they say at which levels the steps lie rather than how well conditioned they are (M, which has no gain
-below 1, adds to that noise, and the solvers take more of their steps at low levels). Measured against the
-distribution that the network was trained on, PDS is nearer than plain for {len(nearer)} of {len(results)}.
+**{"Agrees in sign" if len(both) == len(results) else "Does not agree" if not both else "Agrees in part"}:** PDS lowers both
+averages for {len(both)} of {len(results)} models, changes of {min(changes):+.1%} to {max(changes):+.1%}. The averages are
+mostly noise, at the level σ V_coo is at least (d-1)σ², and cannot fall by much. At the end, where it is small, a
+state of smaller V_coo is no better conditioned but has less contrast: {n} samples are too few to say whether less
+than the data's.
 """
 
 
@@ -145,8 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             label: kept.get(f"{model.name}, {label}", partial(measure, model, sampler, options.n))
             for label, sampler in model.contenders(options.steps).items()
         }
-        d = torch.Size(model.denoiser.event_shape).numel()
-        results[model.name] = with_excess({label: run for label, run in runs.items() if run is not None}, d)
+        results[model.name] = {label: run for label, run in runs.items() if run is not None}
     section = text(results, options.steps, options.n)
     publish(output_folder(options), "conditioning", draw(results), kept.numbers, section)
 

@@ -8,7 +8,6 @@ import torch
 from test_experiments import experiment, quick
 
 from prescore import PrescoreError
-from prescore.metrics import coordinate_variation
 
 NAMES = ("steps_grid", "distance_tables", "seconds_per_iteration", "subspace", "conditioning", "skew")
 
@@ -121,19 +120,6 @@ def test_conditioning(results):
         assert run["V_coo_end"] == run["V_along"][-1]
         assert run["sigma"][-1] == 0
         assert len(run["sigma"]) == len(run["V_along"]) == len(run["R_along"])
-
-
-def test_the_excess_of_exact_states_is_nothing():
-    """States x0 + sigma n have V_coo of x0 plus (d - 1) sigma^2."""
-    module, d, sigma = experiment("conditioning"), 1000, [3.0, 1.0, 0.0]
-    g = torch.Generator().manual_seed(0)
-    x0, n = torch.randn(200, d, generator=g), torch.randn(200, d, generator=g)
-    V = [coordinate_variation(x0 + s * n).mean().item() for s in sigma]
-    runs = {"p-ode-3m": {"V_coo_end": V[-1], "sigma": sigma, "V_along": V}}
-    runs["twice"] = {"V_coo_end": 2 * V[-1], "sigma": sigma, "V_along": [2 * v for v in V]}
-    found = module.with_excess(runs, d)
-    assert found["p-ode-3m"]["V_excess"] < 0.01
-    assert found["twice"]["V_excess"] == pytest.approx(math.log(2), abs=0.01)
 
 
 def test_skew(results):
