@@ -103,11 +103,11 @@ network calls, the solvers as many), {n} samples, alpha {strengths}:
 
 ![V_coo and R_coo along the trajectory](figures/conditioning.png)
 
-**{"Agrees in sign" if len(both) == len(results) else "Does not agree" if not both else "Agrees in part"}:** PDS lowers both
-averages for {len(both)} of {len(results)} models, changes of {min(changes):+.1%} to {max(changes):+.1%}. The averages are
-mostly noise, at the level σ V_coo is at least (d-1)σ², and cannot fall by much. At the end, where it is small, a
-state of smaller V_coo is no better conditioned but has less contrast: {n} samples are too few to say whether less
-than the data's.
+**{"Agrees in sign" if len(both) == len(results) else "Does not agree" if not both else "Agrees in part"}:** PDS
+lowers both averages for {len(both)} of {len(results)} models, changes of {min(changes):+.1%} to {max(changes):+.1%}.
+The averages are mostly noise, at the level σ V_coo is at least (d-1)σ², and cannot fall by much. At the end, where it
+is small, a state of smaller V_coo is no better conditioned but has less contrast: {n} samples are too few to say
+whether less than the data's.
 """
 
 
