@@ -133,9 +133,10 @@ def _with_model(
     count = USUAL_TRAJECTORIES if trajectories is None else trajectories
     if count < 0:
         raise PrescoreError(f"--trajectories: {count} is negative; 0 leaves the steps out")
-    score = score_statistics(model, images, grid, batch_size=size, model=name, progress=True)
+    score = score_statistics(model, images, grid, batch_size=size, progress=True)
     statistics = replace(in_range(statistics, model.data_range), score=score)
     if count == 0:
         return statistics
-    reference, options = model_gaussian(statistics, model), {"trajectories": count, "batch_size": size}
-    return replace(statistics, step_errors=measure_steps(model, reference, **options, model=name, progress=True))
+    reference = model_gaussian(statistics, model)
+    steps = measure_steps(model, reference, trajectories=count, batch_size=size, progress=True)
+    return replace(statistics, step_errors=steps)
