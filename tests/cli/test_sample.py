@@ -171,7 +171,7 @@ def test_pds_uses_the_statistics_that_a_model_ships_with(
     assert np.array_equal(run("--alpha", 4, "--pixel"), both)
     chosen = prescore.choose_alpha(prescore.make_sampler("pc", steps=3), stats, 0.01, 50).alpha
     automatic = run("--alpha", "auto")
-    assert np.array_equal(automatic, run("--alpha", f"{chosen:.3g}"))
+    assert np.array_equal(automatic, run("--alpha", f"{min(chosen, 1e4):.3g}"))
     assert np.array_equal(automatic, run("--sampler", "pds"))
     assert not np.array_equal(automatic, run("--alpha", "auto", "--snr", 0.3))
 
