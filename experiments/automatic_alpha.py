@@ -140,7 +140,7 @@ def draw(ax: Axes, comparisons: Sequence[Comparison]) -> None:
     """Distance over alpha with the plain sampler's as a dashed line, a colour for each T; the ring is the choice."""
     for i, known in enumerate(comparisons):
         pairs = [pair for pair in known.searched if not math.isinf(pair[0])]
-        ax.plot(*zip(*pairs, strict=True), ".-", lw=1, color=f"C{i}", label=f"T = {known.T}")
+        ax.plot(*zip(*sorted(pairs), strict=True), ".-", lw=1, color=f"C{i}", label=f"T = {known.T}")
         ax.axhline(known.plain, ls="--", lw=0.8, color=f"C{i}")
         if not math.isinf(known.automatic[0]):
             ax.plot(*known.automatic, "o", ms=9, mfc="none", color=f"C{i}")
