@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from prescore.cli.opening import PANEL as OPENING
-from prescore.cli.opening import Config, Raw, kind
+from prescore.cli.opening import Class, Config, Raw, StatisticsFile, kind
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
@@ -88,16 +88,8 @@ def compare(
     n: Annotated[int, typer.Option("--n", help="Number of samples of each run.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the first sample of each run; the next ones count up.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples in one network call.")] = 64,
-    statistics: Annotated[
-        str | None,
-        typer.Option(help="Statistics of the data, from `prescore calibrate`.", show_default="the shipped model's own"),
-    ] = None,
-    class_: Annotated[
-        str | None,
-        typer.Option(
-            "--class", help="Of a class-conditional model: the class of every sample, or several in turn: 0,1,2."
-        ),
-    ] = None,
+    statistics: StatisticsFile = None,
+    class_: Class = None,
     config: Config = None,
     raw: Raw = False,
     device: Annotated[

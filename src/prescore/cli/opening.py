@@ -1,4 +1,4 @@
-"""Options of every command that opens a model."""
+"""Options that several commands share: how a model is opened, and what a sample is drawn with."""
 
 from typing import Annotated
 
@@ -15,6 +15,14 @@ Config = Annotated[
 Raw = Annotated[
     bool,
     typer.Option("--raw", help="Take the raw weights instead of their average over training.", rich_help_panel=PANEL),
+]
+StatisticsFile = Annotated[
+    str | None,
+    typer.Option(help="Statistics of the data, from `prescore calibrate`.", show_default="the shipped model's own"),
+]
+Class = Annotated[
+    str | None,
+    typer.Option("--class", help="Of a class-conditional model: the class of every sample, or several in turn: 0,1,2."),
 ]
 
 

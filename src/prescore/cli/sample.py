@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prescore.cli.opening import PANEL, Config, Raw, kind
+from prescore.cli.opening import PANEL, Class, Config, Raw, StatisticsFile, kind
 from prescore.cli.options import DEFAULT_SAMPLER
 from prescore.errors import PrescoreError
 
@@ -54,10 +54,7 @@ def sample(
     n: Annotated[int, typer.Option("--n", help="Number of samples.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the next ones count up.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples in one network call.")] = 16,
-    statistics: Annotated[
-        str | None,
-        typer.Option(help="Statistics of the data, from `prescore calibrate`.", show_default="the shipped model's own"),
-    ] = None,
+    statistics: StatisticsFile = None,
     alpha: Annotated[
         str | None,
         typer.Option(
@@ -75,12 +72,7 @@ def sample(
             show_default="cosine",
         ),
     ] = None,
-    class_: Annotated[
-        str | None,
-        typer.Option(
-            "--class", help="Of a class-conditional model: the class of every sample, or several in turn: 0,1,2."
-        ),
-    ] = None,
+    class_: Class = None,
     as_numbers: Annotated[
         bool, typer.Option("--float", help="Write an .npz of float32 in the units of the data, instead of bytes.")
     ] = False,
