@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
+from prescore.assets import STATISTICS_SUFFIX
 from prescore.checkpoints.native import ModelDescription, load_model, save_model
 from prescore.cli import main
 from prescore.models.song_unet import SongUNet
@@ -105,3 +107,14 @@ def model(assets: Path) -> Path:
 @pytest.fixture
 def statistics(assets: Path) -> Path:
     return assets / "mnist-ve.statistics.safetensors"
+
+
+@pytest.fixture(scope="session")
+def calibrated(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Statistics with the errors of steps on the tiny model."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    np.savez(folder / "data.npz", images=np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8))
+    out, model = folder / f"own{STATISTICS_SUFFIX}", assets / "mnist-ve.safetensors"
+    arguments = ("calibrate", folder / "data.npz", "--out", out, "--model", model, "--trajectories", 2)
+    assert main([str(a) for a in arguments]) == 0
+    return out

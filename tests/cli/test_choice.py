@@ -8,22 +8,8 @@ import numpy as np
 import pytest
 
 import prescore
-from prescore.assets import STATISTICS_SUFFIX
 
 Refused = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def calibrated(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Statistics with the errors of steps on the tiny model."""
-    from prescore.cli import main
-
-    folder = tmp_path_factory.mktemp("calibrated")
-    np.savez(folder / "data.npz", images=np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8))
-    out, model = folder / f"own{STATISTICS_SUFFIX}", assets / "mnist-ve.safetensors"
-    arguments = ("calibrate", folder / "data.npz", "--out", out, "--model", model, "--trajectories", 2)
-    assert main([str(a) for a in arguments]) == 0
-    return out
 
 
 def test_calibrate_measures_steps_and_info_shows_them(calibrated: Path, cli: Callable[..., Any]) -> None:

@@ -413,6 +413,37 @@ def test_samplers_that_cannot_be_compared(refused: Refused, model: Path, shipped
     assert not out.exists()
 
 
+def test_grids_and_the_automatic_sampler_are_those_of_sample(
+    cli: Cli, model: Path, calibrated: Path, out: Path, tmp_path: Path
+) -> None:
+    chosen = ("--statistics", calibrated, "--seed", 3, "--n", N, "--float")
+    asked = {
+        "dpmpp-2m@karras": ("--sampler", "dpmpp-2m", "--grid", "karras"),
+        "dpmpp-2m@auto": ("--sampler", "dpmpp-2m", "--grid", "auto", *chosen[:2]),
+        "auto": ("--sampler", "auto", *chosen[:2]),
+    }
+    code, printed, err = cli(*arguments(model, out, ",".join(asked), "4"), *chosen[:2])
+    assert (code, err) == (0, "")
+    runs = {run["sampler"]: run for run in results(out)["runs"]}
+    assert list(runs) == list(asked)
+    for name, options in asked.items():
+        file = tmp_path / f"{name}.npz"
+        assert cli("sample", model, *options, "--calls", 4, *chosen[2:], "--out", file).code == 0
+        with np.load(file) as own, np.load(out / "runs" / f"{name}-4.npz") as compared:
+            assert (own["images"] == compared["images"]).all()
+    taken = runs["auto"]["settings"]["sampler"]
+    assert f"note: with 4 calls auto took {taken}@auto, because the network leaves" in printed
+    assert ("li", next(note for note in results(out)["notes"] if "auto took" in note)) in page_of(out).texts
+
+
+def test_grids_that_do_not_fit(refused: Refused, model: Path, statistics: Path, out: Path) -> None:
+    message = refused(*arguments(model, out, "ddim@karas"))
+    assert "--samplers: 'ddim@karas' has unknown grid 'karas'; did you mean karras" in message
+    assert "comes without statistics" in refused(*arguments(model, out, "ddim@auto"))
+    assert "grid: auto needs what the steps" in refused(*arguments(model, out, "ddim@auto"), "--statistics", statistics)
+    assert not out.exists()
+
+
 def test_references_that_do_not_fit(refused: Refused, model: Path, data: Path, out: Path) -> None:
     def message(images: np.ndarray, *options: object) -> str:
         np.save(data, images)

@@ -31,7 +31,12 @@ HEADLINE = ("frechet", "kernel", "spectrum")  # metrics that a terminal has room
 def compare(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Name of a shipped model (mnist-ve), or a model file.")],
-    samplers: Annotated[str, typer.Option(help="Which samplers, with commas: dpmpp-2m,p-ode-2m,unipc.")],
+    samplers: Annotated[
+        str,
+        typer.Option(
+            help="Which samplers, with commas, on their usual grids or as SAMPLER@GRID: unipc,dpmpp-2m@karras,auto."
+        ),
+    ],
     calls: Annotated[str, typer.Option(help="Numbers of network calls that each may make, with commas: 6,10,20.")],
     out: Annotated[Path, typer.Option(help="The folder to write: report.html, results.json, .csv, the samples.")],
     reference: Annotated[
@@ -105,21 +110,20 @@ def compare(
     The report is one HTML file: pictures side by side, quality against calls and seconds, spectra, and a table.
 
     Ctrl-C leaves the finished runs in the folder; the same command draws the others, and more samplers or numbers of
-    calls may be added. All options of the samplers have their defaults.
+    calls may be added. All other options of the samplers have their defaults.
     """
-    from prescore.cli.comparison import Store, draw_missing, plan_runs
+    from prescore.cli.comparison import Store, draw_missing, plan_runs, uses_statistics
     from prescore.cli.measuring import metric_names
     from prescore.cli.plan import choose_classes, count_seeds, open_model
     from prescore.cli.report import facts
     from prescore.cli.report_html import check_parts, write_report
-    from prescore.samplers import find_sampler
 
     check_parts()
     names, numbers, asked = _samplers(samplers), _calls(calls), metric_names(metrics)
     seeds = count_seeds(seed, n)
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
-    if statistics is not None and reference is not None and not any(find_sampler(name).needs for name in names):
+    if statistics is not None and reference is not None and not any(uses_statistics(name) for name in names):
         raise PrescoreError("--statistics: none of the samplers has a use for statistics")
     description, denoiser = open_model(model, config=config, weights=kind(raw), device=device, dtype=dtype)
     chosen = choose_classes(description, class_)
@@ -301,11 +305,11 @@ def command_line(context: typer.Context) -> str:
 
 def _samplers(text: str) -> list[str]:
     """The names in a list with commas."""
-    from prescore.samplers import find_sampler
+    from prescore.cli.comparison import split_name
 
     names = _different("--samplers", [word.strip() for word in text.split(",") if word.strip()])
     for name in names:
-        find_sampler(name)
+        split_name(name)
     return names
 
 

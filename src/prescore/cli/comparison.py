@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 import prescore
 from prescore.cli.judging import Judge, Truth, profile
 from prescore.cli.measuring import finite
+from prescore.cli.options import AUTO
 from prescore.cli.output import (
     Numbers,
     Settings,
@@ -31,10 +33,18 @@ from prescore.cli.output import (
     read_settings,
     refuse_other_settings,
 )
-from prescore.cli.plan import ChosenClasses, open_statistics, resolve
+from prescore.cli.plan import (
+    GRIDS,
+    ChosenClasses,
+    choose_grid,
+    chosen_sampler,
+    measured_grid,
+    open_statistics,
+    resolve,
+)
 from prescore.data import reading
 from prescore.denoiser import Denoiser
-from prescore.errors import PrescoreError, SamplingError
+from prescore.errors import PrescoreError, SamplingError, suggest
 from prescore.files import write_atomically
 from prescore.operators import Identity
 from prescore.precondition import Preconditioner
@@ -48,7 +58,7 @@ class Run:
     """One sampler with one number of network calls.
 
     Attributes:
-        name: of the sampler.
+        name: SAMPLER or SAMPLER@GRID, as it was asked for.
         allowed: calls that were asked for; `calls` is the largest number below that it can make.
         settings: everything that decides its samples, JSON values.
     """
@@ -61,8 +71,17 @@ class Run:
 
     @property
     def steps(self) -> int:
-        assert self.sampler.steps is not None
-        return self.sampler.steps
+        steps = self.settings["steps"]
+        assert isinstance(steps, int)
+        return steps
+
+    @property
+    def taken(self) -> str | None:
+        """The sampler that `auto` stands for, with the grid if that was chosen too, and why."""
+        if "sampler_chosen" not in self.settings:
+            return None
+        grid = f"@{self.settings['grid']}" if "grid" in self.settings else ""
+        return f"{self.settings['sampler']}{grid}, because {self.settings['sampler_chosen']}"
 
     @property
     def key(self) -> str:
@@ -101,7 +120,7 @@ def plan_runs(
 
     Args:
         model: its name or path.
-        names: of the samplers.
+        names: of the samplers, each as SAMPLER or SAMPLER@GRID; auto is what `choose_sampler` says.
         allowed: numbers of network calls.
         statistics: file for the samplers that need statistics; by default those of a shipped model.
         others: settings of all runs.
@@ -109,35 +128,75 @@ def plan_runs(
     Raises:
         PrescoreError: a sampler cannot run on this model, with so few calls, or makes as many as it likes.
     """
-    runs: dict[tuple[int, str], Run] = {}
-    for name in names:
-        make = _maker(name, model, denoiser, statistics)
-        usual = make(None)[0]
-        for calls in allowed:
-            steps = _steps(name, usual, denoiser, calls)
-            sampler, made_from = make(steps)
-            settings = resolve(model, denoiser, name, sampler, {**others, **made_from})
-            total = sampler.total_calls(steps)
-            assert total is not None
-            runs[calls, name] = Run(name, calls, total * denoiser.network_calls, sampler, settings)
-    return [runs[calls, name] for calls in allowed for name in names]
+    maker = Maker(model, denoiser, statistics)
+    return [maker.run(name, calls, others) for calls in allowed for name in names]
 
 
-def _maker(
-    name: str, model: str, denoiser: Denoiser, statistics: str | None
-) -> Callable[[int | None], tuple[Sampler, Mapping[str, object]]]:
-    """The sampler of that name in any number of steps, and what it was made from."""
-    needs = find_sampler(name).needs
+def split_name(text: str) -> tuple[str, str | None]:
+    """Sampler and grid in SAMPLER@GRID; no grid where there is no @.
 
-    def make(steps: int | None) -> tuple[Sampler, Mapping[str, object]]:
+    Raises:
+        PrescoreError: an unknown sampler or grid.
+    """
+    name, at, grid = text.partition("@")
+    if name != AUTO:
+        find_sampler(name)
+    if at and grid not in (*GRIDS, AUTO):
+        raise PrescoreError(f"--samplers: {text!r} has unknown grid {grid!r}; {suggest(grid, [AUTO, *GRIDS])}")
+    return name, grid if at else None
+
+
+def uses_statistics(text: str) -> bool:
+    """Whether statistics have a part in SAMPLER@GRID."""
+    name, grid = split_name(text)
+    return AUTO in (name, grid) or bool(find_sampler(name).needs)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the samplers of a comparison.
+
+    Args:
+        model: its name or path.
+        denoiser: the model.
+        statistics: file of its data's statistics, if one was given.
+    """
+
+    model: str
+    denoiser: Denoiser
+    statistics: str | None
+
+    def run(self, text: str, calls: int, others: Mapping[str, object]) -> Run:
+        """The sampler of that name, with as many steps as `calls` allow."""
+        (name, grid), why = split_name(text), dict[str, object]()
+        if name == AUTO:
+            each = self.denoiser.network_calls
+            name, has_grid, why = chosen_sampler(self.model, self.denoiser, self.statistics, max(1, calls // each))
+            grid = AUTO if grid is None and has_grid else grid
+        steps = _steps(text, self.make(name, None, grid)[0], self.denoiser, calls)
+        sampler, made_from = self.make(name, steps, grid)
+        settings = resolve(self.model, self.denoiser, name, sampler, {**others, **why, **made_from})
+        levels = sampler.levels(self.denoiser.sigma_min, self.denoiser.sigma_max)
+        total = sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
+        assert total is not None
+        return Run(text, calls, total * self.denoiser.network_calls, sampler, settings)
+
+    def make(self, name: str, steps: int | None, grid: str | None) -> tuple[Sampler, Mapping[str, object]]:
+        """A sampler in a number of steps, on its own grid if that is None, and what it was made from."""
+
+        def spread(sampler: Sampler) -> tuple[Sampler, dict[str, object]]:
+            if steps is None:
+                return sampler, {}
+            measured = partial(measured_grid, self.model, self.denoiser, name, self.statistics)
+            return choose_grid(sampler, self.denoiser, grid, None, False, measured)
+
         def plain() -> Sampler:
-            return make_sampler(name, steps=steps, preconditioner=Preconditioner(Identity()))
+            return spread(make_sampler(name, steps=steps, preconditioner=Preconditioner(Identity())))[0]
 
-        file = statistics if needs else None
-        made, made_from = open_statistics(model, denoiser, name, file, None, None, None, plain)
-        return make_sampler(name, steps=steps, **made), made_from
-
-    return make
+        file = self.statistics if find_sampler(name).needs else None
+        made, made_from = open_statistics(self.model, self.denoiser, name, file, None, None, None, plain)
+        sampler, facts = spread(make_sampler(name, steps=steps, **made))
+        return sampler, {**made_from, **facts}
 
 
 def _steps(name: str, sampler: Sampler, denoiser: Denoiser, calls: int) -> int:

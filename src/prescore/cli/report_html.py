@@ -87,10 +87,15 @@ class Report:
         for run, result in finished:
             for note in result.notes:
                 runs.setdefault(note, []).append(f"{run.name} with {run.calls} calls")
+        taken: dict[str, list[str]] = {}
+        for run, _ in self.runs:
+            if run.taken is not None:
+                taken.setdefault(f"{run.name} took {run.taken}", []).append(str(run.calls))
+        choices = [f"with {', '.join(calls)} calls {text}" for text, calls in taken.items()]
         lines = [note if len(of) == len(finished) else f"{', '.join(of)}: {note}" for note, of in runs.items()]
         other = [run for run, _ in self.runs if run.calls != run.allowed]
         parts = [f"{run.name} {run.calls} of {run.allowed}" for run in other]
-        return lines + ([f"calls that cannot be hit exactly: {', '.join(parts)}"] if parts else [])
+        return choices + lines + ([f"calls that cannot be hit exactly: {', '.join(parts)}"] if parts else [])
 
 
 def pictures_in_a_row(shape: Sequence[int]) -> int:
