@@ -154,7 +154,7 @@ def text(numbers: dict[str, Any], model: Trained) -> str:
     zero = [name for name, value in size.items() if value < 1e-6]
     named = {"none": runs["none"]} | {name: runs[f"{name}, omega {top:g}"] for name in size}
     named |= {name: runs[name] for name in ("no corrector", *SOLVERS)}
-    keys = ("step", "difference", "spectrum")
+    keys, acting = ("step", "difference", "spectrum"), named["S1"]
 
     rows = [
         [name, f"{size[name]:.1g}" if name in size else None, *(row[k] for k in keys)] for name, row in named.items()
@@ -176,9 +176,9 @@ size of the samples, and the solvers are at the same {2 * numbers["T"]} calls):
 real images: the DFT matrix is symmetric, and Re F(P - Pᵀ)F⁻¹ multiplies every frequency by an imaginary number. S1,
 S2 and S3 act, and an explicit step of the corrector's length keeps the steady state only while ω is far below
 {limit:.2g}, where it diverges (left). What saves the pictures is the corrector's step size, which has the whole drift
-in its denominator: at ω = {top:g} it is runs[f"S1, omega {top:g}"]["step"] or 0:.0e of what it was, the corrector
-stands still, and the pictures are about those without a corrector ( cell(runs[f"S1, omega {top:g}"]["spectrum"])
-beside {cell(runs["no corrector"]["spectrum"])} in the error of the spectrum).
+in its denominator: at ω = {top:g} with S1 it is {acting["step"] or 0:.0e} of what it was, the corrector stands still,
+and the pictures are about those without a corrector ({cell(acting["spectrum"])} beside
+{cell(runs["no corrector"]["spectrum"])} in the error of the spectrum).
 """
 
 

@@ -32,6 +32,7 @@ from prescore.precondition import frequency_preconditioner
 from prescore.samplers import PredictorCorrector
 from prescore.samplers.subspace import BlockMeans, Stage, orthonormal
 
+TICKS = (10, 20, 50, 100, 200, 400)
 STEPS = (10, 20, 50, 100, 200)
 ALPHAS = (2.5, 5.0, 10.0, 20.0)
 SWITCHES = {"early": 1.0, "late": 4.0}
@@ -132,6 +133,8 @@ def draw(runs: Mapping[str, Any], floor: float) -> Figure:
             ax.loglog(*zip(*points, strict=True), "-" if name in SOLVERS else "--", marker=".", label=name)
         ax.axhline(floor, color="0.7", lw=0.8)
         ax.set(xlabel=label, ylabel="Frechet distance")
+        ax.set_xticks(TICKS, map(str, TICKS))
+        ax.minorticks_off()
         ax.legend(fontsize=7)
     return figure
 

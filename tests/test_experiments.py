@@ -30,6 +30,7 @@ def quick(module, folder, *arguments, name=None):
     assert section.startswith("## ")
     assert f"]({name}.png)" in section
     assert "| --- |" in section
+    assert '"]' not in section, "code in place of what it stands for"
     return json.loads((folder / f"{name}.json").read_text())
 
 

@@ -8,7 +8,7 @@ from scipy.fft import dctn
 
 from prescore.errors import PrescoreError
 from prescore.operators import Dense, Frequency, Pixel
-from prescore.precondition import calibrate
+from prescore.precondition import calibrate, in_range
 from prescore.precondition.gaussian import (
     Gaussian,
     cosine_gaussian,
@@ -17,6 +17,7 @@ from prescore.precondition.gaussian import (
     pixel_gaussian,
 )
 from prescore.precondition.gaussian import gaussian as default_gaussian
+from prescore.precondition.score import ScoreStatistics
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 SHAPES = [(2, 4, 5), (1, 5, 4)]  # an odd and an even number of frequencies
@@ -127,3 +128,30 @@ def test_the_default_basis_is_the_cosines_where_the_statistics_have_them():
     assert default_gaussian(early).label == "frequency"
     with pytest.raises(PrescoreError, match="run `prescore calibrate` again"):
         cosine_gaussian(early)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_what_a_network_leaves_of_the_error(shape, early):
+    """Of a model that is wrong by 0.1 everywhere, by the definition; the same in every unit of the data."""
+    statistics = calibrate(data(shape), components=6)
+    C = frequency_gaussian(statistics).covariance.as_matrix(shape) if early else None
+    C = default_gaussian(statistics).covariance.as_matrix(shape) if C is None else C
+    levels = torch.tensor([2.0, 0.5, 0.1], dtype=torch.float64)
+    residual = 0.01 / levels**2
+    score = ScoreStatistics(levels=levels, score_square=residual, residual_square=residual, count=30)
+    statistics = replace(statistics, score=score, **({"cosine_variance": None} if early else {}))
+    expected = [0.01 / (C @ torch.linalg.inv(C / u + torch.eye(len(C)))).diagonal().mean() for u in levels**2]
+    for make in (frequency_gaussian, pixel_gaussian, pca_gaussian, default_gaussian):
+        left = make(statistics).left
+        torch.testing.assert_close(left.shares, torch.stack(expected), **EXACT)
+    mapped = default_gaussian(in_range(statistics, (-1.0, 1.0))).left
+    torch.testing.assert_close(mapped.shares, left.shares, **EXACT)
+    torch.testing.assert_close(mapped.levels, 2 * left.levels, **EXACT)
+    assert left.at(0.5) == pytest.approx(min(1, left.shares[1].item()))
+    assert left.at(0.01) == left.at(0.1)
+    assert left.at(5.0) == pytest.approx(left.shares[0].item())
+    assert left.at(1.0) == pytest.approx(left.shares[:2].clamp(max=1).mean().item())  # halfway in log sigma
+
+
+def test_without_a_network_nothing_is_left_out(gaussian):
+    assert gaussian.left is None

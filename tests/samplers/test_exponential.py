@@ -15,8 +15,9 @@ from prescore.errors import PrescoreError
 from prescore.grid import append_zero
 from prescore.operators import Frequency, Pixel
 from prescore.operators.dense import PCA
+from prescore.oracle import Diagonal, MixtureOracle
 from prescore.precondition import calibrate
-from prescore.precondition.gaussian import Gaussian
+from prescore.precondition.gaussian import Gaussian, Left
 from prescore.samplers import DDIM, DDPM, EDMFlow, make_sampler
 from prescore.samplers.base import sample
 from prescore.samplers.exponential import Exponential, Linear
@@ -105,7 +106,9 @@ def test_weight_of_the_step_to_zero(C, s):
         )
     expected = 1.0 if C == 0 else float(expected)
     assert linear.moments(s, 0.0, 0.0, 1)[0].item() == pytest.approx(expected, rel=1e-10)
-    assert linear.keep(s, 0.0, 0.0).item() == pytest.approx(math.sqrt(a / (a + b * s**2)), rel=1e-12)
+    kept = a / (a + b * s**2)
+    assert linear.end(s, 1.0).item() == pytest.approx(math.sqrt(kept), rel=1e-12)
+    assert linear.end(s, 0.0).item() == pytest.approx(kept, rel=1e-12)
 
 
 # --- members of the family
@@ -377,6 +380,29 @@ def test_the_last_step_to_zero_is_the_denoiser(method):
             x, state = sampler.step(MIXTURE, x, sigma, sigma_next, state, noise)
         last, _ = sampler.step(MIXTURE, x, LEVELS[-1], torch.tensor(0.0), state, Replay([]))
         assert relative(last, MIXTURE(x, LEVELS[-1])) < 1e-14
+
+
+@pytest.mark.parametrize("s", [0.3, 1.0])
+def test_the_last_step_keeps_the_variance_that_the_network_leaves_missing(s):
+    """Two narrow clusters: D has less variance than the data, the Gaussian solution more."""
+    data = MixtureOracle(torch.ones(2), torch.tensor([[-1.0], [1.0]]), Diagonal(torch.full((2, 1), 0.01)))
+    sigma, C = torch.tensor(s, dtype=torch.float64), 1.01
+    generator = torch.Generator().manual_seed(0)
+    x0 = data.sample(200_000, generator)
+    x = x0 + sigma * torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+    error, gaussian_error = (x0 - data(x, sigma)).square().mean(), C * s**2 / (C + s**2)
+    measured = Left(torch.stack([2 * sigma, sigma / 2]), (error / gaussian_error).repeat(2))
+    known_exactly = Left(measured.levels, torch.zeros(2))
+
+    def variance(left):
+        reference = Gaussian(torch.zeros(1), Pixel(torch.tensor([C])), left=left)
+        sampler = make_sampler("p-ode-2m", reference=reference)
+        return sampler.step(data, x, sigma, torch.tensor(0.0), sampler.start(LEVELS), Replay([]))[0].var().item()
+
+    assert variance(measured) == pytest.approx(C, rel=0.01)
+    assert variance(None) > 1.04 * C
+    assert variance(known_exactly) == pytest.approx(data(x, sigma).var().item(), rel=1e-12)
+    assert variance(known_exactly) == pytest.approx(C - error.item(), rel=0.01)
 
 
 def test_draws_do_not_depend_on_the_batch():

@@ -1,6 +1,12 @@
 """The Gaussian model of the data, N(mu, C), C diagonal in a cheap basis: cosine, frequency, pixel, PCA.
 
 It is the part of the data that is known exactly. Its denoiser is D_G(x, sigma) = mu + C (C + sigma^2)^-1 (x - mu).
+How far the data are from it a network says: of the mean square error that the model leaves at a noise level,
+E|x0 - D_G|^2 / d = mean of C sigma^2 / (C + sigma^2), the network leaves a share,
+
+    left(sigma) = sigma^2 R(sigma) / mean(C sigma^2 / (C + sigma^2)),
+
+R measured by `calibrate --model` (`prescore.precondition.score`). It is 1 where nothing is known beside the model.
 """
 
 from collections.abc import Sequence
@@ -15,7 +21,21 @@ from prescore.operators.cosine import Cosine
 from prescore.operators.dense import PCA
 from prescore.operators.frequency import Frequency
 from prescore.operators.pixel import Pixel
+from prescore.precondition.score import interpolate
 from prescore.precondition.statistics import Statistics
+
+
+@dataclass(frozen=True, eq=False)
+class Left:
+    """The share of the Gaussian model's error that a network leaves, at decreasing noise levels; both (L,), float64."""
+
+    levels: Tensor
+    shares: Tensor
+
+    def at(self, sigma: float) -> float:
+        """At a noise level, between 0 and 1: linear in log sigma, constant beyond the ends."""
+        at = torch.tensor([sigma], dtype=torch.float64).log()
+        return interpolate(at, self.levels.log(), self.shares.clamp(0, 1)).item()
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +48,7 @@ class Gaussian:
             variances in the units of the data squared.
         label: what it was made from, in a word.
         event_shape, data_range: of the data that it was made from, if known: then it fits no others.
+        left: what a network leaves of its error, if that was measured.
 
     Raises:
         PrescoreError: a variance is negative, or the eigenbasis is not known.
@@ -38,6 +59,7 @@ class Gaussian:
     label: str = ""
     event_shape: tuple[int, ...] | None = None
     data_range: tuple[float, float] | None = None
+    left: Left | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.mean, Tensor):
@@ -122,4 +144,22 @@ def pca_gaussian(statistics: Statistics) -> Gaussian:
 
 
 def _of(statistics: Statistics, covariance: LinearOperator, label: str) -> Gaussian:
-    return Gaussian(statistics.mean, covariance, label, statistics.event_shape, statistics.data_range)
+    left = None if statistics.score is None else error_left(statistics)
+    return Gaussian(statistics.mean, covariance, label, statistics.event_shape, statistics.data_range, left)
+
+
+def error_left(statistics: Statistics) -> Left:
+    """What the network leaves of the error of the Gaussian model, which is that of `gaussian` for all bases.
+
+    Raises:
+        PrescoreError: the statistics are without the score of a model.
+    """
+    score = statistics.score
+    if score is None:
+        raise PrescoreError("statistics: without the score of a model; run `prescore calibrate DATA --model MODEL`")
+    C, count = statistics.cosine_variance, torch.ones(())
+    if C is None:
+        C, count = statistics.power_centred / statistics.size_transformed, statistics.multiplicity
+    C, count, u = C.flatten(), count.expand(C.shape).flatten(), score.levels.square()[:, None]
+    error = (count * C * u / (C + u)).sum(1) / count.sum()
+    return Left(score.levels, u[:, 0] * score.residual_square / error)

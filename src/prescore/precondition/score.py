@@ -60,7 +60,7 @@ class ScoreStatistics:
         """Mean variance of an entry of x0 given x at the levels sigma, between 0 and sigma^2, like sigma."""
         explained = self.score_square if estimate == "score" else 1 - self.residual_square
         logit = torch.logit(explained, eps=1e-12)
-        return sigma**2 * torch.sigmoid(-_interpolate(sigma.log(), self.levels.log(), logit))
+        return sigma**2 * torch.sigmoid(-interpolate(sigma.log(), self.levels.log(), logit))
 
 
 def score_statistics(
@@ -151,7 +151,7 @@ def _denoised(denoiser: Callable[..., Tensor], x: Tensor, sigma: Tensor) -> Tens
     return x0.cpu().double()
 
 
-def _interpolate(at: Tensor, falling: Tensor, values: Tensor) -> Tensor:
+def interpolate(at: Tensor, falling: Tensor, values: Tensor) -> Tensor:
     """Values given at falling positions, linear in between and constant beyond the ends."""
     positions, values = falling.flip(0).to(at), values.flip(0).to(at)
     first = (torch.searchsorted(positions, at.contiguous(), right=True) - 1).clamp(0, len(positions) - 2)

@@ -80,7 +80,7 @@ def measure_steps(
     levels = geometric(FINE, denoiser.sigma_min, denoiser.sigma_max, final_zero=True)
     followed = follow(denoiser, reference, levels, check_seeds(range(seed, seed + trajectories)), batch_size, progress)
     variances, shares = _alike(followed.C)
-    own = Gaussian(torch.zeros(len(followed.C)), Pixel(followed.C))
+    own = Gaussian(torch.zeros(len(followed.C)), Pixel(followed.C), left=reference.left)
 
     def errors(prediction: str) -> SolverErrors:
         needed = own if prediction == "gaussian" else None

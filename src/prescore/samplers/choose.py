@@ -1,15 +1,10 @@
 """Which sampler to take for a number of network calls: a rule, from how Gaussian the data are.
 
 The preconditioned solvers solve the Gaussian model of the data exactly. That helps as far as the data are like it. Of
-the mean square error that this model leaves at a noise level, E|x0 - D_G|^2 / d = mean of C sigma^2 / (C + sigma^2),
-the network leaves a share,
-
-    left(sigma) = sigma^2 R(sigma) / mean(C sigma^2 / (C + sigma^2)),
-
-R measured by `calibrate --model` (`prescore.precondition.score`). Where it is smallest it says how far from Gaussian
-the data are: 0.11 for digits, 0.27 for photographs, 0.45 for the earth's relief (the shipped models). On the last two
-the preconditioned form is far better at few calls, on digits data prediction is (benchmarks/README.md). The rule,
-first line that holds:
+the error of that model the network leaves a share, `left` (prescore/precondition/gaussian.py). Where it is smallest it
+says how far from Gaussian the data are: 0.11 for digits, 0.27 for photographs, 0.45 for the earth's relief (the shipped
+models). On the last two the preconditioned form is far better at few calls, on digits data prediction is
+(benchmarks/README.md). The rule, first line that holds:
 
     calls                  left < NOT_GAUSSIAN or not known    else
     1                      ddim                                p-ode-1
@@ -22,10 +17,8 @@ first line that holds:
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from prescore.errors import PrescoreError
-from prescore.precondition.gaussian import gaussian
+from prescore.precondition.gaussian import error_left
 from prescore.precondition.statistics import Statistics
 
 NOT_GAUSSIAN = 0.2  # between digits and photographs
@@ -75,12 +68,7 @@ def least_left(statistics: Statistics) -> float:
     Raises:
         PrescoreError: the statistics are without the score of a model.
     """
-    score = statistics.score
-    if score is None:
-        raise PrescoreError("statistics: without the score of a model; run `prescore calibrate DATA --model MODEL`")
-    C, u = gaussian(statistics).variances.flatten(), score.levels.square()[:, None]
-    left: Tensor = u[:, 0] * score.residual_square / (C * u / (C + u)).mean(1)
-    return left.min().item()
+    return error_left(statistics).shares.min().item()
 
 
 def _name(calls: int, is_gaussian: bool, noise: bool) -> str:
