@@ -1,37 +1,40 @@
-"""What the solvers are compared on: four distributions with a denoiser, and the measures of what a solver makes.
+"""What the solvers are compared on: distributions with a denoiser, and the measures of what a solver makes.
 
     natural     exact mixture of 40 Gaussians fitted to grey 16x16 patches of photographs (see mixtures.py)
     topography  the same of heights and depths of the earth, whose spectrum is steeper
     power-law   a Gaussian of 16x16 pixels whose power falls as |k|^-2
-    mnist       the shipped network mnist-ve
+    mnist-ve, natural-edm, ...   a shipped network
 
 Frechet distances are those between Gaussians of the same mean and covariance as the samples and the data: 256 pixels;
-for mnist the means of 2x2 blocks. The mixtures' and the Gaussian's own moments are exact; those of mnist are of 40,000
-of the training digits, and the others serve as true samples. On the Gaussian a linear solver needs no samples: every
+for networks the means of 2x2 blocks. The mixtures' and the Gaussian's own moments are exact; those of the data of a
+network, which are needed for nothing else, are of two thirds of its training images, and the others serve as true
+samples. On the Gaussian a linear solver needs no samples: every
 normal draw enters by a convolution, which the response to a single pixel shows. From these responses follow the exact
 mean and power of the samples, as if n were infinite; solvers that are not linear (step sizes from norms) are left out.
 
 The trajectory error of a deterministic solver is the root mean square, over pixels and samples, of the distance to the
 exact probability flow from the same initial state: closed form for the Gaussian; for mixtures FLOW_STEPS steps of the
-classical Runge-Kutta method, uniform in log sigma, down to FLOW_END.
+classical Runge-Kutta method, uniform in log sigma, down to FLOW_END; for networks NETWORK_STEPS, down to their lowest
+level.
 """
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from mixtures import Mixture, fit, fitted, patches
+from mixtures import fit, fitted, patches
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 import prescore
+from prescore.assets import find, shipped_models
 from prescore.data import load_images
 from prescore.grid import geometric
 from prescore.metrics import frechet_distance, power_spectrum_error
@@ -40,14 +43,17 @@ from prescore.operators import Frequency
 from prescore.oracle import GaussianOracle
 from prescore.precondition import Statistics, StepErrors
 from prescore.precondition.gaussian import gaussian
+from prescore.precondition.score import score_statistics
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 # A solver, from a given state or from its own start.
 Solve = Callable[[Denoise, NoiseSource, Tensor | None], Tensor]
 EDM_RANGE = (0.002, 80.0)
 TRAJECTORIES = 32
+SCORED = 1000  # images that the score of a mixture is measured on
 FLOORS = 16  # independent sets of true samples
 FLOW_ROWS, FLOW_STEPS, FLOW_END = 1000, 200, 1e-4
+NETWORK_ROWS, NETWORK_STEPS = 32, 48
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,32 +105,35 @@ class Sampled(Problem):
 
     Args:
         true: the i-th set of n independent true samples, (n, *event).
-        measures: what is measured of samples.
-        flow: where the exact probability flow takes states from sigma_max to 0, where it is known.
+        measures: what is measured of samples; None, if there are no data: then none are drawn.
+        flow: where the exact probability flow takes states from sigma_max to 0.
+        rows: how many states are compared with it.
         batch: samples at a time.
         floors: how many sets of true samples to take.
     """
 
     true: Callable[[int, int], Tensor]
-    measures: Callable[[Tensor], dict[str, float]]
-    flow: Callable[[Tensor], Tensor] | None = None
+    measures: Callable[[Tensor], dict[str, float]] | None
+    flow: Callable[[Tensor], Tensor]
+    rows: int = FLOW_ROWS
     batch: int = 10**6
     floors: int = FLOORS
 
     def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:
-        seeds = range(seed, seed + n)
-        x = torch.cat(
-            [solve(self.denoise, self.noise(seeds[i : i + self.batch]), None) for i in range(0, n, self.batch)]
-        )
-        values = self.measures(x)
-        if self.flow is not None and not stochastic:
-            noise = self.noise(seeds[: min(n, FLOW_ROWS)])
+        seeds, values = range(seed, seed + n), dict[str, float]()
+        if self.measures is not None:
+            parts = [seeds[i : i + self.batch] for i in range(0, n, self.batch)]
+            values = self.measures(torch.cat([solve(self.denoise, self.noise(part), None) for part in parts]))
+        if not stochastic:
+            noise = self.noise(seeds[: self.rows])
             start = self.sigma_max * noise()
             own = solve(self.denoise, noise, start)
             values["trajectory"] = (own - self.flow(start)).square().mean().sqrt().item()
         return values
 
     def floor(self, n: int) -> dict[str, list[float]]:
+        if self.measures is None:
+            return {}
         sets = [self.measures(self.true(i, n)) for i in range(self.floors)]
         return {name: [values[name] for values in sets] for name in sets[0]}
 
@@ -206,20 +215,21 @@ def _set(i: int, n: int) -> range:
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """The exact probability flow of a mixture, computed once for a set of states and kept in a file."""
+    """The exact probability flow over the levels, computed once for a set of states and kept in a file."""
 
-    mixture: Mixture
+    denoise: Denoise
+    levels: Tensor
     identity: str
     file: Path | None
     known: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, x: Tensor) -> Tensor:
-        key = f"{self.identity}-{digest(x)}-{FLOW_STEPS}-{FLOW_END:g}"
+        key = f"{self.identity}-{digest(x)}-{len(self.levels) - 1}-{self.levels[-1]:g}"
         if key not in self.known and self.file is not None and self.file.is_file():
             with safe_open(self.file, framework="pt") as file:
                 self.known.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         if key not in self.known:
-            self.known[key] = runge_kutta(self.mixture, x, geometric(FLOW_STEPS + 1, FLOW_END, EDM_RANGE[1]))
+            self.known[key] = runge_kutta(self.denoise, x, self.levels)
             if self.file is not None:
                 save_file(self.known, self.file)
         return self.known[key]
@@ -242,16 +252,19 @@ def mixture_problem(name: str, data: Path, cache: Path | None, quick: bool) -> P
     held_out = patches(data, "test", stride=16)
     bound = held_out.abs().max().item()
     exact, identity = mixture.moments, digest(mixture.covariances)
+    statistics = prescore.calibrate(held_out, data_range=(-bound, bound))
+    model = prescore.Denoiser(mixture, held_out.shape[1:], *EDM_RANGE, data_range=(-bound, bound), dtype=torch.float64)
+    levels = geometric(FLOW_STEPS + 1, FLOW_END, EDM_RANGE[1])
     return Sampled(
         name=name,
         denoise=mixture,
-        statistics=prescore.calibrate(held_out, data_range=(-bound, bound)),
+        statistics=replace(statistics, score=score_statistics(model, held_out[:SCORED])),
         sigma_min=EDM_RANGE[0],
         sigma_max=EDM_RANGE[1],
         identity=identity,
         true=lambda i, n: mixture.sample(_set(i, n)),
         measures=lambda x: {"frechet": frechet_distance(x, exact)},
-        flow=Flow(mixture, identity, None if quick else data.with_name(f"{name}-flow.safetensors")),
+        flow=Flow(mixture, levels, identity, None if quick else data.with_name(f"{name}-flow.safetensors")),
     )
 
 
@@ -284,56 +297,70 @@ def power_law(size: int = 16) -> Problem:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Digits:
-    """The digits of a file in a random order: the first `reference` are the data, the others true samples (four sets
-    of 5000)."""
-
-    path: Path
-    reference: int = 40_000
-
-    @cached_property
-    def images(self) -> Tensor:
-        if not self.path.is_file():
-            raise SystemExit(
-                f"{self.path}: no such file; it is to hold the 60,000 training images of MNIST, uint8 (60000, 28, 28), "
-                "as the array train (.npz). Say where it is with --data"
-            )
-        x = load_images(self.path, key="train", pad=32)
-        return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))].double() / 255
-
-    def true(self, i: int, n: int) -> Tensor:
-        left = len(self.images) - self.reference
-        if n > left:
-            raise SystemExit(f"--n: {n}, but only {left} digits are left for true samples")
-        first = self.reference + i * n % (left - n + 1)
-        return self.images[first : first + n]
-
-
-def mnist(data: Path, device: str) -> Problem:
-    digits, model = Digits(data), prescore.load("mnist-ve", device=device)
-    reference = digits.images[: digits.reference]
-    features, spectrum = blocks(reference), prescore.calibrate(reference)
+def network(name: str, data: Path | None, device: str) -> Problem:
+    """A shipped model. Its training images, the array train of an .npz, are needed for distances only."""
+    model = prescore.load(name, device=device)
+    statistics = prescore.in_range(prescore.load_statistics(name), model.data_range)
+    if statistics.step_errors is None:
+        raise SystemExit(f"{name}: its statistics are without the errors of steps")
+    images = None if data is None else training_images(data, model)
+    known = 0 if images is None else 2 * len(images) // 3
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         with torch.no_grad():
             return model(x.to(device, torch.float32), sigma.to(device, torch.float32)).to(x)
 
-    return Sampled(
-        name="mnist",
-        denoise=denoise,
-        statistics=prescore.load_statistics("mnist-ve"),
-        sigma_min=model.sigma_min,
-        sigma_max=model.sigma_max,
-        identity="mnist-ve",
-        true=digits.true,
-        measures=lambda x: {
+    def true(i: int, n: int) -> Tensor:
+        assert images is not None
+        if n > len(images) - known:
+            raise SystemExit(f"--n: {n}, but only {len(images) - known} images are left for true samples")
+        first = known + i * n % (len(images) - known - n + 1)
+        return images[first : first + n]
+
+    def measured(reference: Tensor) -> Callable[[Tensor], dict[str, float]]:
+        features, spectrum = blocks(reference), prescore.calibrate(reference, data_range=model.data_range)
+        return lambda x: {
             "frechet": frechet_distance(blocks(x), features),
             "spectrum": power_spectrum_error(x, spectrum),
-        },
+        }
+
+    identity = f"{name} {file_digest(find(name))}"
+    assert model.sigma_min is not None
+    assert model.sigma_max is not None
+    levels = geometric(NETWORK_STEPS + 1, model.sigma_min, model.sigma_max)
+    return Network(
+        name=name,
+        denoise=denoise,
+        statistics=statistics,
+        sigma_min=model.sigma_min,
+        sigma_max=model.sigma_max,
+        identity=identity,
+        true=true,
+        measures=None if images is None else measured(images[:known]),
+        flow=Flow(denoise, levels, identity, None),
+        rows=NETWORK_ROWS,
         batch=250,
         floors=4,
     )
+
+
+class Network(Sampled):
+    """A shipped model, whose statistics hold what its steps do wrong."""
+
+    @property
+    def step_errors(self) -> StepErrors:
+        assert self.statistics.step_errors is not None
+        return self.statistics.step_errors
+
+
+def training_images(path: Path, model: prescore.Denoiser) -> Tensor:
+    """All of a file in a random order, in the range of the model, float64."""
+    if not path.is_file():
+        raise SystemExit(f"{path}: no such file; it is to hold the training images as the array train (.npz)")
+    x = load_images(path, key="train", pad=model.event_shape[-1])
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    low, high = model.data_range
+    return x.double() if x.is_floating_point() else low + (high - low) * x.double() / 255
 
 
 def blocks(x: Tensor) -> Tensor:
@@ -345,11 +372,17 @@ def digest(x: Tensor) -> str:
     return hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()[:12]
 
 
-NAMES = ("natural", "topography", "power-law", "mnist")
+def file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+NETWORKS = tuple(name for name in shipped_models() if name != "mnist-ncsn")  # whose noise range begins at 1
+NAMES = ("natural", "topography", "power-law", *NETWORKS)
 
 
 def make_problem(name: str, data: Path | None, cache: Path | None, quick: bool, device: str) -> Problem:
     if name == "power-law":
         return power_law()
-    data = data or Path(f"data/{name}.npz")
-    return mnist(data, device) if name == "mnist" else mixture_problem(name, data, cache, quick)
+    if name in NETWORKS:
+        return network(name, data, device)
+    return mixture_problem(name, data or Path(f"data/{name}.npz"), cache, quick)

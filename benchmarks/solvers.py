@@ -17,7 +17,8 @@ levels that follow from what their steps do wrong on TRAJECTORIES samples of the
 file, together with every other cell. Problems and measures are described in problems.py. Beside the distance of n
 samples stands that of n true ones, the floor, as mean and spread of several independent sets.
 
-Without --calls, all solvers are run at 5, 6, 8, 10 and 14 calls and the SELECTED ones also at 20 and 36. A file of
+Without --calls, all solvers are run at 5, 6, 8, 10 and 14 calls and the SELECTED ones also at 20 and 36; shipped
+networks, for which it is wise to name few solvers, from 5 to 20. A file of
 results is read again and only what it lacks is computed: a cell is taken over if problem, options, grid, calls, n and
 seed agree, and the version of prescore. After a change of code use --fresh. Preconditioned solvers have as reference
 the Gaussian of other data than the problem was made from, in the cosine basis, and start from it; in the trajectory
@@ -34,7 +35,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
@@ -44,7 +45,7 @@ import diffusers
 import peers
 import torch
 from diffusers.utils import logging
-from problems import NAMES, Denoise, NotLinearError, Problem, make_problem
+from problems import NAMES, NETWORKS, Denoise, NotLinearError, Problem, make_problem
 from torch import Tensor
 from tqdm import tqdm
 
@@ -52,7 +53,7 @@ import prescore
 from prescore.errors import PrescoreError
 from prescore.grid import karras, log_snr, uniform_t
 from prescore.noise import NoiseSource
-from prescore.precondition.gaussian import frequency_gaussian, gaussian
+from prescore.precondition.gaussian import Gaussian, Left, frequency_gaussian, gaussian
 from prescore.samplers import SAMPLERS, Sampler, make_sampler
 from prescore.schedule import VP
 
@@ -65,8 +66,8 @@ GRIDS: Mapping[str, Callable[[int, float, float], Tensor]] = {
     "uniform-t": lambda n, low, high: uniform_t(VP.between(low, high), n, final_zero=True),
 }
 ALL_CALLS, MORE_CALLS = (5, 6, 8, 10, 14), (20, 36)
-N = {"natural": 6000, "topography": 6000, "power-law": 6000, "mnist": 5000}
-MNIST_CALLS = (6, 10, 18)
+N, NETWORK_N = 6000, 2000
+NETWORK_CALLS = (5, 6, 8, 10, 14, 20)
 
 
 class NotApplicableError(Exception):
@@ -182,12 +183,22 @@ class Peer:
         return denoise(peers.run(self.name, denoise, levels[:-1], x, noise, **self.options), levels[-2])
 
 
+def ending(problem: Problem, left: float) -> Gaussian:
+    """The reference, as if the network left this share of its error at all noise levels."""
+    levels = torch.tensor([problem.sigma_max, problem.sigma_min], dtype=torch.float64)
+    return replace(gaussian(problem.statistics), left=Left(levels, torch.full_like(levels, left)))
+
+
 Method = Ours | Peer
 # Further forms of our solvers, beside one row for each name of the table.
 VARIANTS: tuple[Ours, ...] = (
     Ours("p-ode-3m (frequency)", "p-ode-3m", {"reference": lambda problem: frequency_gaussian(problem.statistics)}),
     Ours("p-ode-2m (frequency)", "p-ode-2m", {"reference": lambda problem: frequency_gaussian(problem.statistics)}),
     Ours("p-ode-2m (corrector)", "p-ode-2m", {"corrector": True}),
+    Ours("p-ode-2m (Gaussian end)", "p-ode-2m", {"reference": lambda problem: ending(problem, 1.0)}),
+    Ours("p-ode-2m (denoised end)", "p-ode-2m", {"reference": lambda problem: ending(problem, 0.0)}),
+    Ours("p-ode-3m (Gaussian end)", "p-ode-3m", {"reference": lambda problem: ending(problem, 1.0)}),
+    Ours("p-ode-3m (denoised end)", "p-ode-3m", {"reference": lambda problem: ending(problem, 0.0)}),
     Ours("p-ode-3m (no corrector)", "p-ode-3m", {"corrector": False, "warm_up": False}),
     Ours("dpmpp-3m (corrector)", "dpmpp-3m", {"corrector": True}),
 )
@@ -465,31 +476,32 @@ def draw(problem: Problem, cells: Sequence[Cell], path: Path) -> None:
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare solvers at equal numbers of network calls")
     parser.add_argument("--problem", choices=NAMES, default="natural")
-    parser.add_argument("--data", type=Path, help="by default data/PROBLEM.npz; the power law needs none")
+    parser.add_argument("--data", type=Path, help="by default data/PROBLEM.npz; a network without has no distances")
     parser.add_argument("--cache", type=Path, help="file of the fitted mixture; by default beside the data")
     parser.add_argument("--solvers", nargs="+", help="by default all")
     parser.add_argument("--calls", type=int, nargs="+", help="by default 5 6 8 10 14, and 20 36 for a selection")
     parser.add_argument("--grids", nargs="+", choices=["usual", "auto", *GRIDS], default=["usual", *GRIDS])
-    parser.add_argument("--n", type=int, help="samples; by default 6000, 5000 for mnist")
+    parser.add_argument("--n", type=int, help=f"samples; by default {N}, {NETWORK_N} of a network")
     parser.add_argument("--seed", type=int, default=0, help="of the first sample")
     parser.add_argument(
         "--out", type=Path, default=HERE / "results", help="folder of solvers-PROBLEM.json, .md and .png"
     )
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--threads", type=int, help="of the CPU")
-    parser.add_argument("--device", default="cpu", help="of the network of mnist")
+    parser.add_argument("--device", default="cpu", help="of a network")
     parser.add_argument(
         "--quick", action="store_true", help="a few hundred samples of a small mixture, as a smoke test"
     )
     options = parser.parse_args(arguments)
     options.selected_calls = ()
-    if options.calls is None and options.problem == "mnist":
-        options.calls = list(MNIST_CALLS)
+    is_network = options.problem in NETWORKS
+    if options.calls is None and is_network:
+        options.calls = list(NETWORK_CALLS)
     elif options.calls is None:
         options.calls, options.selected_calls = [*ALL_CALLS, *MORE_CALLS], MORE_CALLS
     if options.quick:
         options.n, options.calls, options.selected_calls = options.n or 200, [5, 10], ()
-    options.n = options.n or N[options.problem]
+    options.n = options.n or (NETWORK_N if is_network else N)
     return options
 
 
