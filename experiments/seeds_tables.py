@@ -172,10 +172,16 @@ def table_of_solvers(runs: Mapping[str, Any]) -> str:
     return table(head, lines)
 
 
+def churn_rows(runs: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The rows of a solver with churn, at the most calls that it was run at."""
+    found = rows(runs, churned=name)
+    return [row for row in found if row["of"] == max(other["of"] for other in found)]
+
+
 def table_of_churn(runs: Mapping[str, Any]) -> str:
     lines = []
     for name in CHURNED:
-        found = {row["S_churn"]: row for row in rows(runs, churned=name)}
+        found = {row["S_churn"]: row for row in churn_rows(runs, name)}
         entries = [found[S]["frechet"] if S in found else "" for S in strengths(runs)]
         lines.append([f"{name}, {found[0.0]['calls']} calls", *entries])
     budget = budgets_of(runs)[-1]
@@ -186,7 +192,7 @@ def table_of_churn(runs: Mapping[str, Any]) -> str:
 
 def strengths(runs: Mapping[str, Any]) -> list[float]:
     """All S_churn that were run."""
-    return sorted({row["S_churn"] for name in CHURNED for row in rows(runs, churned=name)})
+    return sorted({row["S_churn"] for name in CHURNED for row in churn_rows(runs, name)})
 
 
 def draw(runs: Mapping[str, Any]) -> Figure:
@@ -195,7 +201,7 @@ def draw(runs: Mapping[str, Any]) -> Figure:
     left, right = figure.subplots(1, 2)
     draw_distances(left, runs)
     for name in CHURNED:
-        found = rows(runs, churned=name)
+        found = churn_rows(runs, name)
         x, y = [row["S_churn"] for row in found], [row["frechet"] for row in found]
         right.plot(x, y, marker=".", label=f"{name}, {found[0]['calls']} calls")
     right.set(xlabel="S_churn", title="Frechet distance against S_churn")
@@ -249,7 +255,7 @@ def verdict(runs: Mapping[str, Any]) -> str:
     churned = "; ".join(
         f"{cell(row[0]['frechet'])} ({name}) to {cell(row[-1]['frechet'])}"
         for name in CHURNED
-        if (row := rows(runs, churned=name))
+        if (row := churn_rows(runs, name))
     )
     reach = (
         ""
