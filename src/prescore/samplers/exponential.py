@@ -50,9 +50,9 @@ left is the share of the Gaussian model's error that the network leaves (prescor
 left = 0, lacks the variance that is still unknown at s, left C s^2 / (C + s^2) in each coordinate; since a posterior
 mean has covariance C with X, this weight of X restores exactly that variance. left = 1, where nothing was measured,
 solves the reference exactly: sqrt(C / (C + s^2)) X + R. (F held through this step would weigh R by up to pi/2 where C
-is small beside s^2, and a coordinate unlike the reference would overshoot.) On exact models of photographs this end
-is as near to the flow as the better of left = 0 and left = 1, and from 6 calls on its spectrum is nearer to the data
-than that of either (benchmarks/solvers.py, "Gaussian end" and "denoised end").
+is small beside s^2, and a coordinate unlike the reference would overshoot.) On an exact model of photographs its
+state error is within 2 % of that of the better of these two at 5 to 14 calls (benchmarks/README.md): left = 1 is better
+at 5, D from 6 on.
 With noise or data prediction and no corrector it is D itself.
 
 Sources: Gonzalez et al., "SEEDS: Exponential SDE solvers for fast high-quality sampling from diffusion models",
