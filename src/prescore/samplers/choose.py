@@ -2,9 +2,9 @@
 
 The preconditioned solvers solve the Gaussian model of the data exactly. That helps as far as the data are like it. Of
 the error of that model the network leaves a share, `left` (prescore/precondition/gaussian.py). Where it is smallest it
-says how far from Gaussian the data are: 0.11 for digits, 0.27 for photographs, 0.45 for the earth's relief (the shipped
-models). On the last two the preconditioned form is far better at few calls, on digits data prediction is
-(benchmarks/README.md). The rule, first line that holds:
+says how far from Gaussian the data are: 0.11 for digits, 0.27 for photographs, 0.31 for emoji, 0.45 for the earth's
+relief (the shipped models). On photographs and relief the preconditioned form is far better at few calls, on digits
+data prediction is (benchmarks/README.md). The rule, first line that holds:
 
     calls                  left < NOT_GAUSSIAN or not known    else
     1                      ddim                                p-ode-1
