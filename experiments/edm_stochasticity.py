@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, help="images of the networks' data; none runs no network")
     parser.add_argument("--model", action="append", help="network, by name or file; may be repeated [mnist-ve]")
     parser.add_argument("--features", default="mnist-classifier", help="of the networks' distance")
-    parser.add_argument("--n", type=int, default=2000, help="samples of a run")
+    parser.add_argument("--n", type=int, default=1000, help="samples of a run")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="N; a network is run with the first")
     parser.add_argument("--network-n", type=int, default=200, help="samples of a run of a network")
     options = parser.parse_args(arguments)

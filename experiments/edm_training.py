@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Configurations A to F of EDM's training (Table 2)")
     add_options(parser)
     parser.add_argument("--data", type=Path, default=Path("data/natural.npz"), help="photographs of the mixture")
-    parser.add_argument("--steps", type=int, default=200, help="of each training")
+    parser.add_argument("--steps", type=int, default=400, help="of each training")
     parser.add_argument("--batch-size", type=int, default=64, help="of each training")
     parser.add_argument("--channels", type=int, default=16, help="base width of the networks")
     parser.add_argument("--examples", type=int, default=20000, help="patches to learn from")

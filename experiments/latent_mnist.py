@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--trained", type=Path, help="where it is trained, or taken from; by default a temporary folder"
     )
     parser.add_argument("--steps", type=int, default=1000, help="T; the other methods take a 20th of it")
-    parser.add_argument("--n", type=int, default=1000, help="samples of each method")
+    parser.add_argument("--n", type=int, default=500, help="samples of each method")
     add_options(parser)
     options = parser.parse_args(arguments)
     T, n = (60, 60) if options.quick else (options.steps, options.n)
