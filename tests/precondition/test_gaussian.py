@@ -153,5 +153,13 @@ def test_what_a_network_leaves_of_the_error(shape, early):
     assert left.at(1.0) == pytest.approx(left.shares[:2].clamp(max=1).mean().item())  # halfway in log sigma
 
 
+@pytest.mark.parametrize("residual", [0.0, 0.1])
+def test_of_data_that_are_constant_a_share_is_a_number(residual):
+    levels = torch.tensor([1.0, 0.1], dtype=torch.float64)
+    score = ScoreStatistics(levels=levels, score_square=levels, residual_square=residual * levels, count=3)
+    constant = replace(calibrate(torch.full((3, 1, 4, 4), 0.5, dtype=torch.float64)), score=score)
+    assert default_gaussian(constant).left.at(0.3) == (1.0 if residual else 0.0)
+
+
 def test_without_a_network_nothing_is_left_out(gaussian):
     assert gaussian.left is None

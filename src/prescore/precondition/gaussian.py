@@ -162,4 +162,4 @@ def error_left(statistics: Statistics) -> Left:
         C, count = statistics.power_centred / statistics.size_transformed, statistics.multiplicity
     C, count, u = C.flatten(), count.expand(C.shape).flatten(), score.levels.square()[:, None]
     error = (count * C * u / (C + u)).sum(1) / count.sum()
-    return Left(score.levels, u[:, 0] * score.residual_square / error)
+    return Left(score.levels, u[:, 0] * score.residual_square / error.clamp(min=1e-300))  # 0 for data that are constant
