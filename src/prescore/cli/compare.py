@@ -271,7 +271,7 @@ def make_report(
 
 def as_text(report: "Report") -> str:
     """The most telling numbers as a table for a terminal, and the notes."""
-    from prescore.cli.report import table
+    from prescore.cli.report import calls_text, table
     from prescore.cli.report_html import COLUMNS, values_of
 
     shown = [name for name in report.metrics if name in HEADLINE] or report.metrics
@@ -284,7 +284,9 @@ def as_text(report: "Report") -> str:
             [f"true samples (n = {report.n})", *[""] * (len(COLUMNS) - 1), *(floor.get(name) for name in shown)]
         )
     notes = [
-        f"failed: {run.name} with {run.calls} calls, {result.failure}" for run, result in report.runs if result.failure
+        f"failed: {run.name} with {calls_text(run.calls)}, {result.failure}"
+        for run, result in report.runs
+        if result.failure
     ]
     lines = "".join(f"\nnote: {note}" for note in (*report.notes, *notes))
     return f"{table([*COLUMNS, *shown], rows)}{lines and chr(10)}{lines}"

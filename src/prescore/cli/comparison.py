@@ -42,6 +42,7 @@ from prescore.cli.plan import (
     open_statistics,
     resolve,
 )
+from prescore.cli.report import calls_text
 from prescore.data import reading
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError, suggest
@@ -338,7 +339,7 @@ def draw_missing(
             if missing:
                 _warm_up(denoiser, batches[0], chosen)
             for run in missing:
-                bar.set_description(f"{run.name}, {run.calls} calls")
+                bar.set_description(f"{run.name}, {calls_text(run.calls)}")
                 pictures, result = _draw(denoiser, run, batches, chosen, bar)
                 if pictures is not None:
                     result = _measured(result, pictures, denoiser.picture_range, measured_by)

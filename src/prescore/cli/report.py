@@ -43,3 +43,8 @@ def show(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(show, value))
     return "default" if value is None else str(value)
+
+
+def calls_text(count: int | str, network: str = "") -> str:
+    """A number of calls in words: 1 call, 2 calls; 6, 10 calls."""
+    return f"{count} {network}call{'' if str(count) == '1' else 's'}"

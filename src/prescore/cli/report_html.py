@@ -16,7 +16,7 @@ from prescore.cli.comparison import Result, Run
 from prescore.cli.judging import Truth
 from prescore.cli.panels import Line, colour, legend, quality_panel, sign, spectrum_panel
 from prescore.cli.plots import new_figure
-from prescore.cli.report import show
+from prescore.cli.report import calls_text, show
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 from prescore.images import as_png
@@ -86,12 +86,12 @@ class Report:
         runs: dict[str, list[str]] = {}
         for run, result in finished:
             for note in result.notes:
-                runs.setdefault(note, []).append(f"{run.name} with {run.calls} calls")
+                runs.setdefault(note, []).append(f"{run.name} with {calls_text(run.calls)}")
         taken: dict[str, list[str]] = {}
         for run, _ in self.runs:
             if run.taken is not None:
                 taken.setdefault(f"{run.name} took {run.taken}", []).append(str(run.calls))
-        choices = [f"with {', '.join(calls)} calls {text}" for text, calls in taken.items()]
+        choices = [f"with {calls_text(', '.join(calls))} {text}" for text, calls in taken.items()]
         lines = [note if len(of) == len(finished) else f"{', '.join(of)}: {note}" for note, of in runs.items()]
         other = [run for run, _ in self.runs if run.calls != run.allowed]
         parts = [f"{run.name} {run.calls} of {run.allowed}" for run in other]
@@ -221,16 +221,16 @@ def _blocks(report: Report) -> list[dict[str, Any]]:
         rows = []
         for run, result in report.runs:
             if run.allowed == allowed:
-                of = f"{run.name}, {run.calls} calls"
+                of = f"{run.name}, {calls_text(run.calls)}"
                 images = [
                     {"data": _png(image), "alt": f"{of}, seed {seed}"}
                     for image, seed in zip(report.pictures.get(run.key, ()), report.seeds, strict=False)
                 ]
                 style = report.samplers[run.name]
-                count = "" if run.calls == allowed else f"{run.calls} calls"
+                count = "" if run.calls == allowed else calls_text(run.calls)
                 rows.append(_row(run.name, images, sign(style), colour(style), count, result.failure))
         columns = [f"seed {seed}" for seed in report.seeds]
-        blocks.append({"title": f"{allowed} network calls", "columns": columns, "rows": rows})
+        blocks.append({"title": calls_text(allowed, "network "), "columns": columns, "rows": rows})
     return blocks
 
 
@@ -290,10 +290,10 @@ def _spectra(report: Report) -> dict[str, Any] | None:
                 x = [k / (2 * K) for k in range(1, K + 1)]
                 lines.append(Line(run.name, report.samplers[run.name], x, result.spectrum[1:]))
         if lines:
-            powers.append(_figure(f"{allowed} calls, power", lines, known))
+            powers.append(_figure(f"{calls_text(allowed)}, power", lines, known))
         if lines and known is not None:
             parts = [replace(line, y=[y / true for y, true in zip(line.y, known, strict=True)]) for line in lines]
-            ratios.append(_figure(f"{allowed} calls, power over that of the data", parts, [1.0] * len(known)))
+            ratios.append(_figure(f"{calls_text(allowed)}, power over that of the data", parts, [1.0] * len(known)))
     text = "Power of the samples at each frequency, mean over channels." + " Dashed: the data." * bool(known)
     return {"rows": [row for row in (powers, ratios) if row], "text": text} if powers else None
 

@@ -178,7 +178,7 @@ def draw(
     """Draw what the output still misses, batch by batch, and say what it took."""
     import torch
 
-    from prescore.cli.report import facts
+    from prescore.cli.report import calls_text, facts
 
     batches = split(output, batch_size)
     levels = sampler.levels(denoiser.sigma_min, denoiser.sigma_max)
@@ -206,7 +206,7 @@ def draw(
             raise
         reason = str(error).strip().partition("\n")[0]
         raise PrescoreError(f"--compile: the network cannot be compiled here ({reason}); leave it out") from None
-    print(f"{made} network calls in {time.perf_counter() - start:.1f} s, written to {output.path}")
+    print(f"{calls_text(made, 'network ')} in {time.perf_counter() - start:.1f} s, written to {output.path}")
 
 
 def split(output: "Output", size: int) -> list[list[int]]:
