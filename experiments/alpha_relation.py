@@ -15,7 +15,7 @@ It is the distance in pixels, as if n were infinite. The smallest of 60 values o
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -55,7 +55,8 @@ class Surrogate:
     @classmethod
     def shipped(cls, name: str) -> "Surrogate":
         model = prescore.load(name)
-        statistics = in_range(prescore.load_statistics(name), model.data_range)
+        # Without the scales, for its data are to be Gaussian.
+        statistics = replace(in_range(prescore.load_statistics(name), model.data_range), scales=None)
         return cls(name, statistics, model.sigma_min, model.sigma_max)
 
     @property
@@ -71,6 +72,7 @@ class Surrogate:
         count = self.statistics.multiplicity.to(torch.float64).expand(self.c.shape)
         sampler = PredictorCorrector(steps=T)
         *_, (v, e) = recursion_steps(sampler, sampler.levels(self.sigma_min, self.sigma_max), self.c, mean, m, count)
+        v, e = v[0], e[0]
         return (count * ((v.sqrt() - self.c.sqrt()).square() + e)).flatten(1).sum(1).nan_to_num(nan=math.inf)
 
     def best(self, T: int) -> float:

@@ -54,10 +54,10 @@ def test_quick_choice(choice, tmp_path):
     flags = ["--data", str(tmp_path / "photographs.npz"), "--images", str(tmp_path / "digits.npz")]
     runs = quick(choice, tmp_path, *flags)["runs"].values()
     check_tables((tmp_path / "automatic_alpha.md").read_text())
-    assert {row["denoiser"] for row in runs if "denoiser" in row} == {"patches", "mnist-ve"}
+    assert {row["denoiser"] for row in runs if "denoiser" in row} == {"photographs patches", "mnist-ve"}
     for T in (4, 8):
         kinds = [row["kind"] for row in runs if "kind" in row and row.get("T") == T]
-        assert kinds == ["grid"] * len(choice.ALPHAS) + ["automatic", "p-ode-2m"]
+        assert kinds == ["grid"] * len(choice.ALPHAS[0]) + ["automatic", "p-ode-2m"]
 
 
 @pytest.mark.parametrize("alpha", [2.5, 8.0, math.inf])

@@ -9,7 +9,7 @@ from scipy.fft import dctn
 from prescore.errors import PrescoreError
 from prescore.precondition import Statistics, calibrate, in_range, merge
 
-TENSORS = ("mean", "mean_square", "power", "power_centred", "cosine_variance")
+TENSORS = ("mean", "mean_square", "power", "power_centred", "cosine_variance", "scales")
 
 
 def images(count=11, shape=(2, 5, 6), seed=0):

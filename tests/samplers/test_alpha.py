@@ -1,15 +1,15 @@
 """The automatic alpha, on the power-law Gaussian of `test_recursion` in closed form, and the papers' relation."""
 
+import functools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from samplers.test_recursion import SIGMA, make, surrogate
+from samplers.test_recursion import SCALES, SIGMA, excess, make, surrogate
 
 from prescore.errors import PrescoreError
 from prescore.samplers import AlphaRelation, choose_alpha, statistics_recursion
-from prescore.samplers.alpha import NOTICEABLE
 
 TABLE_1 = {
     "CIFAR-10": (1, {1000: 50, 400: 25, 200: 12, 100: 5, 50: 1.8}, 28.53, 0.895),
@@ -19,25 +19,32 @@ TABLE_1 = {
 
 def error(alpha, steps, **options):
     """The criterion by the recursion over every frequency."""
-    run = statistics_recursion(make(alpha, steps=steps, **options), surrogate()[0], *SIGMA)
-    ratio = ((run.variance + run.bias) / run.target).log()
-    S = torch.trapezoid(ratio, run.target[-1] / run.target, dim=0)
-    return ((run.multiplicity * (S**2 + (ratio[-1] / 4) ** 2)).sum() / run.multiplicity.sum()).sqrt().item()
+    return statistics_recursion(make(alpha, steps=steps, **options), surrogate()[0], *SIGMA).log_ratio[-1].item()
 
 
 @pytest.mark.parametrize("options", [{}, {"first": "predictor"}, {"form": "marginal"}, {"predictor": "ancestral"}])
 @pytest.mark.parametrize("steps", [20, 50, 200])
-def test_no_stable_alpha_is_noticeably_better_and_no_weaker_one_unnoticeable(steps, options):
+def test_no_stable_alpha_is_better_on_a_gaussian(steps, options):
     choice = choose_alpha(make(None, steps=steps, **options), surrogate()[0], *SIGMA)
     assert choice.plain_error == pytest.approx(error(None, steps, **options), rel=5e-3)
     others = [choice.least_stable * factor for factor in torch.logspace(0, 2, 15).tolist() if factor > 1]
-    enough = max(min(error(alpha, steps, **options) for alpha in others), NOTICEABLE)
-    if math.isinf(choice.alpha):
-        assert choice.plain_error < 1.01 * enough
-        return
-    assert choice.error == pytest.approx(error(choice.alpha, steps, **options), rel=5e-3)
-    assert choice.error < 1.005 * enough
-    assert error(choice.alpha * 1.2, steps, **options) > 0.995 * enough
+    assert choice.error < 1.01 * min(error(alpha, steps, **options) for alpha in [None, *others])
+    if math.isfinite(choice.alpha):
+        assert choice.error == pytest.approx(error(choice.alpha, steps, **options), rel=5e-3)
+
+
+@functools.cache
+def scaled():
+    return replace(surrogate()[0], scales=torch.tensor(SCALES, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [50, 150])
+def test_with_the_scales_samples_are_nearer_to_the_power_of_the_data(steps):
+    """Of a mixture over scales: than with the alpha for a Gaussian, and than with thrice the alpha."""
+    plain = make(None, steps=steps)
+    own, gaussian = (choose_alpha(plain, statistics, *SIGMA).alpha for statistics in (scaled(), surrogate()[0]))
+    found = {alpha: abs(excess(round(alpha, 2), steps)[0]) for alpha in (own, gaussian, 3 * own)}
+    assert found[own] == min(found.values()), found
 
 
 def test_the_least_stable_alpha_is_where_the_diagnosis_begins():
@@ -49,10 +56,10 @@ def test_the_least_stable_alpha_is_where_the_diagnosis_begins():
 
 
 def test_from_30_steps_on_more_steps_want_less_preconditioning():
-    chosen = {T: choose_alpha(make(None, steps=T), surrogate()[0], *SIGMA).alpha for T in (30, 40, 50, 70, 100, 200)}
+    chosen = {T: choose_alpha(make(None, steps=T), scaled(), *SIGMA).alpha for T in (30, 40, 50, 70, 100, 200)}
     assert list(chosen.values()) == sorted(chosen.values())
     relation = AlphaRelation.fit({T: chosen[T] for T in (50, 70, 100, 200)})
-    assert relation.r_squared > 0.97
+    assert relation.r_squared > 0.95
     predicted = AlphaRelation.fit({T: chosen[T] for T in (50, 200)}).alpha(100)
     assert predicted == pytest.approx(chosen[100], rel=0.25)
 

@@ -9,6 +9,7 @@ from prescore.errors import PrescoreError, SamplingError
 from prescore.operators import Frequency, Identity, Pixel
 from prescore.precondition import Preconditioner, Statistics, frequency_preconditioner, pixel_preconditioner
 from prescore.samplers import PredictorCorrector, make_sampler, sample, statistics_recursion
+from prescore.samplers.recursion import GAUSSIAN, recursion_steps
 
 SIZE = 32
 SIGMA = (0.01, 50.0)
@@ -82,6 +83,59 @@ def test_recursion_and_sampling_agree(name):
     overall = ((ratio - 1) * weight).sum() / weight.sum()
     assert abs(overall) < 5 / weight.sum() ** 0.5
     assert (((ratio - 1) / error).abs() < 6).all()
+
+
+def mixture(scales):
+    """The denoiser of samples that differ in scale, equally frequent: a mixture of N(0.5, g C)."""
+    statistics, _, c, multiplicity = surrogate()
+    g = torch.tensor(scales, dtype=torch.float64)
+
+    def denoise(x, sigma):
+        X = torch.fft.rfft2(x - statistics.mean, norm="ortho").flatten(1)
+        signal = g[:, None] * c.flatten()
+        t, count = signal + sigma**2, multiplicity.flatten()
+        log_p = -(X.abs() ** 2 @ (count / t).mT + (count * t.log()).sum(1)) / 2
+        denoised = (log_p.softmax(1) @ (signal / t) * X).reshape(-1, *c.shape)
+        return statistics.mean + torch.fft.irfft2(denoised, s=(SIZE, SIZE), norm="ortho")
+
+    denoise.dtype, denoise.event_shape = torch.float64, (1, SIZE, SIZE)
+    denoise.sigma_min, denoise.sigma_max = SIGMA
+    return denoise
+
+
+SCALES = [0.1, 0.3, 1.0, 2.6]
+
+
+@functools.cache
+def excess(alpha, T):
+    """Mean of ln(v / c) of samples of the mixture, and what the recursion over scales and the Gaussian one predict."""
+    statistics, _, c, multiplicity = surrogate()
+    sampler = make(alpha, steps=T)
+    x = sample(mixture(SCALES), sampler, seeds=range(256), progress=False, batch_size=256)
+    power = (torch.fft.rfft2(x - statistics.mean, norm="ortho").abs() ** 2).mean(0)
+    R = sampler.M.M.weights if alpha else torch.ones_like(c)
+    arguments = sampler, sampler.levels(*SIGMA), c, torch.zeros_like(c), R, multiplicity
+    moments = [power]
+    for scales in (torch.tensor(SCALES, dtype=torch.float64), GAUSSIAN):
+        *_, (v, e) = recursion_steps(*arguments, scales)
+        moments.append((v + e).mean(0))
+    return [(((v / c).log() * multiplicity).sum() / multiplicity.sum()).item() for v in moments]
+
+
+@pytest.mark.parametrize(("alpha", "T"), [(None, 50), (8.0, 50), (None, 150), (14.0, 150)])
+def test_samples_that_differ_in_scale_keep_noise_as_texture(alpha, T):
+    """Two fifths of it or more are in the recursion over scales, next to nothing in the Gaussian one."""
+    found, predicted, gaussian = excess(alpha, T)
+    assert 0.4 * found < predicted < found
+    assert gaussian < 0.1 * found
+
+
+def test_the_alpha_that_leaves_no_noise_is_predicted():
+    """By interpolation; the Gaussian recursion has none between them."""
+    low, high = excess(8.0, 150), excess(14.0, 150)
+    found, predicted = (8 * (14 / 8) ** (a / (a - b)) for a, b in list(zip(low, high, strict=True))[:2])
+    assert predicted == pytest.approx(found, rel=0.3)
+    assert low[2] > 0
 
 
 def test_at_50_steps_preconditioning_brings_the_spectrum_closer_and_an_alpha_is_best():

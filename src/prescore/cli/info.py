@@ -120,6 +120,9 @@ def describe_statistics(statistics: "Statistics") -> str:
         "root mean square": statistics.mean_square.mean().sqrt().item(),
         "written by": f"prescore {statistics.version}",
     }
+    if statistics.scales is not None:
+        least, most = statistics.scales[[0, -1]].tolist()
+        head["power of a sample"] = f"{least:.3g} to {most:.3g} of the mean ({len(statistics.scales)} equal parts)"
     frequencies, raw = radial_power(statistics.power, shape[-statistics.axes :])
     centred = radial_power(statistics.power_centred, shape[-statistics.axes :])[1]
     raw, centred = (power.reshape(-1, len(frequencies)).mean(0) for power in (raw, centred))

@@ -1,6 +1,7 @@
 """Statistics as files: safetensors, with what is not a tensor as JSON in the metadata.
 
-Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64, and, but for early files, `cosine_variance`.
+Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64, and, but for early files, `cosine_variance` and
+`scales`.
 Metadata, each value JSON except the first:
 format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range, minimum, maximum.
 With principal components the tensors `components`, `component_variances`; with the score of a model the tensors
@@ -28,12 +29,12 @@ from prescore.precondition.steps import PREDICTIONS, SolverErrors, StepErrors
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
 TENSORS = ("mean", "mean_square", "power", "power_centred")
-COSINE = "cosine_variance"
+COSINE, SCALES = "cosine_variance", "scales"
 COMPONENTS = ("components", "component_variances")
 SCORE = ("score_levels", "score_square", "residual_square")
 STEPS = ("step_levels", "step_widths", "step_variances", "step_shares")
 STEP_ERRORS = {prediction: f"step_errors_{prediction}" for prediction in PREDICTIONS}
-NOT_NEGATIVE = (COSINE, *COMPONENTS[1:], *SCORE[1:], *STEPS[1:], *STEP_ERRORS.values())
+NOT_NEGATIVE = (COSINE, SCALES, *COMPONENTS[1:], *SCORE[1:], *STEPS[1:], *STEP_ERRORS.values())
 
 
 def save_statistics(statistics: Statistics, path: str | Path) -> None:
@@ -47,8 +48,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
     metadata["library_version"] = json.dumps(statistics.version)
     for name in ("count", "event_shape", "axes", "data_range", "minimum", "maximum"):
         metadata[name] = json.dumps(getattr(statistics, name))
-    if statistics.cosine_variance is not None:
-        tensors[COSINE] = statistics.cosine_variance
+    early = {COSINE: statistics.cosine_variance, SCALES: statistics.scales}
+    tensors |= {name: tensor for name, tensor in early.items() if tensor is not None}
     if statistics.components is not None:
         tensors |= {name: getattr(statistics, name) for name in COMPONENTS}
     if (score := statistics.score) is not None:
@@ -78,7 +79,7 @@ def load_statistics(path: str | Path) -> Statistics:
     values = _values(path, metadata)
     fields = _fields(path, values)
     _check_tensors(path, tensors, fields["event_shape"])
-    kept = [name for name in (*TENSORS, COSINE, *COMPONENTS) if name in tensors]
+    kept = [name for name in (*TENSORS, COSINE, SCALES, *COMPONENTS) if name in tensors]
     score = _score(path, values, tensors) if SCORE[0] in tensors else None
     steps = _steps(path, values, tensors) if STEPS[0] in tensors else None
     return Statistics(**fields, **{name: tensors[name] for name in kept}, score=score, step_errors=steps)
@@ -165,6 +166,8 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor], event_shape: tuple[in
     shapes: dict[str, tuple[int, ...]] = dict(zip(TENSORS, (event_shape, event_shape, half, half), strict=True))
     if COSINE in tensors:
         shapes[COSINE] = event_shape
+    if SCALES in tensors:
+        shapes[SCALES] = (max(tensors[SCALES].numel(), 1),)
     if COMPONENTS[0] in tensors:
         k = max(tensors[COMPONENTS[0]].numel() // prod(event_shape), 1)
         shapes |= dict(zip(COMPONENTS, ((k, *event_shape), (k,)), strict=True))

@@ -22,6 +22,7 @@ from prescore.operators.cosine import cosine_transform
 from prescore.operators.frequency import multiplicity, symmetric_part
 from prescore.precondition.batches import Batch, batches, checked
 from prescore.precondition.components import Scatter, leading
+from prescore.precondition.scales import Scales, equal_parts
 from prescore.precondition.score import ScoreStatistics
 from prescore.precondition.steps import StepErrors
 
@@ -53,6 +54,8 @@ class Statistics:
             `event_shape`; None in files of earlier versions.
         minimum, maximum: found in the data.
         version: of the library that measured it.
+        scales: how much the samples differ in scale (prescore/precondition/scales.py), increasing, of mean 1, (K,);
+            None in files of earlier versions.
         components: the K leading principal components of the data about their mean, orthonormal, (K, *event_shape),
             or None. Signs are arbitrary.
         component_variances: variances along them, decreasing, (K,), or None.
@@ -72,6 +75,7 @@ class Statistics:
     maximum: float
     version: str = field(default_factory=library_version)
     cosine_variance: Tensor | None = None
+    scales: Tensor | None = None
     components: Tensor | None = None
     component_variances: Tensor | None = None
     score: ScoreStatistics | None = None
@@ -140,15 +144,20 @@ def calibrate(
         raise PrescoreError(f"components: {components!r} is not a positive whole number")
     total: Statistics | None = None
     scatter: Scatter | None = None
+    scales = Scales()
     for batch in batches(data):
         for piece in _pieces(batch):
             part, rows = _measure(piece, (float(low), float(high)), axes)
+            if scales.left:
+                scales.add(part.mean + rows.reshape(-1, *part.event_shape), part.transformed_dims)
             if components is not None:
                 scatter = scatter or Scatter(rows.shape[1], max(components, PIECE // 2 // rows.shape[1]))
                 scatter.add(rows if total is None else torch.cat([rows, _between(total, part)]))
             total = part if total is None else merge(total, part)
     if total is None:
         raise PrescoreError("data: no samples given")
+    c = total.power_centred / total.size_transformed
+    total = replace(total, scales=scales.parts(total.mean, c, total.multiplicity, total.transformed_dims))
     if components is None or scatter is None:
         return total
     most = min(total.count - 1, prod(total.event_shape))
@@ -165,8 +174,9 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 
     Moments are exact up to rounding. Of the components as many are kept as the shorter list has; they are exact if
     each list holds all variance of its data (`remainder_variance` 0), else their variances are too small by at most
-    the sum of the first variance that either list leaves out. The means of the score are weighted by count. The errors
-    of steps are left out: they belong to one Gaussian model of the data.
+    the sum of the first variance that either list leaves out. The means of the score are weighted by count, and so are
+    the scales, each relative to the power of its own data. The errors of steps are left out: they belong to one
+    Gaussian model of the data.
 
     Raises:
         PrescoreError: they are of different event shapes, axes or data ranges, only one has components or a score,
@@ -188,6 +198,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
         minimum=min(a.minimum, b.minimum),
         maximum=max(a.maximum, b.maximum),
         cosine_variance=_merged_variance(a, b),
+        scales=_merged_scales(a, b),
         score=_merged_score(a.score, b.score),
         step_errors=None,
     )
@@ -289,6 +300,15 @@ def _merged_variance(a: Statistics, b: Statistics) -> Tensor | None:
     p, q = a.count / (a.count + b.count), b.count / (a.count + b.count)
     between = cosine_transform(a.mean - b.mean, a.axes).square()
     return p * a.cosine_variance + q * b.cosine_variance + p * q * between
+
+
+def _merged_scales(a: Statistics, b: Statistics) -> Tensor | None:
+    if a.scales is None or b.scales is None:
+        return None
+    weights = [
+        torch.full_like(part.scales, part.count / len(part.scales)) for part in (a, b) if part.scales is not None
+    ]
+    return equal_parts(torch.cat([a.scales, b.scales]), torch.cat(weights))
 
 
 def _merged_score(a: ScoreStatistics | None, b: ScoreStatistics | None) -> ScoreStatistics | None:

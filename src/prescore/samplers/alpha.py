@@ -3,24 +3,21 @@
 A strong preconditioner (small alpha) pays when there are few steps and distorts the result when there are many. The
 papers find alpha by a search over samples. Two ways spare that search:
 
-*From the statistics.* On the Gaussian model of the data the predictor-corrector sampler is linear, and
-`prescore.samplers.recursion` gives the second moment v of every frequency after every step, for any alpha, in closed
-form. The network was trained on c + sigma^2. With the share of data in a coordinate, w = c / (c + sigma^2), which
-rises from 0 to 1 along a run, an alpha has the
+*From the statistics.* On a model of the data whose samples differ in scale only, a Gaussian for each, the second
+moment v of every frequency and every scale g after every step follows in closed form, for any alpha
+(`prescore.samplers.recursion`; `prescore.calibrate` measures the scales, without them there is one). An alpha has the
 
-    error^2 = mean over real coordinates of S^2 + (F/4)^2,
-    S = integral of ln(v / (c + sigma^2)) dw,    F = ln(v / c) at the end,
+    error = root mean square over scales and real coordinates of ln(v / (g c)) at the end
 
-and `choose_alpha` takes the one with the least error, or the largest whose error is not noticeable, 3 % of the power.
-Looked at are those for which the predictor is stable: in a coordinate without data a step multiplies x by
-1 - (a + b m^2) / sigma^2, which must not leave [-1, 1].
+and `choose_alpha` takes the one with the least, or none where none is better. Looked at are those for which the
+predictor is stable: in a coordinate without data a step multiplies x by 1 - (a + b m^2) / sigma^2, which must not leave
+[-1, 1].
 
-Why S. Steps that are too short leave too much noise at every level. A Gaussian forgets it, F is all that stays. Data
-whose scale varies from sample to sample, as that of flat and textured patches does, take noise in excess for texture
-while the coordinate is decided, and keep it: on a mixture fitted to patches of photographs, with T = 50 and an alpha of
-9, where F is 0, the samples have twice the power of the data, and the best alpha is near 4, where S is 0. Excess before
-w rises does no harm in either case; a mean over all steps counts it and is misled when steps are few. The small share
-of F keeps what happens at the end, where w no longer rises, from having no say.
+Why scales. Steps that are too short leave too much noise at every level, and steps that a strong preconditioner makes
+long leave too little. A Gaussian forgets either, and says little of alpha: on a mixture fitted to patches of
+photographs, T = 50, the Gaussian model is served best by an alpha of 9, with which the samples have twice the power of
+the data; the best alpha is 3.6. Data of many scales take noise in excess for texture, and keep it, which the model
+does as well (`experiments/automatic_alpha.py`).
 
 *From measured pairs.* Where the best alpha is known at two numbers of steps or more, the papers' relation
 
@@ -35,11 +32,10 @@ share.
 
 Source: Ma et al., "Preconditioned score-based generative models", IJCV 2025, https://arxiv.org/abs/2302.06504,
 Table 1, Section 6.3 and eq. 39 (the relation); the automatic choice is left there as future work.
-`experiments/automatic_alpha.py` compares the choice with searches over samples.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -50,12 +46,10 @@ from prescore.errors import PrescoreError
 from prescore.precondition import Statistics, in_range
 from prescore.precondition.masks import log_power
 from prescore.samplers.predictor_corrector import PredictorCorrector
-from prescore.samplers.recursion import recursion_steps
+from prescore.samplers.recursion import GAUSSIAN, recursion_steps
 
 WEAKEST, STRONGEST = 1e-3, 0.95  # 1/alpha: below, there is next to no preconditioner; above, nothing is stable
-TRIALS, ROUNDS = 25, 2  # values of 1/alpha looked at, and then of the interval that they leave
-NOTICEABLE = 0.03  # error below which a weaker preconditioner is preferred to a better one
-FINAL = 1 / 16  # share of F^2
+TRIALS, ROUNDS = 16, 2  # values of 1/alpha looked at, and then of the interval that they leave
 CONSTANT = 1e-12  # variance over the largest below which it is rounding: a coordinate that never varies has no scale
 
 
@@ -78,15 +72,15 @@ class AlphaChoice:
     def reason(self) -> str:
         """One line for the user."""
         return (
-            f"relative error of the power {self.error:.2g} on the Gaussian model of the data, "
-            f"{self.plain_error:.2g} without"
+            f"it leaves the power of samples off by a factor {math.exp(self.error):.3g} on a model of the data, "
+            f"{math.exp(self.plain_error):.3g} without"
         )
 
 
 def choose_alpha(
     sampler: PredictorCorrector, statistics: Statistics, sigma_min: float, sigma_max: float, *, pixel: bool = False
 ) -> AlphaChoice:
-    """The alpha with the least error on the Gaussian model of the data, or the largest without a noticeable one.
+    """The alpha with the least error of the module's docstring.
 
     Args:
         sampler: with its number of steps; its preconditioner is not looked at.
@@ -102,38 +96,26 @@ def choose_alpha(
     varying = c > CONSTANT * c.max()
     c, mean_square, R, count = (column[varying] for column in (c, mean_square, R, count))
 
+    scales = GAUSSIAN if statistics.scales is None else statistics.scales
+
     def errors(strengths: Tensor) -> Tensor:
         m = 1 / (1 - strengths[:, None] * (1 - R))
-        return _errors(recursion_steps(sampler, levels, c, mean_square, m, count), levels, c, count)
+        *_, (v, e) = recursion_steps(sampler, levels, c, mean_square, m, count, scales)
+        square = (((v + e) / (scales[:, None, None] * c)).log() ** 2).mean(0)
+        return ((count * square).sum(-1) / count.sum()).sqrt().nan_to_num(nan=math.inf)
 
     plain, low, high = errors(torch.zeros(1, dtype=torch.float64)).item(), WEAKEST, min(STRONGEST, 1 / least_stable)
     for _ in range(ROUNDS):
         strengths = torch.logspace(math.log10(low), math.log10(high), TRIALS, dtype=torch.float64)
         values = errors(strengths)
         best = int(values.argmin())
-        enough = max(values[best].item(), NOTICEABLE)
-        weakest = int((values <= enough).byte().argmax())
-        low, high = strengths[max(weakest - 1, 0)].item(), strengths[min(best + 1, TRIALS - 1)].item()
-    if plain <= enough:
+        low, high = (strengths[min(max(i, 0), TRIALS - 1)].item() for i in (best - 1, best + 1))
+    if plain <= values[best]:
         return AlphaChoice(math.inf, plain, plain, least_stable)
-    alpha = 1 / strengths[weakest].item()
+    alpha = 1 / strengths[best].item()
     if pixel:
         alpha = 1 / (math.sqrt(1 + 1 / alpha) - 1)
-    return AlphaChoice(alpha, values[weakest].item(), plain, least_stable)
-
-
-def _errors(moments: Iterable[tuple[Tensor, Tensor]], levels: Tensor, c: Tensor, count: Tensor) -> Tensor:
-    """The error of the module's docstring, for each leading index of the moments at the levels."""
-
-    def log_ratio_and_share(v: Tensor, e: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        target = c + sigma**2
-        return ((v + e) / target).log(), c / target
-
-    known = (log_ratio_and_share(v, e, sigma) for (v, e), sigma in zip(moments, levels, strict=True))
-    S, F = torch.zeros((), dtype=torch.float64), torch.empty(0)
-    for (before, w), (F, w_next) in pairwise(known):
-        S = S + (w_next - w) * (before + F) / 2
-    return ((count * (S**2 + FINAL * F**2)).sum(-1) / count.sum()).sqrt().nan_to_num(nan=math.inf)
+    return AlphaChoice(alpha, values[best].item(), plain, least_stable)
 
 
 def _coordinates(statistics: Statistics) -> tuple[Tensor, Tensor, Tensor, Tensor]:

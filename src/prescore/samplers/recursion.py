@@ -9,6 +9,20 @@ with the weights of the predictor, or of the corrector at its expected step size
 coordinates, so they hardly fluctuate). Mean and variance of each coordinate then follow a scalar recursion: what a
 sampler with T steps and a preconditioner of strength alpha does to each frequency is known in milliseconds, before
 the network is called at all. Where it diverges the variances grow without bound.
+
+Samples of most data differ in scale: a textured patch has many times the power of a flat one, in every frequency. Such
+data are a mixture over g of N(mu, g C), and their network finds out, from the noisy sample, which scale to denoise it
+by. So for each scale there is a recursion of its own, with the variance g^ c in place of c, where g^ is what the sample
+looks like: before each call of the network one step of Fisher scoring towards the most likely scale,
+
+    g^ <- g^ + (sum c (v - t) / t^2 - 2 (g^ - g) / (V g^2)) / (sum c^2 / t^2 + 2 / (V g^2)),    t = g^ c + sigma^2,
+
+sums over the coordinates, v their second moments about mu. V is the variance of ln g, so much is known beforehand; here
+it is known of the scale that the sample will have, since which one that is, chance decides at high noise. The network
+has only seen the scales of its data: g^ stays between the least and the greatest. A sampler that leaves too much noise
+thus turns it into texture: the noise is taken for scale, and the variance that follows from it is kept. A Gaussian, of
+one scale, forgets it. On a mixture of 4 scales the recursion has between two fifths and all of the power that samples
+have in excess, and the alpha that leaves none within 30 % (tests/samplers/test_recursion.py).
 """
 
 from collections.abc import Iterator
@@ -22,6 +36,8 @@ from prescore.errors import PrescoreError
 from prescore.operators import Frequency, Identity
 from prescore.precondition import Statistics
 from prescore.samplers.predictor_corrector import PredictorCorrector
+
+GAUSSIAN = torch.ones(1, dtype=torch.float64)  # the scale of the samples of a Gaussian
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +91,27 @@ def gaussian_recursion(
     count = torch.as_tensor(multiplicity, dtype=torch.float64).expand(c.shape)
     e = torch.as_tensor(mean_square, dtype=torch.float64).expand(c.shape)
     moments = list(recursion_steps(sampler, levels, c, e, m.expand(c.shape), count))
-    variances, biases = (torch.stack(rows) for rows in zip(*moments, strict=True))
+    variances, biases = (torch.stack(rows)[:, 0] for rows in zip(*moments, strict=True))
     target = c + (levels**2).reshape(-1, *(1,) * c.ndim)
     return GaussianTrajectory(levels, variances, biases, target, count)
 
 
 def recursion_steps(
-    sampler: PredictorCorrector, levels: Tensor, c: Tensor, mean_square: Tensor, m: Tensor, count: Tensor
+    sampler: PredictorCorrector,
+    levels: Tensor,
+    c: Tensor,
+    mean_square: Tensor,
+    m: Tensor,
+    count: Tensor,
+    scales: Tensor = GAUSSIAN,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Variance and squared bias of every coordinate at the start and after each step, as `gaussian_recursion`.
+    """Variance and squared bias of every coordinate at the start and after each step, (K, *m.shape).
 
-    The gain m may have leading axes, one preconditioner each; c, mean_square and count are (*coordinates).
+    Args:
+        sampler, levels: as of `gaussian_recursion`.
+        c, mean_square, count: variance, squared mean and number of the coordinates, all of one shape.
+        m: gain of the preconditioner in them; it may have leading axes, one preconditioner each.
+        scales: of the samples, equally frequent, (K,); one of 1 for Gaussian data.
     """
     axes = tuple(range(-c.ndim, 0))
 
@@ -96,12 +122,26 @@ def recursion_steps(
     from_paper = sampler.form == "paper" if sampler.precondition_prior is None else sampler.precondition_prior
     v = (levels[0] * (m if from_paper else torch.ones_like(m))).square()
     e = mean_square.expand(m.shape)
+    true = scales.reshape(-1, *(1,) * m.ndim)
+    known = 2 / (true**2 * scales.log().var(correction=0).clamp(min=1e-9))
+    v, e, scale = v.expand(len(scales), *m.shape), e.expand(len(scales), *m.shape), true
+
+    def target(v: Tensor, e: Tensor, sigma: float) -> Tensor:
+        """The variance that the network takes the noisy coordinates to have."""
+        nonlocal scale
+        t = scale * c + sigma**2
+        slope = total(count * c * (v + e - t) / t**2) - known * (scale - true)
+        scale = (scale + slope / (total(count * c**2 / t**2) + known)).clamp(scales.min(), scales.max())
+        return scale * c + sigma**2
 
     def correct(v: Tensor, e: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         for _ in range(0 if sampler.corrector == "none" else sampler.corrector_steps):
-            drift = total(count * m**4 * (v + e) / (c + sigma**2) ** 2)
-            eps = 2 * sampler.snr**2 * total(count * m**2) / drift
-            f = 1 - eps * m**2 / (c + sigma**2)
+            t = target(v, e, sigma)
+            drift = total(count * m**4 * (v + e) / t**2).sqrt()
+            if sampler.norm == "batch":
+                drift = drift.mean(0, keepdim=True)
+            eps = 2 * sampler.snr**2 * total(count * m**2) / drift**2
+            f = 1 - eps * m**2 / t
             v, e = f**2 * v + 2 * eps * m**2, f**2 * e
         return v, e
 
@@ -110,7 +150,7 @@ def recursion_steps(
         if sampler.first == "corrector":
             v, e = correct(v, e, s)
         plain, langevin, std = sampler.predictor_weights(s, t)
-        f = 1 - (plain + langevin * m**2) / (c + s**2)
+        f = 1 - (plain + langevin * m**2) / target(v, e, s)
         v, e = f**2 * v + (std * m) ** 2, f**2 * e
         if sampler.first == "predictor" and t > 0:
             v, e = correct(v, e, t)
