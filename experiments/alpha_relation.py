@@ -15,7 +15,7 @@ It is the distance in pixels, as if n were infinite. The smallest of 60 values o
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -55,8 +55,7 @@ class Surrogate:
     @classmethod
     def shipped(cls, name: str) -> "Surrogate":
         model = prescore.load(name)
-        # Without the scales, for its data are to be Gaussian.
-        statistics = replace(in_range(prescore.load_statistics(name), model.data_range), scales=None)
+        statistics = in_range(prescore.load_statistics(name), model.data_range)
         return cls(name, statistics, model.sigma_min, model.sigma_max)
 
     @property
@@ -207,8 +206,8 @@ The paper finds that fewer iterations want a smaller alpha, and that (1 + 1/alph
 R² of 0.895 on CIFAR-10 (p = 1) and 0.940 on CelebA (p = 2). Here the best alpha is that of the least Frechet distance
 on the Gaussian model of the data, in closed form (no samples, n infinite), for the spectra of {", ".join(labels)}
 (names are shipped models, whose statistics are taken; the power law is of 32x32 pixels), p = 1. In brackets stands the
-automatic alpha (`--alpha auto`). a, b and R² are of the best alphas from T = {FITTED} on; the last column is what their
-line says of T = {first}.
+automatic alpha (`--alpha auto`), which for the shipped models takes their samples to differ in scale. a, b and R² are
+of the best alphas from T = {FITTED} on; the last column is what their line says of T = {first}.
 
 {table(["", *(f"T = {T}" for T in steps), "a", "b", "R²", f"line at {first}"], alphas)}
 

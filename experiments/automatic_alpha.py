@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alpha_relation import SHIPPED, Row, Surrogate, shown
+from alpha_relation import SHIPPED, shown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from power_law import SIGMA, STATISTICS
 from publish import Runs, add_options, command, output_folder, publish, table
 from subjects import Subject, floor_text, kept, network, patches, rows
 
@@ -172,7 +171,6 @@ def choices() -> list[list[Any]]:
 
 def text(
     comparisons: Sequence[Comparison],
-    gaussians: Sequence[Row],
     runs: Mapping[str, Any],
     chosen: Sequence[Sequence[Any]],
 ) -> str:
@@ -184,21 +182,11 @@ def text(
         f"{known.label}, T = {known.T} ({known.ratio:.2f} ± {known.error:.2f})" for known in verdicts["no"]
     )
     names = ["", "T", "plain", "best of the grid (alpha)", "automatic (alpha)", "automatic / best", "within 5 %"]
-    closed = [
-        [
-            row.label,
-            row.T,
-            row.plain_distance,
-            f"{row.best_distance:.3g} ({shown(row.best)})",
-            f"{row.automatic_distance:.3g} ({shown(row.automatic)})",
-        ]
-        for row in gaussians
-    ]
     return f"""## The automatic alpha
 
 The paper finds alpha by a search and leaves its choice to future work. `--alpha auto` chooses it from the statistics
-of the data before the network is called (src/prescore/samplers/alpha.py): with what it leaves most nearly the right
-power, in every frequency, of samples that differ in scale as those of the data do. Here it is beside a search: Frechet
+of the data before the network is called (src/prescore/samplers/alpha.py): the one with the least Frechet distance on
+a model whose samples differ in scale as those of the data do, in closed form. Here it is beside a search: Frechet
 distance of PDS on {" and ".join(count)}, the same seeds for every alpha, {sizes}; true samples: {floor_text(runs)}.
 Patches are of 8x8 pixels, a mixture of 40 Gaussians with an exact denoiser, the distance in pixels. The error of a
 ratio is that of the jackknife; "within 5 %" is judged at two of them. `{SOLVER}` has the same number of network calls.
@@ -213,11 +201,6 @@ where the samples do not suffice to tell. Not: {missed or "none"}.
 What it chooses for the shipped models, and would choose for Gaussian data with their spectra:
 
 {table(["", *(f"T = {T}" for T in STEPS)], chosen)}
-
-On such Gaussian data, in closed form (n infinite, so that there is no floor), where it is made for the power of all
-frequencies alike and the distance is mostly that of the largest:
-
-{table(["", "T", "plain", "best (alpha)", "automatic (alpha)"], closed)}
 
 A Gaussian forgets the noise that is left over on the way; patches keep part of it as texture and want a stronger
 preconditioner at medium T. `{SOLVER}` is exact on Gaussian data.
@@ -252,15 +235,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for label, (subject, steps) in subjects.items():
         run_all(subject, label, steps, runs)
         panels.append([Comparison.of(runs.runs, label, T) for T in steps])
-    surrogates = [Surrogate("power law", STATISTICS, *SIGMA)]
-    if not options.quick:
-        surrogates = [*map(Surrogate.shipped, SHIPPED), *surrogates]
-    gaussians = [Row.kept(runs, surrogate, T) for surrogate in surrogates for T in options.steps]
     figure = Figure(figsize=(5.5 * len(panels), 4.5), layout="constrained")
     for ax, comparisons in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(ax, comparisons)
     chosen = [] if options.quick else choices()
-    section = text([known for panel in panels for known in panel], gaussians, runs.runs, chosen)
+    section = text([known for panel in panels for known in panel], runs.runs, chosen)
     publish(output_folder(options), "automatic_alpha", figure, runs.numbers, section)
 
 
