@@ -42,7 +42,7 @@ def rewrite(path, tensors=None, **metadata):
 
 def test_round_trip_is_exact(statistics, path):
     loaded = load_statistics(path)
-    for name in ("mean", "mean_square", "power", "power_centred"):
+    for name in ("mean", "mean_square", "power", "power_centred", "cosine_variance", "scales"):
         assert torch.equal(getattr(loaded, name), getattr(statistics, name))
     for name in ("count", "event_shape", "axes", "data_range", "minimum", "maximum", "version"):
         assert getattr(loaded, name) == getattr(statistics, name)
@@ -147,12 +147,21 @@ def test_contradictory_metadata(path, metadata):
         ("power_centred", torch.ones(2, 4, 5, dtype=torch.float64), r"not float64 \(2, 4, 3\)"),
         ("mean_square", torch.ones(2, 4, 5), r"tensor mean_square is torch\.float32"),
         ("power", torch.full((2, 4, 3), torch.nan, dtype=torch.float64), "tensor power has values that are not finite"),
+        ("scales", torch.tensor([-1.0, 3.0], dtype=torch.float64), "tensor scales has negative values"),
+        ("scales", torch.empty(0, dtype=torch.float64), r"tensor scales is torch\.float64 \(0,\), not float64 \(1,\)"),
     ],
 )
 def test_unusable_tensors(path, name, value, message):
     rewrite(path, {name: value})
     with pytest.raises(PrescoreError, match=message):
         load_statistics(path)
+
+
+def test_early_files_have_neither_cosines_nor_scales(path):
+    rewrite(path, {"cosine_variance": None, "scales": None})
+    loaded = load_statistics(path)
+    assert loaded.cosine_variance is None
+    assert loaded.scales is None
 
 
 @pytest.fixture

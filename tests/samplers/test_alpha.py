@@ -80,6 +80,13 @@ def test_a_frequency_that_never_varies_has_no_say():
     assert with_zero == pytest.approx(choose_alpha(make(None, steps=50), statistics, *SIGMA).alpha, rel=0.1)
 
 
+def test_samples_that_are_the_mean_have_a_scale_too():
+    blank = replace(surrogate()[0], scales=torch.tensor([0.0, 0.0, 2.0, 2.0], dtype=torch.float64))
+    choice = choose_alpha(make(None, steps=50), blank, *SIGMA)
+    assert math.isfinite(choice.alpha)
+    assert choice.error < choice.plain_error < math.inf
+
+
 def test_both_parts_share_a_weaker_alpha():
     """(1 + 1/alpha)^2 with the pixel part is 1 + 1/alpha without."""
     sampler, statistics = make(None, steps=50), surrogate()[0]

@@ -134,7 +134,8 @@ def calibrate(
         PrescoreError: no samples, mixed shapes, values that are not finite or outside `data_range`, axes that the
             samples do not have, or more components than N - 1 or d.
 
-    Cost: one real transform a sample, in one pass; no more than one batch is held. Components add 64 MiB (more if
+    Cost: one real transform a sample (two for the first 1024), in one pass; no more than one batch and 16 MiB of
+    coefficients are held. Components add 64 MiB (more if
     2 K d numbers are) and a singular value decomposition of that size each time it is full, and at the end.
     """
     low, high = data_range

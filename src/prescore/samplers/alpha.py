@@ -52,6 +52,7 @@ from prescore.samplers.recursion import GAUSSIAN, recursion_steps
 
 WEAKEST, STRONGEST = 1e-3, 0.95  # 1/alpha: below, there is next to no preconditioner; above, nothing is stable
 TRIALS, ROUNDS = 16, 2  # values of 1/alpha looked at, and then of the interval that they leave
+FLATTEST = 1e-4  # scale of samples that do not differ from the mean
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,7 @@ def choose_alpha(
     least_stable = _least_stable(sampler, levels, R)
     varying = c > CONSTANT * c.max()
     c, mean_square, R, count = (column[varying] for column in (c, mean_square, R, count))
-
-    scales = GAUSSIAN if statistics.scales is None else statistics.scales
+    scales = GAUSSIAN if statistics.scales is None else statistics.scales.clamp(min=FLATTEST)
     target = scales[:, None, None] * c + levels[-1] ** 2
 
     def errors(strengths: Tensor) -> Tensor:
