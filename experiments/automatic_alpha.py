@@ -187,7 +187,7 @@ def text(
 The paper finds alpha by a search and leaves its choice to future work. `--alpha auto` chooses it from the statistics
 of the data before the network is called (src/prescore/samplers/alpha.py): the one with the least Frechet distance on
 a model whose samples differ in scale as those of the data do, in closed form. Here it is beside a search: Frechet
-distance of PDS on {" and ".join(count)}, the same seeds for every alpha, {sizes}; true samples: {floor_text(runs)}.
+distance of PDS on {", ".join(count)}, the same seeds for every alpha, {sizes}; true samples: {floor_text(runs)}.
 Patches are of 8x8 pixels, a mixture of 40 Gaussians with an exact denoiser, the distance in pixels. The error of a
 ratio is that of the jackknife; "within 5 %" is judged at two of them. `{SOLVER}` has the same number of network calls.
 
