@@ -43,6 +43,7 @@ ALPHAS = {
     200: (7.5, 10.0, 13.0, 17.0, 22.0, 29.0, 37.0, 60.0, math.inf),
 }
 NETWORK_ALPHAS = (2.3, 3.0, 4.0, 5.3, 7.0, 10.0, 20.0, math.inf)
+TICKS = (3, 5, 10, 20, 50)
 SETS = 10
 SOLVER = "p-ode-2m"
 VERDICTS = ("yes", "no", "cannot be told")
@@ -152,6 +153,8 @@ def draw(ax: Axes, comparisons: Sequence[Comparison]) -> None:
     top = max(known.plain for known in comparisons)
     ax.set(xscale="log", yscale="log", xlabel="alpha", ylabel="Frechet distance")
     ax.set_ylim(top=4 * top)
+    ax.set_xticks(TICKS, [f"{alpha:g}" for alpha in TICKS])
+    ax.minorticks_off()
     ax.set_title(f"{comparisons[0].label}; ring: automatic, dashed: plain", fontsize=9)
     ax.legend(fontsize=7)
 
