@@ -51,7 +51,7 @@ NETWORK_STEPS = (10, 20, 50)
 ALPHAS = (2.5, 5.0, 10.0, 20.0, 50.0)
 SCORED = 500  # true samples that the size of the score is measured on
 SOLVERS = ("p-ode-2m", "p-ode-3m", "p-sde-2m")
-BEST = "PDS, best alpha"
+AUTOMATIC, BEST = "PDS, automatic alpha", "PDS, best alpha"
 Grid = Callable[[int, float, float], Tensor]
 # name in the table: (name of the sampler, options). Two schedules where the paper has both.
 VP_METHODS: Mapping[str, tuple[str, str]] = {
@@ -119,7 +119,7 @@ def plan(subject: Subject, T: int) -> dict[str, Callable[[], Sampler]]:
     ve, vp = with_range(subject, "VE"), with_range(subject, "VP")
     samplers: dict[str, Callable[[], Sampler]] = {
         "plain": lambda: pds(ve, T, math.inf),
-        "PDS, automatic alpha": lambda: pds(ve, T, None),
+        AUTOMATIC: lambda: pds(ve, T, None),
     }
     for alpha in ALPHAS:
         samplers[f"PDS, alpha {alpha:g}"] = lambda alpha=alpha: pds(ve, T, alpha)
@@ -198,8 +198,8 @@ class Distances:
                 found.setdefault(row["method"], {})[row["T"]] = row
         searched = [found.pop(f"PDS, alpha {alpha:g}") for alpha in ALPHAS]
         best = {T: min((row[T] for row in searched), key=lambda r: _or_inf(r["frechet"])) for T in steps}
-        first, rest = dict(list(found.items())[:2]), dict(list(found.items())[2:])
-        methods = {name: [row[T].get(measure) for T in steps] for name, row in (first | {BEST: best} | rest).items()}
+        found = {name: found.pop(name) for name in ("plain", AUTOMATIC)} | {BEST: best} | found
+        methods = {name: [row[T].get(measure) for T in steps] for name, row in found.items()}
         return cls(label, n, steps, methods, true[measure]["mean"], true[measure]["spread"])
 
     def best(self, chosen: Callable[[str], bool]) -> list[float | None]:
