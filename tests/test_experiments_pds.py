@@ -77,12 +77,14 @@ def test_distance_tables(results):
 def test_the_best_alpha_of_the_table_is_the_least_at_each_step_number():
     module = experiment("distance_tables")
     rows = [{"denoiser": "d", "floor": {"frechet": {"mean": 0.1, "spread": 0.0}}}]
-    rows += [{"denoiser": "d", "T": T, "method": m, "frechet": 9.0} for T in (5, 10) for m in ("plain", "PDS, auto")]
+    names = "DDPM", module.AUTOMATIC, "plain"  # in the order in which they were run
+    rows += [{"denoiser": "d", "T": T, "method": name, "frechet": 9.0} for T in (5, 10) for name in names]
     for i, alpha in enumerate(module.ALPHAS):
         rows += [{"denoiser": "d", "T": 5, "method": f"PDS, alpha {alpha:g}", "frechet": None if i == 0 else 5.0 + i}]
         rows += [{"denoiser": "d", "T": 10, "method": f"PDS, alpha {alpha:g}", "frechet": 5.0 - i / 10}]
     found = module.Distances.of({str(i): row for i, row in enumerate(rows)}, "d", 7, (5, 10))
     assert found.rows[module.BEST] == [6.0, 5.0 - (len(module.ALPHAS) - 1) / 10]
+    assert list(found.rows) == ["plain", module.AUTOMATIC, module.BEST, "DDPM"]
     assert found.ahead(found.rows["plain"]) == "T = 5, 10"
     assert found.ahead([5.5, None]) == "T = 10"
 
