@@ -12,7 +12,7 @@ each other stand here, for PDS on its usual grid, the automatic alpha and all of
 
 The distance of samples from n of them has a bias and a spread. All alphas have the same seeds, so that most of both is
 common; the spread of a ratio of two distances is that of the jackknife over `SETS` sets of seeds, of which one is left
-out at a time. The Gaussian models of the shipped statistics are in closed form (see alpha_relation.py).
+out at a time. For Gaussian data with the spectra of the shipped models see alpha_relation.py.
 """
 
 import argparse
