@@ -10,6 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 MNIST ?= data/mnist.npz
 NATURAL ?= data/natural.npz
 TOPOGRAPHY ?= data/topography.npz
+FASHION ?= data/fashion-mnist.npz
 QUICK ?= experiments/quick
 
 # Experiments in the order of docs/results.md; NAME_DATA is the file that one reads, NAME_OPTIONS what a full run takes.
@@ -21,7 +22,7 @@ $(foreach name,distance_tables subspace automatic_alpha edm_stochasticity edm_sc
   seeds_trajectories,$(eval $(name)_DATA = $(NATURAL)))
 $(foreach name,distance_tables automatic_alpha edm_stochasticity edm_schedules seeds_tables,\
   $(eval $(name)_OPTIONS = --images $(MNIST)))
-automatic_alpha_OPTIONS += --data $(TOPOGRAPHY)
+automatic_alpha_OPTIONS += --data $(TOPOGRAPHY) $(FASHION) --network-steps 20 50 100
 steps_grid_OPTIONS = --models mnist-ve natural-edm emoji-ve topography-edm
 
 .PHONY: demo test lint install clean experiments experiments-data experiments-quick
@@ -60,9 +61,9 @@ $(VENV)/dev: $(VENV)/torch pyproject.toml
 experiments: experiments-data $(EXPERIMENTS:%=experiment-%)
 
 experiments-data:
-	@for file in $(sort $(MNIST) $(NATURAL) $(TOPOGRAPHY)); do test -f "$$file" || { missing=1; \
+	@for file in $(sort $(MNIST) $(NATURAL) $(TOPOGRAPHY) $(FASHION)); do test -f "$$file" || { missing=1; \
 	  echo "$$file: no such file; experiments/README.md says what it is to hold. Say where it is by" \
-	  "make experiments MNIST=FILE NATURAL=FILE TOPOGRAPHY=FILE" >&2; }; done; test -z "$$missing"
+	  "make experiments MNIST=FILE NATURAL=FILE TOPOGRAPHY=FILE FASHION=FILE" >&2; }; done; test -z "$$missing"
 
 experiment-%: $(VENV)/cli
 	$(BIN)/python experiments/$*.py $($*_DATA:%=--data %) $($*_OPTIONS)

@@ -49,6 +49,10 @@ SOURCES = {
         "arrays train and test, float32 (N, 32, 32, 1), standardised patches of a map of heights, such as ETOPO5 of "
         "the Debian package ferret-datasets"
     ),
+    "fashion-mnist": (
+        "arrays train and test, uint8 (N, 28, 28, 1), pictures of clothes, such as those of the Debian package "
+        "dataset-fashion-mnist"
+    ),
 }
 
 
@@ -162,7 +166,7 @@ def fit(x: Tensor, components: int = COMPONENTS, iterations: int = ITERATIONS, s
 def patches(path: Path, part: str, stride: int = STRIDE) -> Tensor:
     """Grey patches of the images of one part of a file, (N, 1, SIZE, SIZE) float64; bytes become [-1, 1].
 
-    Images of 32 pixels are cut at offsets 0 and `stride`: with neighbours 16 apart nothing comes twice.
+    Images of 32 pixels (or at least 24) are cut at offsets 0 and `stride`, at 0 alone if it is 16: nothing comes twice.
     """
     if not path.is_file():
         what = SOURCES.get(path.stem, "arrays train and test of images (N, H, W, C)")

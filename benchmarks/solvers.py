@@ -113,7 +113,8 @@ class Ours:
         for steps in range(calls, 0, -1):
             try:
                 if grid == "auto":
-                    levels = problem.step_errors.grid("gaussian" if self.highlighted else "data", steps)
+                    errors, prediction = problem.step_errors, "gaussian" if self.highlighted else "data"
+                    levels = errors.levels_by(errors.rule(self.name, prediction, steps), steps)
                 elif grid == "usual":
                     levels = sampler.usual_levels(problem.sigma_min, problem.sigma_max, steps)
                 else:

@@ -1,6 +1,7 @@
 """`--grid auto`, `--sampler auto` and `--calls` of `prescore sample`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 import prescore
+from prescore.assets import STATISTICS_SUFFIX
+from prescore.precondition import save_statistics
 
 Refused = Callable[..., str]
 
@@ -20,6 +23,8 @@ def test_calibrate_measures_steps_and_info_shows_them(calibrated: Path, cli: Cal
     out = cli("info", calibrated).out
     assert "steps of solvers on 2 samples" in out
     assert "for --grid auto" in out
+    assert "levels that served best where they were tried" in out
+    assert set(errors.tried) == {"unipc", "p-ode-3m"}
 
 
 def test_steps_may_be_left_out(tmp_path: Path, calibrated: Path, model: Path, cli: Callable[..., Any]) -> None:
@@ -29,6 +34,35 @@ def test_steps_may_be_left_out(tmp_path: Path, calibrated: Path, model: Path, cl
     assert prescore.load_statistics(out).step_errors is None
 
 
+def test_levels_need_not_be_tried(
+    tmp_path: Path, calibrated: Path, model: Path, cli: Callable[..., Any], refused: Refused
+) -> None:
+    data, out = calibrated.parent / "data.npz", tmp_path / "s"
+    arguments = ("calibrate", data, "--out", out, "--model", model, "--levels", 3, "--trajectories", 2)
+    assert "--tries: 3 given; 0 to 2, the number of trajectories" in refused(*arguments, "--tries", 3)
+    assert "--tries: -1 given" in refused(*arguments, "--tries", -1)
+    assert "--tries: does nothing without --model" in refused("calibrate", data, "--out", out, "--tries", 1)
+    assert not out.exists()
+    assert cli(*arguments, "--tries", 0).code == 0
+    errors = prescore.load_statistics(out).step_errors
+    assert errors is not None
+    assert errors.tried == {}
+    assert "tried" not in cli("info", out).out
+
+
+def test_samples_take_the_levels_that_served_best(
+    tmp_path: Path, calibrated: Path, model: Path, cli: Callable[..., Any]
+) -> None:
+    statistics = prescore.load_statistics(calibrated)
+    errors = statistics.step_errors
+    assert errors is not None
+    out = tmp_path / f"own{STATISTICS_SUFFIX}"
+    save_statistics(replace(statistics, step_errors=replace(errors, tried={"unipc": {6: 0.5}})), out)
+    arguments = ("sample", model, "--sampler", "unipc", "--statistics", out, "--n", 1, "--grid", "auto", "--calls", 5)
+    text = cli(*arguments, "--out", tmp_path / "a.npz").out
+    assert "geometric to 0.5 of the data's deviation over T, tried on tiny" in text
+
+
 @pytest.mark.parametrize("name", ["dpmpp-2m", "p-ode-2m"])
 def test_samples_take_the_measured_levels(
     tmp_path: Path, calibrated: Path, model: Path, cli: Callable[..., Any], name: str
@@ -36,7 +70,7 @@ def test_samples_take_the_measured_levels(
     arguments = ("sample", model, "--sampler", name, "--statistics", calibrated, "--n", 2)
     code, out, err = cli(*arguments, "--grid", "auto", "--calls", 5, "--out", tmp_path / "a.npz")
     assert (code, err) == (0, "")
-    assert f"steps of {name} on tiny" in out
+    assert f"by steps of {name}, measured on tiny" in out
     levels = prescore.auto_grid(name, prescore.load_statistics(calibrated), 5).tolist()
     listed = ",".join(map(repr, levels))
     options = ("--statistics", calibrated) if name == "p-ode-2m" else ()

@@ -184,6 +184,7 @@ def full(tmp_path):
         solvers={name: SolverErrors.of(k * rows) for k, name in enumerate(PREDICTIONS)},
         count=6,
         model="some model",
+        tried={"unipc": {5: "gaussian", 8: 0.25}},
     )
     statistics = replace(calibrate(x, components=3), score=score, step_errors=steps)
     save_statistics(statistics, tmp_path / "f.safetensors")
@@ -210,6 +211,7 @@ def test_errors_of_steps_come_back(full):
             assert torch.equal(getattr(loaded.solvers[name], part), getattr(steps.solvers[name], part))
     assert (loaded.count, loaded.model) == (6, "some model")
     assert loaded.solvers["gaussian"].inner.shape == (3, 4)
+    assert loaded.tried == {"unipc": {5: "gaussian", 8: 0.25}}
 
 
 def test_files_without_them_have_none(path):
@@ -272,6 +274,27 @@ def test_unusable_optional_tensors(full, name, value, message):
 def test_one_level_is_not_a_row(full):
     rewrite(full[1], {name: torch.ones(1, dtype=F64) for name in SCORE})
     with pytest.raises(PrescoreError, match="score_levels is not a row of decreasing noise levels"):
+        load_statistics(full[1])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("3", "is not a table of rules"),
+        ('{"unipc": 3}', "is not a table of rules"),
+        ('{"unipc": {"five": 0.5}}', "is not a table of rules"),
+        ('{"unipc": {"0": 0.5}}', "has the rule 0.5 for 0 steps of unipc"),
+        ('{"unipc": {"5": "karras"}}', "has the rule 'karras' for 5 steps of unipc"),
+        ('{"unipc": {"5": -1}}', "has the rule -1 for"),
+        ('{"unipc": {"5": Infinity}}', "has the rule inf for"),
+        ('{"unipc": {"5": NaN}}', "has the rule nan for"),
+        ('{"unipc": {"5": true}}', "has the rule True for"),
+        ('{"unipc": {"5": [1]}}', r"has the rule \[1\] for"),
+    ],
+)
+def test_unusable_rules(full, value, message):
+    rewrite(full[1], step_tried=value)
+    with pytest.raises(PrescoreError, match=f"damaged statistics file, step_tried in its metadata {message}"):
         load_statistics(full[1])
 
 

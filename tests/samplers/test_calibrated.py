@@ -43,7 +43,12 @@ def reference():
 
 @cache
 def measured():
-    return measure_steps(mixture()[0], reference(), **SMALL)
+    return measure_steps(mixture()[0], reference(), **SMALL, tries=0)
+
+
+@cache
+def tried():
+    return measure_steps(mixture()[0], reference(), trajectories=16, seed=5)
 
 
 def arrive(denoiser, name, grid, seeds):
@@ -98,14 +103,14 @@ def test_on_gaussian_data_the_reference_leaves_no_error():
 
 
 def test_the_batch_size_does_not_matter():
-    other = measure_steps(mixture()[0], reference(), **SMALL, batch_size=4)
+    other = measure_steps(mixture()[0], reference(), **SMALL, batch_size=4, tries=0)
     for prediction, errors in measured().solvers.items():
         torch.testing.assert_close(other.solvers[prediction].rows, errors.rows, rtol=1e-6, atol=1e-9)
 
 
 def test_some_of_the_coordinates_stand_for_all(monkeypatch):
     monkeypatch.setattr(calibrated, "KEPT", 8)
-    some = measure_steps(mixture()[0], reference(), **SMALL).solvers["gaussian"].inner[3]
+    some = measure_steps(mixture()[0], reference(), **SMALL, tries=0).solvers["gaussian"].inner[3]
     assert 0.5 < (some / measured().solvers["gaussian"].inner[3]).log().mean().exp() < 2
 
 
@@ -124,6 +129,65 @@ def test_measured_levels_beat_the_usual_ones(name):
         assert error(auto_grid(name, statistics, calls)) < min(map(error, others))
 
 
+@pytest.mark.parametrize("name", calibrated.TRIED)
+def test_levels_that_were_tried_serve_others_too(name):
+    """On samples that were not among those tried: no common grid is better, and the best rule little, on average."""
+    denoiser, seeds = mixture()[0], range(100, 400)
+    exact = arrive(denoiser, "p-ode-3m", geometric(300, LOW, HIGH, final_zero=True), seeds)
+    statistics = replace(mixture()[1], step_errors=tried())
+
+    def error(grid):
+        return (arrive(denoiser, name, grid, seeds) - exact).square().mean().sqrt().item()
+
+    behind = 0.0
+    for steps in (5, 8, 13, 20):
+        own = error(auto_grid(name, statistics, steps))
+        assert own <= min(error(grid(steps, LOW, HIGH, final_zero=True)) for grid in (karras, geometric))
+        behind += log(own / min(error(tried().levels_by(rule, steps)) for rule in calibrated.RULES)) / 4
+    assert 0 <= behind < 0.1
+
+
+def test_trying_is_running_the_solver():
+    """The choice, by hand: the end of a run beside that of the trajectories, in the reference's coordinates."""
+    denoiser, seeds, name, steps = mixture()[0], range(5, 21), "unipc", 7
+    levels = geometric(calibrated.FINE, LOW, HIGH, final_zero=True)
+    followed = calibrated.follow(denoiser, reference(), levels, seeds, 64, False)
+    end = followed.X[-1]
+
+    def error(rule):
+        x = arrive(denoiser, name, tried().levels_by(rule, steps), seeds)
+        return (
+            (reference().analyse(x).flatten(1) - end).square().mean(1).log().mean()
+        )  # the order of coordinates is that of `end`
+
+    order = reference().variances.expand(SHAPE).flatten().argsort()
+    end = torch.empty_like(end).index_copy_(1, order, end)
+    assert tried().tried[name][steps] == min(calibrated.RULES, key=error)
+    batches = measure_steps(denoiser, reference(), trajectories=16, seed=5, batch_size=5)
+    assert batches.tried == tried().tried
+
+
+def test_a_rule_is_taken_from_the_nearest_number_of_steps():
+    errors = replace(measured(), tried={"unipc": {4: 0.25, 8: "gaussian"}})
+    statistics = replace(mixture()[1], step_errors=errors)
+    levels = auto_grid("unipc", statistics, 5)
+    deviation = (errors.shares * errors.variances).sum().sqrt().item()
+    torch.testing.assert_close(levels, geometric(5, 0.25 * deviation / 5, HIGH, final_zero=True))
+    assert torch.equal(auto_grid("unipc", statistics, 6), errors.grid("gaussian", 6))  # 6 / 4 > 8 / 6
+    assert torch.equal(auto_grid("unipc", statistics, 50), errors.grid("gaussian", 50))
+    assert torch.equal(auto_grid("p-ode-3m", statistics, 5), errors.grid("gaussian", 5))
+    assert auto_grid("unipc", statistics, 1).tolist() == [HIGH, 0]
+    assert auto_grid("unipc", statistics, 500)[-2] >= LOW
+    with pytest.raises(PrescoreError, match="steps: 0 is not a positive whole number"):
+        auto_grid("unipc", statistics, 0)
+
+
+def test_rules_do_not_depend_on_the_unit_of_the_data():
+    larger = tried().scaled(3.0)
+    assert larger.tried == tried().tried
+    torch.testing.assert_close(larger.levels_by(0.5, 7), 3 * tried().levels_by(0.5, 7))
+
+
 def test_which_solver_stands_for_a_sampler():
     statistics = replace(mixture()[1], step_errors=measured())
     for name, prediction in {
@@ -140,6 +204,8 @@ def test_what_cannot_be_measured():
     for name in ("trajectories", "batch_size"):
         with pytest.raises(PrescoreError, match=f"{name}: 0 is not a positive whole number"):
             measure_steps(denoiser, reference(), **{name: 0})
+    with pytest.raises(PrescoreError, match="tries: -1 is not a whole number; 0 leaves"):
+        measure_steps(denoiser, reference(), tries=-1)
     with pytest.raises(PrescoreError, match=r"events of shape \(1, 4, 4\)"):
         measure_steps(replace(denoiser, event_shape=(1, 5, 4)), reference())
     with pytest.raises(PrescoreError, match=r"prescore\.in_range"):

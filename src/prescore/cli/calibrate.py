@@ -49,6 +49,14 @@ def calibrate(
         int | None,
         typer.Option(help="On how many samples to measure steps; 0: none.", show_default="32", rich_help_panel=PANEL),
     ] = None,
+    tries: Annotated[
+        int | None,
+        typer.Option(
+            help="On how many of these to try noise levels for unipc and p-ode-3m; 0: none.",
+            show_default="16",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images in one network call.", show_default="64", rich_help_panel=PANEL)
     ] = None,
@@ -65,7 +73,8 @@ def calibrate(
     from prescore.precondition import save_statistics
 
     check_writable(out)
-    for option, value in {"--levels": levels, "--trajectories": trajectories, "--batch-size": batch_size}.items():
+    counts = {"--levels": levels, "--trajectories": trajectories, "--tries": tries, "--batch-size": batch_size}
+    for option, value in counts.items():
         if value is not None and model is None:
             raise PrescoreError(f"{option}: does nothing without --model")
     for option, is_given in {"--config": config, "--raw": raw, "--device": device}.items():
@@ -81,7 +90,7 @@ def calibrate(
     statistics = measure(images, data_range=value_range or (0.0, 1.0), components=components)
     description = describe_statistics(statistics)  # refuses data that no preconditioner can be built from
     if model is not None:
-        statistics = _with_model(statistics, images, model, opened(model), levels, trajectories, batch_size)
+        statistics = _with_model(statistics, images, model, opened(model), levels, trajectories, tries, batch_size)
     save_statistics(statistics, out)
     print("\n\n".join((description, *describe_extras(statistics))))
     print(f"\nwritten to {out}")
@@ -110,6 +119,7 @@ def _with_model(
     model: "Denoiser",
     levels: int | None,
     trajectories: int | None,
+    tries: int | None,
     batch_size: int | None,
 ) -> "Statistics":
     """The statistics in the model's data range, with its score on the images and the errors of steps."""
@@ -121,7 +131,7 @@ def _with_model(
     from prescore.grid import geometric
     from prescore.precondition import in_range
     from prescore.precondition.score import USUAL_LEVELS, score_statistics
-    from prescore.samplers.calibrated import USUAL_TRAJECTORIES, measure_steps
+    from prescore.samplers.calibrated import USUAL_TRAJECTORIES, USUAL_TRIES, measure_steps
 
     if model.event_shape != statistics.event_shape:
         raise PrescoreError(f"--model: {name} makes samples {model.event_shape}, the data are {statistics.event_shape}")
@@ -133,10 +143,13 @@ def _with_model(
     count = USUAL_TRAJECTORIES if trajectories is None else trajectories
     if count < 0:
         raise PrescoreError(f"--trajectories: {count} is negative; 0 leaves the steps out")
+    if tries is not None and not 0 <= tries <= count:
+        raise PrescoreError(f"--tries: {tries} given; 0 to {count}, the number of trajectories, are possible")
+    tries = USUAL_TRIES if tries is None else tries
     score = score_statistics(model, images, grid, batch_size=size, progress=True)
     statistics = replace(in_range(statistics, model.data_range), score=score)
     if count == 0:
         return statistics
     reference = model_gaussian(statistics, model)
-    steps = measure_steps(model, reference, trajectories=count, batch_size=size, progress=True)
+    steps = measure_steps(model, reference, trajectories=count, tries=tries, batch_size=size, progress=True)
     return replace(statistics, step_errors=steps)

@@ -148,7 +148,7 @@ def describe_extras(statistics: "Statistics") -> list[str]:
     """What was measured beside the moments, if it was: principal components, a model's score, errors of steps."""
     from prescore.cli.report import facts, show, table
     from prescore.precondition.steps import PREDICTIONS
-    from prescore.samplers.calibrated import MEASURED
+    from prescore.samplers.calibrated import MEASURED, rule_text
 
     texts = []
     if statistics.component_variances is not None and statistics.remainder_variance is not None:
@@ -171,6 +171,12 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
         title = f"steps of solvers on {steps.count} samples of {steps.model}, for --grid auto"
         texts.append(f"{title}\n" + table(["steps", *(MEASURED[prediction] for prediction in PREDICTIONS)], rows))
+        if steps.tried:
+            numbers = sorted({n for rules in steps.tried.values() for n in rules})
+            rows = [
+                [n, *(rule_text(rules[n]) if n in rules else "" for rules in steps.tried.values())] for n in numbers
+            ]
+            texts.append("levels that served best where they were tried\n" + table(["steps", *steps.tried], rows))
     return texts
 
 

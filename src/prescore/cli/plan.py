@@ -52,7 +52,7 @@ from prescore.samplers import (
     choose_sampler,
     find_sampler,
 )
-from prescore.samplers.calibrated import MEASURED, errors_of, prediction_of
+from prescore.samplers.calibrated import errors_of, prediction_of, rule_text
 from prescore.schedule import VP
 
 DEFAULT_ALPHA = 5.0  # of samplers for which it cannot be chosen
@@ -310,10 +310,11 @@ def measured_grid(
         PrescoreError: there are no statistics, or not of the model's steps over its noise range.
     """
     statistics, facts = _load_statistics(model, file, "--grid auto", with_model=True)
-    errors, prediction = errors_of(in_range(statistics, denoiser.data_range)), prediction_of(sampler)
+    errors = errors_of(in_range(statistics, denoiser.data_range))
     errors.check_range(denoiser.sigma_min, denoiser.sigma_max)
-    source = f"steps of {MEASURED[prediction]} on {errors.model}"
-    return errors.grid(prediction, steps), {"grid": AUTO, "grid_chosen": source, **facts}
+    rule = errors.rule(sampler, prediction_of(sampler), steps)
+    source = f"{rule_text(rule)}, {'tried' if sampler in errors.tried else 'measured'} on {errors.model}"
+    return errors.levels_by(rule, steps), {"grid": AUTO, "grid_chosen": source, **facts}
 
 
 def choose_grid(

@@ -7,11 +7,12 @@ format = prescore-statistics, format_version, library_version, count, event_shap
 With principal components the tensors `components`, `component_variances`; with the score of a model the tensors
 `score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. With the errors of steps
 the tensors `step_levels`, `step_widths`, `step_variances`, `step_shares`, `step_errors_data`, `step_errors_gaussian`
-(rows first, last, inner) and the metadata step_count, step_model. Readers that know none of these pass over them.
+(rows first, last, inner) and the metadata step_count, step_model and, where levels were tried, step_tried: by solver
+and number of steps a rule, a name or a number. Readers that know none of these pass over them.
 """
 
 import json
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +26,7 @@ from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 from prescore.precondition.score import ScoreStatistics
 from prescore.precondition.statistics import Statistics
-from prescore.precondition.steps import PREDICTIONS, SolverErrors, StepErrors
+from prescore.precondition.steps import PREDICTIONS, Rule, SolverErrors, StepErrors
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
 TENSORS = ("mean", "mean_square", "power", "power_centred")
@@ -59,6 +60,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
         tensors |= dict(zip(STEPS, (steps.levels, steps.widths, steps.variances, steps.shares), strict=True))
         tensors |= {name: steps.solvers[prediction].rows for prediction, name in STEP_ERRORS.items()}
         metadata |= {"step_count": json.dumps(steps.count), "step_model": json.dumps(steps.model)}
+        if steps.tried:
+            metadata["step_tried"] = json.dumps({name: dict(rules) for name, rules in steps.tried.items()})
     own = {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     write_atomically(path, save(own, metadata))
 
@@ -145,7 +148,22 @@ def _steps(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> St
         solvers=solvers,
         count=count,
         model=model,
+        tried=_tried(path, values.get("step_tried", {})),
     )
+
+
+def _tried(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
+    """The rules by solver and number of steps, which JSON has as text."""
+    try:
+        tried = {str(name): {int(n): rule for n, rule in rules.items()} for name, rules in value.items()}
+    except (AttributeError, TypeError, ValueError):
+        _refuse(path, "step_tried in its metadata is not a table of rules by solver and number of steps")
+    for name, rules in tried.items():
+        for n, rule in rules.items():
+            is_share = isinstance(rule, int | float) and not isinstance(rule, bool) and 0 < rule < inf
+            if n < 1 or not (is_share or rule in PREDICTIONS):
+                _refuse(path, f"step_tried in its metadata has the rule {rule!r} for {n} steps of {name}")
+    return tried
 
 
 def _source(path: Path, values: dict[str, Any], prefix: str) -> tuple[int, str]:

@@ -30,18 +30,22 @@ linear, and its error at the end follows exactly from one recursion for each var
 within a third of the true errors at 5 to 10 calls, on mixtures fitted to photographs and to the earth's relief; at 14
 and 20 it is half of them or less. The grid that minimises it is taken: among those of equal errors of either solver and
 all geometric ones.
+
+Solvers that look back further, or correct, have errors that one step does not show. For these a `Rule` says what served
+them best where it was tried: the levels of one of the two above, or a geometric progression and where it ends.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.grid import append_zero
+from prescore.grid import append_zero, geometric
 
+Rule = str | float  # for T levels: those chosen for a prediction, or down to this share of the data's deviation over T
 PREDICTIONS = ("data", "gaussian")  # solvers whose steps are measured, by what they solve exactly
 WINDOW = 0.7
 LARGEST = 2.5  # of a step in lam: a factor 12 in sigma
@@ -81,6 +85,7 @@ class StepErrors:
             ("gaussian"), in the units of the data.
         count: number of trajectories.
         model: name of the model.
+        tried: by solver and number of steps the rule whose levels served it best where they were tried.
     """
 
     levels: Tensor
@@ -90,6 +95,7 @@ class StepErrors:
     solvers: Mapping[str, SolverErrors]
     count: int
     model: str = ""
+    tried: Mapping[str, Mapping[int, Rule]] = field(default_factory=dict)
 
     def scaled(self, a: float) -> "StepErrors":
         """Those for data that are multiplied by a, and so their noise."""
@@ -119,8 +125,7 @@ class StepErrors:
         Raises:
             PrescoreError: `steps` is not a positive whole number.
         """
-        if not isinstance(steps, int) or steps < 1:
-            raise PrescoreError(f"steps: {steps!r} is not a positive whole number")
+        _check_steps(steps)
         if steps == 1:
             return append_zero(self.levels[:1])
         lam = -self.levels.log()
@@ -134,6 +139,24 @@ class StepErrors:
             total = self._squares(prediction, places)
         best = torch.where(places[-1] <= lam[-1], total, math.inf).argmin()
         return append_zero(torch.exp(-places[:, best]))
+
+    def rule(self, sampler: str, prediction: str, steps: int) -> Rule:
+        """That of a solver for so many steps: of the nearest number that was tried, else of its prediction.
+
+        Raises:
+            PrescoreError: `steps` is not a positive whole number.
+        """
+        _check_steps(steps)
+        tried = self.tried.get(sampler, {})
+        return tried[min(tried, key=lambda n: abs(math.log(n / steps)))] if tried else prediction
+
+    def levels_by(self, rule: Rule, steps: int) -> Tensor:
+        """Levels by a rule, as those of `grid`."""
+        if isinstance(rule, str):
+            return self.grid(rule, steps)
+        low, high = self.levels[-1].item(), self.levels[0].item()
+        deviation = (self.shares * self.variances).sum().sqrt().item()
+        return geometric(steps, min(max(low, rule * deviation / steps), high / 2), high, final_zero=True)
 
     def error(self, prediction: str, grid: Tensor) -> float:
         """Predicted error of the samples on a grid that ends in 0."""
@@ -187,6 +210,11 @@ class StepErrors:
         padded = torch.nn.functional.pad(log[None], (box, box), mode="replicate")
         smooth = torch.nn.functional.avg_pool1d(padded, 2 * box + 1, 1)[0]
         return ((smooth + smooth.mean(1, keepdim=True)) / 2).cummax(0).values
+
+
+def _check_steps(steps: int) -> None:
+    if not isinstance(steps, int) or steps < 1:
+        raise PrescoreError(f"steps: {steps!r} is not a positive whole number")
 
 
 def interpolate(at: Tensor, positions: Tensor, values: Tensor) -> Tensor:
