@@ -166,7 +166,7 @@ def fit(x: Tensor, components: int = COMPONENTS, iterations: int = ITERATIONS, s
 def patches(path: Path, part: str, stride: int = STRIDE) -> Tensor:
     """Grey patches of the images of one part of a file, (N, 1, SIZE, SIZE) float64; bytes become [-1, 1].
 
-    Images of 32 pixels (or at least 24) are cut at offsets 0 and `stride`, at 0 alone if it is 16: nothing comes twice.
+    Images of 32 pixels (or at least 24) are cut at offsets 0 and `stride`, at 0 alone if it is 16.
     """
     if not path.is_file():
         what = SOURCES.get(path.stem, "arrays train and test of images (N, H, W, C)")
@@ -177,6 +177,14 @@ def patches(path: Path, part: str, stride: int = STRIDE) -> Tensor:
     offsets = [0] if stride >= SIZE else [0, stride]
     cut = [grey[:, i : i + SIZE, j : j + SIZE] for i in offsets for j in offsets]
     return torch.stack(cut, 1).reshape(-1, 1, SIZE, SIZE)
+
+
+def held_out(path: Path) -> Tensor:
+    """Patches of the part `test`, as `patches`: one of images of 32 pixels, which are cut from larger ones anywhere; of
+    others all four, since it matters where in the picture a patch lies."""
+    x = patches(path, "test", SIZE)
+    with np.load(path) as file:
+        return x if file["test"].shape[1] == 2 * SIZE else patches(path, "test")
 
 
 def fitted(path: Path, cache: Path | None = None) -> Mixture:

@@ -1,8 +1,9 @@
 """What the solvers are compared on: distributions with a denoiser, and the measures of what a solver makes.
 
-    natural     exact mixture of 40 Gaussians fitted to grey 16x16 patches of photographs (see mixtures.py)
-    topography  the same of heights and depths of the earth, whose spectrum is steeper
-    power-law   a Gaussian of 16x16 pixels whose power falls as |k|^-2
+    natural        exact mixture of 40 Gaussians fitted to grey 16x16 patches of photographs (see mixtures.py)
+    topography     the same of heights and depths of the earth, whose spectrum is steeper
+    fashion-mnist  the same of pictures of clothes
+    power-law      a Gaussian of 16x16 pixels whose power falls as |k|^-2
     mnist-ve, natural-edm, ...   a shipped network
 
 Frechet distances are those between Gaussians of the same mean and covariance as the samples and the data: 256 pixels;
@@ -27,7 +28,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from mixtures import fit, fitted, patches
+from mixtures import SOURCES, fit, fitted, held_out, patches
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -249,16 +250,16 @@ def runge_kutta(denoise: Denoise, x: Tensor, levels: Tensor) -> Tensor:
 
 def mixture_problem(name: str, data: Path, cache: Path | None, quick: bool) -> Problem:
     mixture = fit(patches(data, "train")[::20], 4, 5) if quick else fitted(data, cache)
-    held_out = patches(data, "test", stride=16)
-    bound = held_out.abs().max().item()
+    others = held_out(data)
+    bound = others.abs().max().item()
     exact, identity = mixture.moments, digest(mixture.covariances)
-    statistics = prescore.calibrate(held_out, data_range=(-bound, bound))
-    model = prescore.Denoiser(mixture, held_out.shape[1:], *EDM_RANGE, data_range=(-bound, bound), dtype=torch.float64)
+    statistics = prescore.calibrate(others, data_range=(-bound, bound))
+    model = prescore.Denoiser(mixture, others.shape[1:], *EDM_RANGE, data_range=(-bound, bound), dtype=torch.float64)
     levels = geometric(FLOW_STEPS + 1, FLOW_END, EDM_RANGE[1])
     return Sampled(
         name=name,
         denoise=mixture,
-        statistics=replace(statistics, score=score_statistics(model, held_out[:SCORED])),
+        statistics=replace(statistics, score=score_statistics(model, others[:SCORED])),
         sigma_min=EDM_RANGE[0],
         sigma_max=EDM_RANGE[1],
         identity=identity,
@@ -377,7 +378,7 @@ def file_digest(path: Path) -> str:
 
 
 NETWORKS = tuple(name for name in shipped_models() if name != "mnist-ncsn")  # whose noise range begins at 1
-NAMES = ("natural", "topography", "power-law", *NETWORKS)
+NAMES = (*SOURCES, "power-law", *NETWORKS)
 
 
 def make_problem(name: str, data: Path | None, cache: Path | None, quick: bool, device: str) -> Problem:

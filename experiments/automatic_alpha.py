@@ -176,7 +176,7 @@ def choices() -> list[list[Any]]:
 
 
 def ratio_text(known: Comparison) -> str:
-    return f"{known.label}, T = {known.T} ({known.ratio:.2f} ± {known.error:.2f})"
+    return f"{known.label}, T = {known.T} ({known.ratio:.3f} ± {known.error:.3f})"
 
 
 def text(
@@ -186,7 +186,9 @@ def text(
 ) -> str:
     """The section of docs/results.md."""
     count = {row["denoiser"]: row["n"] for row in runs.values() if "true" in row}
-    sizes = ", ".join(f"n = {n} for {label}" for label, n in count.items())
+    sizes = "; ".join(
+        f"n = {n} for {', '.join(k for k in count if count[k] == n)}" for n in dict.fromkeys(count.values())
+    )
     verdicts = {verdict: [known for known in comparisons if known.verdict == verdict] for verdict in VERDICTS}
     missed = "; ".join(map(ratio_text, verdicts["no"]))
     unseen = "; ".join(ratio_text(known) for known in comparisons if known.T not in SEEN.get(known.label, ()))
@@ -196,7 +198,7 @@ def text(
 The paper finds alpha by a search and leaves its choice to future work. `--alpha auto` chooses it from the statistics
 of the data before the network is called (src/prescore/samplers/alpha.py): the one with the least Frechet distance on
 a model whose samples differ in scale as those of the data do, in closed form. Here it is beside a search: Frechet
-distance of PDS on {", ".join(count)}, the same seeds for every alpha, {sizes}; true samples: {floor_text(runs)}.
+distance of PDS, the same seeds for every alpha, {sizes}; true samples: {floor_text(runs)}.
 Patches are of 8x8 pixels, a mixture of 40 Gaussians with an exact denoiser, the distance in pixels. The error of a
 ratio is that of the jackknife; "within 5 %" is judged at two of them. `{SOLVER}` has the same number of network calls.
 

@@ -161,7 +161,7 @@ def patches(data: Path, n: int, quick: bool) -> Subject:
     Raises:
         PrescoreError: there is no such file.
     """
-    mixture, held_out = patch_mixture(data, quick), avg_pool2d(mixtures.patches(data, "test", stride=16), 2)
+    mixture, held_out = patch_mixture(data, quick), avg_pool2d(mixtures.held_out(data), 2)
     bound = 1.0 if held_out.abs().max() <= 1 else 5.0  # deviations of standardised values, as topography-edm has it
     exact_mean, covariance = mixture.moments
     true_variances, components = torch.linalg.eigh(covariance)
