@@ -398,6 +398,29 @@ def markdown(cells: Sequence[Cell], measure: str) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def automatic(cells: Sequence[Cell], measure: str) -> str:
+    """The value on the automatic levels, bold where no other grid has less, and the least of the others."""
+    values: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
+    for cell in cells:
+        if cell["values"].get(measure) is not None:
+            values[cell["solver"], cell["calls"]][cell["grid"]] = cell["values"][measure]
+    calls = sorted({cell["calls"] for cell in cells})
+    lines = [["automatic, best other", *map(str, calls)], ["---"] * (len(calls) + 1)]
+    for solver in dict.fromkeys(cell["solver"] for cell in cells):
+        line = [solver]
+        for n in calls:
+            others = dict(values[solver, n])
+            own = others.pop("auto", None)
+            if own is None or not others:
+                line.append("")
+                continue
+            grid = min(others, key=others.__getitem__)
+            text = f"**{own:.3g}**" if own <= others[grid] else f"{own:.3g}"
+            line.append(f"{text}, {others[grid]:.3g} {grid[0]}")
+        lines.append(line)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def findings(cells: Sequence[Cell]) -> list[str]:
     """How the best preconditioned solver compares with the floor and with the best peer."""
     lines = []
@@ -423,6 +446,10 @@ def report(problem: Problem, cells: Sequence[Cell], options: argparse.Namespace)
         floor = floor_of(cells, measure)
         beside = "" if floor is None else f"; true samples {floor[0]:.3g} +- {floor[1]:.2g}"
         text += f"\n{measure} against network calls{beside}\n\n{markdown(cells, measure)}\n"
+        if "auto" in options.grids:
+            text += (
+                f"\n{measure} on the automatic levels, and on the best of the others\n\n{automatic(cells, measure)}\n"
+            )
     if options.selected_calls:
         text += f"\nOnly a selection was run at {' and '.join(map(str, options.selected_calls))} calls.\n"
     lines = findings(cells)
