@@ -358,7 +358,7 @@ def training_images(path: Path, model: prescore.Denoiser) -> Tensor:
     """All of a file in a random order, in the range of the model, float64."""
     if not path.is_file():
         raise SystemExit(f"{path}: no such file; it is to hold the training images as the array train (.npz)")
-    x = load_images(path, key="train", pad=model.event_shape[-1])
+    x = load_images(path, key="train", pad=model.event_shape[-1], data_range=model.data_range)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
     low, high = model.data_range
     return x.double() if x.is_floating_point() else low + (high - low) * x.double() / 255

@@ -13,7 +13,7 @@ from prescore.oracle import EmpiricalOracle, GaussianOracle
 from prescore.precondition import calibrate
 from prescore.precondition.score import score_statistics
 from prescore.samplers import SAMPLERS, choose_sampler
-from prescore.samplers.choose import MANY, least_left
+from prescore.samplers.choose import FEW, MANY, least_left
 
 SHAPE = (1, 4, 4)
 
@@ -48,10 +48,10 @@ def test_what_the_network_leaves_of_the_error_of_the_gaussian_model(gaussian_dat
     [
         (1, False, "p-ode-1", "ddim"),
         (2, False, "p-ode-2m", "dpmpp-2m"),
-        (6, False, "p-ode-2m", "unipc"),
-        (MANY, False, "p-ode-2m", "unipc"),
+        (FEW, False, "p-ode-2m", "unipc"),
+        (FEW + 1, False, "p-ode-3m", "unipc"),
         (MANY + 1, False, "p-ode-3m", "unipc"),
-        (6, True, "p-sde-2m", "dpmpp-sde-2m"),
+        (MANY, True, "p-sde-2m", "dpmpp-sde-2m"),
         (MANY + 1, True, "edm-stochastic", "edm-stochastic"),
     ],
 )
@@ -62,7 +62,7 @@ def test_the_rule(gaussian_data, points, calls, noise, near, far):
     assert {near, far} <= set(SAMPLERS)
 
 
-@pytest.mark.parametrize(("model", "name"), [("mnist-ve", "unipc"), ("natural-edm", "p-ode-2m")])
+@pytest.mark.parametrize(("model", "name"), [("mnist-ve", "unipc"), ("natural-edm", "p-ode-3m")])
 def test_the_shipped_models(model, name):
     choice = choose_sampler(6, prescore.load_statistics(model))
     assert choice.name == name
