@@ -446,7 +446,7 @@ def report(problem: Problem, cells: Sequence[Cell], options: argparse.Namespace)
         floor = floor_of(cells, measure)
         beside = "" if floor is None else f"; true samples {floor[0]:.3g} +- {floor[1]:.2g}"
         text += f"\n{measure} against network calls{beside}\n\n{markdown(cells, measure)}\n"
-        if "auto" in options.grids:
+        if "auto" in options.grids and len(options.grids) > 1:
             text += (
                 f"\n{measure} on the automatic levels, and on the best of the others\n\n{automatic(cells, measure)}\n"
             )
