@@ -6,8 +6,8 @@ says how far from Gaussian the data are: 0.11 for digits, 0.27 for photographs, 
 relief (the shipped models), 0.58 for clothes (an exact mixture, looked at after the rule was made). On photographs,
 relief, emoji and clothes the preconditioned form is better at few calls; on digits data prediction is as near to the
 exact flow, and needs no reference. On levels that were tried `p-ode-3m` is nearer to the exact flow than `p-ode-2m`
-on all of them from 5 calls on, and its samples as near to the data or nearer, but for the relief
-(benchmarks/README.md). The rule:
+on all of them from 5 calls on; its samples are about as near to the data, on clothes nearer, on the relief farther at
+few calls (benchmarks/README.md). The rule:
 
     calls                  left < NOT_GAUSSIAN or not known    else
     1                      ddim                                p-ode-1
