@@ -22,7 +22,7 @@ $(foreach name,distance_tables subspace automatic_alpha edm_stochasticity edm_sc
   seeds_trajectories,$(eval $(name)_DATA = $(NATURAL)))
 $(foreach name,distance_tables automatic_alpha edm_stochasticity edm_schedules seeds_tables,\
   $(eval $(name)_OPTIONS = --images $(MNIST)))
-automatic_alpha_OPTIONS += --data $(TOPOGRAPHY) $(FASHION) --network-steps 20 50 100
+automatic_alpha_OPTIONS += --data $(TOPOGRAPHY) $(FASHION)
 steps_grid_OPTIONS = --models mnist-ve natural-edm emoji-ve topography-edm
 
 .PHONY: demo test lint install clean experiments experiments-data experiments-quick

@@ -42,7 +42,7 @@ ALPHAS = {
     100: (3.6, 5.2, 7.5, 10.0, 13.0, 17.0, 22.0, 37.0, math.inf),
     200: (7.5, 10.0, 13.0, 17.0, 22.0, 29.0, 37.0, 60.0, math.inf),
 }
-NETWORK_ALPHAS = {0: (2.3, 3.0, 4.0, 5.3, 7.0, 10.0, 20.0, math.inf), 100: (5.3, 7.0, 10.0, 20.0, math.inf)}
+NETWORK_ALPHAS = (2.3, 3.0, 4.0, 5.3, 7.0, 10.0, 20.0, math.inf)
 # What the rule was chosen on, T included: all else it had not seen.
 SEEN = {"natural patches": STEPS, "topography patches": STEPS, "mnist-ve": (20, 50)}
 TICKS = (3, 5, 10, 20, 50)
@@ -81,8 +81,7 @@ def run_all(subject: Subject, label: str, steps: Sequence[int], runs: Runs) -> N
     """All alphas at all T, kept as they finish."""
     kept(runs, {"denoiser": label, "kind": "true"}, lambda: {"n": subject.n, "true": subject.floor()})
     for T in steps:
-        grids = ALPHAS if subject.is_exact else NETWORK_ALPHAS
-        grid = grids[max(first for first in grids if first <= T)]
+        grid = ALPHAS[max(first for first in ALPHAS if first <= T)] if subject.is_exact else NETWORK_ALPHAS
         for kind, alpha in [("grid", alpha) for alpha in grid] + [(AUTOMATIC, automatic(subject, T))]:
             facts = {"denoiser": label, "T": T, "kind": kind, "alpha": alpha}
             kept(runs, facts, lambda T=T, alpha=alpha: measured(subject, pds(subject, T, alpha)))

@@ -54,6 +54,12 @@ def test_quick_run(name, photographs, tmp_path):
     assert "p-ode-3m" in (tmp_path / f"{name}.md").read_text()
 
 
+def test_where_a_patch_lies_matters_in_small_images(subjects, tmp_path):
+    for size, patches in ((32, 1), (28, 4)):
+        np.savez(tmp_path / "x.npz", test=np.zeros((3, size, size, 1), np.uint8))
+        assert subjects.mixtures.held_out(tmp_path / "x.npz").shape == (3 * patches, 1, 16, 16)
+
+
 def test_halved_mixture_is_that_of_the_means(subjects, photographs):
     mixtures = subjects.mixtures
     whole = mixtures.fit(mixtures.patches(photographs, "train")[::20], 2, 2)

@@ -313,7 +313,7 @@ def measured_grid(
     errors = errors_of(in_range(statistics, denoiser.data_range))
     errors.check_range(denoiser.sigma_min, denoiser.sigma_max)
     rule = errors.rule(sampler, prediction_of(sampler), steps)
-    source = f"{rule_text(rule)}, {'tried' if sampler in errors.tried else 'measured'} on {errors.model}"
+    source = f"{rule_text(rule)}, {'tried' if errors.tried.get(sampler) else 'measured'} on {errors.model}"
     return errors.levels_by(rule, steps), {"grid": AUTO, "grid_chosen": source, **facts}
 
 
