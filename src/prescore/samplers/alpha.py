@@ -26,7 +26,7 @@ long leave too little. A Gaussian forgets either, and says little of alpha: on a
 photographs, T = 50, the Gaussian model is served best by an alpha of 13, with which the samples have almost three times
 the power of the data; the best alpha is 3.6. Data of many scales take noise in excess for texture, and keep it, which
 the model does as well (`experiments/automatic_alpha.py`). The distance, and the 10 %, were chosen among others on the
-photographs, the relief and the digits of that experiment.
+photographs, the relief and the digits of that experiment; its clothes came after.
 
 *From measured pairs.* Where the best alpha is known at two numbers of steps or more, the papers' relation
 
