@@ -58,6 +58,17 @@ def arrive(denoiser, name, grid, seeds):
     return sample(denoiser, make_sampler(name, grid=grid, **own), seeds=seeds, initial=start, progress=False)
 
 
+@cache
+def flow(seeds):
+    """Where the exact flow arrives, nearly: 300 levels."""
+    return arrive(mixture()[0], "p-ode-3m", geometric(300, LOW, HIGH, final_zero=True), seeds)
+
+
+def error(name, grid, seeds):
+    """Of the samples of a solver beside the flow, root mean square."""
+    return (arrive(mixture()[0], name, grid, seeds) - flow(seeds)).square().mean().sqrt().item()
+
+
 def test_the_error_of_a_step_is_that_of_the_formula():
     """In pixels, which are coordinates of their own, DPM-Solver++(2M) by hand."""
     denoiser, statistics = mixture()
@@ -117,33 +128,23 @@ def test_some_of_the_coordinates_stand_for_all(monkeypatch):
 @pytest.mark.parametrize("name", ["p-ode-2m", "dpmpp-2m"])
 def test_measured_levels_beat_the_usual_ones(name):
     """Samples that were not measured, beside the flow over many levels."""
-    denoiser, seeds = mixture()[0], range(100, 200)
-    exact = arrive(denoiser, "p-ode-3m", geometric(300, LOW, HIGH, final_zero=True), seeds)
     statistics = replace(mixture()[1], step_errors=measured())
-
-    def error(grid):
-        return (arrive(denoiser, name, grid, seeds) - exact).square().mean().sqrt().item()
-
     for calls in (5, 8, 12, 20):
         others = [grid(calls, LOW, HIGH, final_zero=True) for grid in (karras, geometric)]
-        assert error(auto_grid(name, statistics, calls)) < min(map(error, others))
+        seeds = range(100, 200)
+        assert error(name, auto_grid(name, statistics, calls), seeds) < min(error(name, g, seeds) for g in others)
 
 
 @pytest.mark.parametrize("name", calibrated.TRIED)
 def test_levels_that_were_tried_serve_others_too(name):
     """On samples that were not among those tried: no common grid is better, and the best rule little, on average."""
-    denoiser, seeds = mixture()[0], range(100, 400)
-    exact = arrive(denoiser, "p-ode-3m", geometric(300, LOW, HIGH, final_zero=True), seeds)
-    statistics = replace(mixture()[1], step_errors=tried())
-
-    def error(grid):
-        return (arrive(denoiser, name, grid, seeds) - exact).square().mean().sqrt().item()
-
-    behind = 0.0
+    statistics, seeds, behind = replace(mixture()[1], step_errors=tried()), range(100, 400), 0.0
     for steps in (5, 8, 13, 20):
-        own = error(auto_grid(name, statistics, steps))
-        assert own <= min(error(grid(steps, LOW, HIGH, final_zero=True)) for grid in (karras, geometric))
-        behind += log(own / min(error(tried().levels_by(rule, steps)) for rule in calibrated.RULES)) / 4
+        common = [grid(steps, LOW, HIGH, final_zero=True) for grid in (karras, geometric)]
+        rules = [tried().levels_by(rule, steps) for rule in calibrated.RULES]
+        own = error(name, auto_grid(name, statistics, steps), seeds)
+        assert own <= min(error(name, grid, seeds) for grid in common)
+        behind += log(own / min(error(name, grid, seeds) for grid in rules)) / 4
     assert 0 <= behind < 0.1
 
 
@@ -153,11 +154,11 @@ def test_trying_is_running_the_solver(name):
     denoiser, seeds, steps = mixture()[0], range(5, 21), 7
     exact = arrive(denoiser, "p-ode-3m", geometric(calibrated.FINE, LOW, HIGH, final_zero=True), seeds)
 
-    def error(rule):
+    def distance(rule):
         x = arrive(denoiser, name, tried().levels_by(rule, steps), seeds)
         return (x - exact).square().flatten(1).mean(1).sqrt().mean().item()
 
-    assert tried().tried[name][steps] == min(calibrated.RULES, key=error)
+    assert tried().tried[name][steps] == min(calibrated.RULES, key=distance)
 
 
 def test_levels_are_tried_in_batches():
