@@ -55,6 +55,7 @@ from prescore.grid import karras, log_snr, uniform_t
 from prescore.noise import NoiseSource
 from prescore.precondition.gaussian import Gaussian, Left, frequency_gaussian, gaussian
 from prescore.samplers import SAMPLERS, Sampler, make_sampler
+from prescore.samplers.choose import least_left
 from prescore.schedule import VP
 
 HERE = Path(__file__).parent
@@ -442,6 +443,8 @@ def findings(cells: Sequence[Cell]) -> list[str]:
 
 def report(problem: Problem, cells: Sequence[Cell], options: argparse.Namespace) -> str:
     text = f"Problem {problem.name}, n = {options.n}, best of the grids {', '.join(options.grids)}\n"
+    if problem.statistics.score is not None:
+        text += f"The model leaves {least_left(problem.statistics):.2g} of the error of the Gaussian model.\n"
     for measure in sorted({name for cell in cells for name in cell["values"]}):
         floor = floor_of(cells, measure)
         beside = "" if floor is None else f"; true samples {floor[0]:.3g} +- {floor[1]:.2g}"

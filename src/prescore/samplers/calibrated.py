@@ -11,9 +11,8 @@ is the error of that step. `prescore.precondition.steps` says how noise levels f
 
 The solvers TRIED look back further, or correct: what one step does wrong says too little of them. They are run, from
 the start of some of the trajectories, on the levels chosen for either of the two and on geometric ones of four lengths;
-for each number of steps that is remembered which came nearest to the known ends. Beside the best of the six for other
-samples, the choice on sixteen trajectories has an error 2 to 5 % larger on average for `unipc`, 5 to 8 % for
-`p-ode-3m` (an exact mixture and two networks); always those of `dpmpp-2m` and `p-ode-2m` have 12 to 65 % and 2 to 21 %.
+for each number of steps that is remembered which came nearest to the known ends. benchmarks/README.md has their errors
+beside those on the common grids.
 """
 
 import math

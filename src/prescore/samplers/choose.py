@@ -3,11 +3,11 @@
 The preconditioned solvers solve the Gaussian model of the data exactly. That helps as far as the data are like it. Of
 the error of that model the network leaves a share, `left` (prescore/precondition/gaussian.py). Where it is smallest it
 says how far from Gaussian the data are: 0.11 for digits, 0.27 for photographs, 0.31 for emoji, 0.45 for the earth's
-relief (the shipped models), 0.58 for clothes (an exact mixture, looked at after the rule was made). On photographs,
+relief (the shipped models), 0.57 for clothes (an exact mixture, looked at after the rule was made). On photographs,
 relief, emoji and clothes the preconditioned form is better at few calls; on digits data prediction is as near to the
 exact flow, and needs no reference. On levels that were tried `p-ode-3m` is nearer to the exact flow than `p-ode-2m`
-on all of them from 5 calls on; its samples are about as near to the data, on clothes nearer, on the relief farther at
-few calls (benchmarks/README.md). The rule:
+on all of these but digits from 5 calls on; its samples are about as near to the data, on clothes nearer, on the relief
+farther at few calls (benchmarks/README.md). The rule:
 
     calls                  left < NOT_GAUSSIAN or not known    else
     1                      ddim                                p-ode-1
