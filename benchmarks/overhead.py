@@ -37,8 +37,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import prescore
+from prescore.gaussian import frequency_gaussian
 from prescore.noise import NoiseSource
-from prescore.precondition.gaussian import frequency_gaussian
 from prescore.samplers import Sampler
 from prescore.samplers.ddim import DDIM
 from prescore.samplers.deis import DEIS

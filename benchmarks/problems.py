@@ -37,14 +37,13 @@ from tqdm import tqdm
 import prescore
 from prescore.assets import find, shipped_models
 from prescore.data import load_images
+from prescore.gaussian import Gaussian, gaussian
 from prescore.grid import geometric
 from prescore.metrics import frechet_distance, power_spectrum_error
 from prescore.noise import NoiseSource
 from prescore.operators import Frequency
-from prescore.oracle import GaussianOracle
-from prescore.precondition import Statistics, StepErrors
-from prescore.precondition.gaussian import gaussian
-from prescore.precondition.score import score_statistics
+from prescore.statistics import ModelStatistics, Moments, Statistics
+from prescore.statistics.score import score_statistics
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 # A solver, from a given state or from its own start.
@@ -79,17 +78,28 @@ class Problem(ABC):
         return self.statistics.event_shape
 
     @cached_property
-    def step_errors(self) -> StepErrors:
-        """What the steps of our solvers do wrong, measured with seeds of their own."""
-        model = prescore.Denoiser(
+    def model(self) -> prescore.Denoiser:
+        """What samplers are planned for."""
+        return prescore.Denoiser(
             self.denoise,
             self.event_shape,
             self.sigma_min,
             self.sigma_max,
             data_range=self.statistics.data_range,
             dtype=torch.float64,
+            statistics=self.statistics,
         )
-        return prescore.measure_steps(model, gaussian(self.statistics), trajectories=TRAJECTORIES, seed=10**6)
+
+    @cached_property
+    def measured(self) -> prescore.Denoiser:
+        """The same with what the steps of our solvers do wrong on it, measured with seeds of their own."""
+        if self.statistics.model.steps is not None:
+            return self.model
+        steps, tuning = prescore.measure_steps(
+            self.model, gaussian(self.statistics), trajectories=TRAJECTORIES, seed=10**6
+        )
+        model = replace(self.statistics.model, steps=steps)
+        return replace(self.model, statistics=replace(self.statistics, model=model, tuning=tuning))
 
     @abstractmethod
     def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:
@@ -146,7 +156,7 @@ class Sampled(Problem):
 class Linear(Problem):
     """Stationary Gaussian data and linear solvers: no samples, n is infinite."""
 
-    oracle: GaussianOracle
+    oracle: Gaussian
 
     def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:
         offset, transfer = self.response(lambda noise: solve(self.denoise, noise, None))
@@ -187,7 +197,7 @@ class Linear(Problem):
 
     @property
     def multiplicity(self) -> Tensor:
-        return self.statistics.multiplicity
+        return self.statistics.moments.multiplicity
 
 
 class NotLinearError(Exception):
@@ -259,7 +269,7 @@ def mixture_problem(name: str, data: Path, cache: Path | None, quick: bool) -> P
     return Sampled(
         name=name,
         denoise=mixture,
-        statistics=replace(statistics, score=score_statistics(model, others[:SCORED])),
+        statistics=replace(statistics, model=ModelStatistics(score=score_statistics(model, others[:SCORED]))),
         sigma_min=EDM_RANGE[0],
         sigma_max=EDM_RANGE[1],
         identity=identity,
@@ -271,11 +281,11 @@ def mixture_problem(name: str, data: Path, cache: Path | None, quick: bool) -> P
 
 def power_law(size: int = 16) -> Problem:
     shape = (1, size, size)
-    oracle = GaussianOracle.power_law(shape, mean=0.0, rms=0.5)
+    oracle = Gaussian.power_law(shape, mean=0.0, rms=0.5)
     assert isinstance(oracle.covariance, Frequency)
     power = (oracle.covariance.weights * size**2).expand(1, size, -1)
     square = oracle.covariance.as_matrix(shape).diagonal().reshape(shape)
-    statistics = Statistics(
+    moments = Moments(
         count=10**6,
         event_shape=shape,
         axes=2,
@@ -290,7 +300,7 @@ def power_law(size: int = 16) -> Problem:
     return Linear(
         name="power-law",
         denoise=oracle,
-        statistics=statistics,
+        statistics=Statistics(moments=moments),
         sigma_min=EDM_RANGE[0],
         sigma_max=EDM_RANGE[1],
         identity=digest(power),
@@ -302,7 +312,7 @@ def network(name: str, data: Path | None, device: str) -> Problem:
     """A shipped model. Its training images, the array train of an .npz, are needed for distances only."""
     model = prescore.load(name, device=device)
     statistics = prescore.in_range(prescore.load_statistics(name), model.data_range)
-    if statistics.step_errors is None:
+    if statistics.model.steps is None:
         raise SystemExit(f"{name}: its statistics are without the errors of steps")
     images = None if data is None else training_images(data, model)
     known = 0 if images is None else 2 * len(images) // 3
@@ -329,7 +339,7 @@ def network(name: str, data: Path | None, device: str) -> Problem:
     assert model.sigma_min is not None
     assert model.sigma_max is not None
     levels = geometric(NETWORK_STEPS + 1, model.sigma_min, model.sigma_max)
-    return Network(
+    return Sampled(
         name=name,
         denoise=denoise,
         statistics=statistics,
@@ -343,15 +353,6 @@ def network(name: str, data: Path | None, device: str) -> Problem:
         batch=250,
         floors=4,
     )
-
-
-class Network(Sampled):
-    """A shipped model, whose statistics hold what its steps do wrong."""
-
-    @property
-    def step_errors(self) -> StepErrors:
-        assert self.statistics.step_errors is not None
-        return self.statistics.step_errors
 
 
 def training_images(path: Path, model: prescore.Denoiser) -> Tensor:

@@ -51,11 +51,12 @@ from tqdm import tqdm
 
 import prescore
 from prescore.errors import PrescoreError
+from prescore.gaussian import ErrorShare, Gaussian, frequency_gaussian, gaussian
 from prescore.grid import karras, log_snr, uniform_t
 from prescore.noise import NoiseSource
-from prescore.precondition.gaussian import Gaussian, Left, frequency_gaussian, gaussian
-from prescore.samplers import SAMPLERS, Sampler, make_sampler
-from prescore.samplers.choose import least_left
+from prescore.plan import Plan
+from prescore.samplers import SAMPLERS, Sampler
+from prescore.samplers.choose import least_error_share
 from prescore.schedule import VP
 
 HERE = Path(__file__).parent
@@ -96,40 +97,34 @@ class Ours:
         """Whether it is one of the preconditioned family."""
         return "reference" in SAMPLERS[self.name].needs
 
-    def sampler(self, problem: Problem, levels: Tensor) -> Sampler:
-        options = {key: value(problem) if callable(value) else value for key, value in self.options.items()}
-        needs = set(SAMPLERS[self.name].needs) - set(options)
-        if "reference" in needs:
-            options["reference"] = gaussian(problem.statistics)
-        if other := needs - {"reference"}:
+    def plan(self, problem: Problem, **asked: Any) -> Plan:
+        """What was asked for, on the problem, with the options of this solver."""
+        if other := set(SAMPLERS[self.name].needs) - {"reference"}:
             raise NotApplicableError(f"needs {', '.join(sorted(other))}")
-        return make_sampler(self.name, grid=levels, **options)
+        options = {key: value(problem) if callable(value) else value for key, value in self.options.items()}
+        model = problem.measured if asked.get("grid") == "auto" else problem.model
+        return prescore.plan(model, sampler=self.name, **asked, **options)
+
+    def sampler(self, problem: Problem, levels: Tensor) -> Sampler:
+        return self.plan(problem, grid=levels.tolist()).sampler
 
     def levels(self, problem: Problem, grid: str, calls: int) -> Tensor | None:
         """The levels of as many steps as `calls` allow; None if there are none."""
-        some = torch.tensor([problem.sigma_max, problem.sigma_min, 0.0])
-        sampler = self.sampler(problem, some)
-        if sampler.total_calls(1) is None:
-            raise NotApplicableError("its calls are not known before")
-        for steps in range(calls, 0, -1):
-            try:
-                if grid == "auto":
-                    errors, prediction = problem.step_errors, "gaussian" if self.highlighted else "data"
-                    levels = errors.levels_by(errors.rule(self.name, prediction, steps), steps)
-                elif grid == "usual":
-                    levels = sampler.usual_levels(problem.sigma_min, problem.sigma_max, steps)
-                else:
-                    levels = GRIDS[grid](steps, problem.sigma_min, problem.sigma_max)
-                sampler.check(problem.event_shape, levels)
-            except PrescoreError:
-                continue
-            needed = sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
-            if needed is not None and needed <= calls:
-                return levels
-        return None
+        try:
+            found = self.plan(problem, calls=calls, grid="auto" if grid == "auto" else None)
+            if grid in GRIDS:
+                levels = GRIDS[grid](found.steps, problem.sigma_min, problem.sigma_max)
+                found = self.plan(problem, grid=levels.tolist())
+        except PrescoreError:
+            return None
+        return found.levels
 
     def stochastic(self, problem: Problem) -> bool:
-        return self.sampler(problem, torch.tensor([problem.sigma_max, problem.sigma_min, 0.0])).stochastic
+        return self.plan(problem).sampler.stochastic
+
+    def is_adaptive(self, problem: Problem) -> bool:
+        """Whether its calls are not known before."""
+        return self.plan(problem).calls is None
 
     def run(
         self, problem: Problem, levels: Tensor, denoise: Denoise, noise: NoiseSource, start: Tensor | None
@@ -176,6 +171,9 @@ class Peer:
     def stochastic(self, problem: Problem) -> bool:
         return self.draws
 
+    def is_adaptive(self, problem: Problem) -> bool:
+        return False
+
     def run(
         self, problem: Problem, levels: Tensor, denoise: Denoise, noise: NoiseSource, start: Tensor | None
     ) -> Tensor:
@@ -188,7 +186,7 @@ class Peer:
 def ending(problem: Problem, left: float) -> Gaussian:
     """The reference, as if the network left this share of its error at all noise levels."""
     levels = torch.tensor([problem.sigma_max, problem.sigma_min], dtype=torch.float64)
-    return replace(gaussian(problem.statistics), left=Left(levels, torch.full_like(levels, left)))
+    return replace(gaussian(problem.statistics), error_share=ErrorShare(levels, torch.full_like(levels, left)))
 
 
 Method = Ours | Peer
@@ -320,6 +318,8 @@ def sweep(problem: Problem, chosen: Sequence[Method], options: argparse.Namespac
     with tqdm(unit="call", disable=None) as bar:
         for method in chosen:
             try:
+                if method.is_adaptive(problem):
+                    raise NotApplicableError("its calls are not known before")
                 for calls in options.calls:
                     if calls in options.selected_calls and method.label not in SELECTED:
                         continue
@@ -443,8 +443,8 @@ def findings(cells: Sequence[Cell]) -> list[str]:
 
 def report(problem: Problem, cells: Sequence[Cell], options: argparse.Namespace) -> str:
     text = f"Problem {problem.name}, n = {options.n}, best of the grids {', '.join(options.grids)}\n"
-    if problem.statistics.score is not None:
-        text += f"The model leaves {least_left(problem.statistics):.2g} of the error of the Gaussian model.\n"
+    if problem.statistics.model.score is not None:
+        text += f"The model leaves {least_error_share(problem.statistics):.2g} of the error of the Gaussian model.\n"
     for measure in sorted({name for cell in cells for name in cell["values"]}):
         floor = floor_of(cells, measure)
         beside = "" if floor is None else f"; true samples {floor[0]:.3g} +- {floor[1]:.2g}"

@@ -26,9 +26,10 @@ from publish import Runs, add_options, command, output_folder, publish, table
 from torch import Tensor
 
 import prescore
-from prescore.precondition import Statistics, in_range, log_power, normalise
+from prescore.precondition import log_power, normalise
 from prescore.samplers import AlphaRelation, PredictorCorrector
 from prescore.samplers.recursion import recursion_steps
+from prescore.statistics import Statistics, in_range
 
 STEPS = (20, 30, 40, 50, 70, 100, 200, 300, 400, 1000)
 FITTED = 50  # the least T of a fit: the paper's
@@ -62,14 +63,15 @@ class Surrogate:
     @property
     def c(self) -> Tensor:
         """Variance of each coordinate."""
-        return self.statistics.power_centred / self.statistics.size_transformed
+        return self.statistics.moments.power_centred / self.statistics.moments.size_transformed
 
     def distances(self, T: int, strengths: Tensor) -> Tensor:
         """The Frechet distance after T steps for each 1/alpha."""
-        mean = torch.fft.rfftn(self.statistics.mean, dim=self.statistics.transformed_dims, norm="ortho").abs() ** 2
-        R = normalise(log_power(in_range(self.statistics, (0.0, 1.0)).power), 1.0)
+        moments = self.statistics.moments
+        mean = torch.fft.rfftn(moments.mean, dim=moments.transformed_dims, norm="ortho").abs() ** 2
+        R = normalise(log_power(moments.in_range((0.0, 1.0)).power), 1.0)
         m = 1 / (1 - strengths.reshape(-1, *(1,) * R.ndim) * (1 - R))
-        count = self.statistics.multiplicity.to(torch.float64).expand(self.c.shape)
+        count = moments.multiplicity.to(torch.float64).expand(self.c.shape)
         sampler = PredictorCorrector(steps=T)
         *_, (v, e) = recursion_steps(sampler, sampler.levels(self.sigma_min, self.sigma_max), self.c, mean, m, count)
         v, e = v[0], e[0]

@@ -31,8 +31,9 @@ from subjects import Subject, floor_text, kept, network, patches, rows
 
 import prescore
 from prescore.errors import SamplingError
-from prescore.precondition import frequency_preconditioner, in_range
+from prescore.plan import WEAKEST_ALPHA
 from prescore.samplers import PredictorCorrector, Sampler
+from prescore.statistics import in_range
 
 STEPS = (20, 50, 100, 200)
 # The grid from a T on.
@@ -52,16 +53,15 @@ VERDICTS = ("yes", "no", "cannot be told")
 AUTOMATIC = "automatic"
 
 
-def pds(subject: Subject, T: int, alpha: float) -> PredictorCorrector:
+def pds(subject: Subject, T: int, alpha: float) -> Sampler:
     """The predictor-corrector sampler; alpha = inf is plain."""
-    M = None if math.isinf(alpha) else frequency_preconditioner(subject.statistics, alpha)
-    return PredictorCorrector(steps=T, preconditioner=M)
+    return subject.pds(alpha, steps=T)
 
 
 def automatic(subject: Subject, T: int) -> float:
-    plain = PredictorCorrector(steps=T)
-    alpha = prescore.choose_alpha(plain, subject.statistics, subject.sigma_min, subject.sigma_max).alpha
-    return float(f"{alpha:.3g}")  # as the command line has it
+    """The alpha that is chosen; infinity where the plain sampler is as good."""
+    preconditioner = subject.pds(None, steps=T).preconditioner
+    return math.inf if preconditioner.alpha == WEAKEST_ALPHA else preconditioner.alpha
 
 
 def measured(subject: Subject, sampler: Sampler) -> dict[str, Any]:

@@ -42,9 +42,9 @@ from prescore.errors import PrescoreError
 from prescore.grid import geometric, uniform_t
 from prescore.images import to_uint8
 from prescore.metrics import inception_score, make_features
-from prescore.precondition import frequency_preconditioner
-from prescore.samplers import PredictorCorrector, Sampler
+from prescore.samplers import Sampler
 from prescore.schedule import VP, Cosine
+from prescore.statistics import ModelStatistics
 
 STEPS = (10, 20, 50, 100, 200, 400, 1000)
 NETWORK_STEPS = (10, 20, 50)
@@ -102,16 +102,12 @@ def with_score(subject: Subject) -> Subject:
     score = prescore.score_statistics(
         subject.denoiser, data, levels, data_range=(-bound, bound), batch_size=subject.batch_size
     )
-    return replace(subject, statistics=replace(subject.statistics, score=score))
+    return replace(subject, statistics=replace(subject.statistics, model=ModelStatistics(score=score)))
 
 
-def pds(subject: Subject, T: int, alpha: float | None) -> PredictorCorrector:
+def pds(subject: Subject, T: int, alpha: float | None) -> Sampler:
     """The predictor-corrector sampler on the VE grid; alpha = inf is plain, None automatic."""
-    plain = PredictorCorrector(grid=ve_levels(T, subject.sigma_min, subject.sigma_max))
-    if alpha is None:
-        alpha = prescore.choose_alpha(plain, subject.statistics, subject.sigma_min, subject.sigma_max).alpha
-    M = None if math.isinf(alpha) else frequency_preconditioner(subject.statistics, alpha)
-    return replace(plain, preconditioner=M)
+    return subject.pds(alpha, grid=ve_levels(T, subject.sigma_min, subject.sigma_max))
 
 
 def plan(subject: Subject, T: int) -> dict[str, Callable[[], Sampler]]:

@@ -37,13 +37,14 @@ from torch import Tensor
 import prescore
 from prescore.data import load_images
 from prescore.errors import PrescoreError, SamplingError
+from prescore.gaussian import pixel_gaussian
 from prescore.images import grid, to_uint8
 from prescore.metrics import Features, Moments, frechet_distance, make_features, radial_power
 from prescore.models.latent import LatentDenoiser
 from prescore.operators import Pixel
-from prescore.precondition import Preconditioner, Statistics, frequency_preconditioner, pixel_preconditioner
-from prescore.precondition.gaussian import pixel_gaussian
+from prescore.precondition import Preconditioner, frequency_preconditioner, pixel_preconditioner
 from prescore.samplers import PredictorCorrector, Sampler, make_sampler
+from prescore.statistics import Statistics
 from prescore.training.data import TrainingData
 from prescore.training.loop import RunOptions, train
 from prescore.training.recipes import find_recipe, with_options
@@ -158,7 +159,7 @@ class Setting:
 def whiteness(x: Tensor, low: float, high: float) -> dict[str, Any]:
     """How unlike the scales of data are: of the frequencies of a channel, of channels, of principal components."""
     s = prescore.calibrate(x.double(), data_range=(low, high))
-    power = s.power_centred / s.size_transformed
+    power = s.moments.power_centred / s.moments.size_transformed
     frequencies, rings = radial_power(power, s.event_shape[-2:])
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.double().flatten(1).mT)).flip(0)
     variances = eigenvalues.clamp_min(0)

@@ -54,8 +54,9 @@ from prescore.metrics import Moments, frechet_distance, make_features, power_spe
 from prescore.operators import Frequency, Pixel
 from prescore.operators.frequency import mirror
 from prescore.oracle import EmpiricalOracle
-from prescore.precondition import Preconditioner, Statistics, radial_mask, radial_preconditioner
+from prescore.precondition import Preconditioner, radial_mask, radial_preconditioner
 from prescore.samplers import AnnealedLangevin, make_sampler, sample
+from prescore.statistics import Statistics
 
 LEVELS = 10
 ORIGINAL_STEPS, ORIGINAL_H = 100, 0.2  # a level; 2e-5 / 0.01^2
@@ -149,7 +150,7 @@ class Setting:
         delta[..., 0, 0] = 1
         M, axes = METHODS[method](self.shape), (-2, -1)
         m = torch.fft.rfftn(delta if M is None else M.noise(delta), dim=axes)[0].abs()
-        c = self.statistics.power_centred / self.statistics.size_transformed
+        c = self.statistics.moments.power_centred / self.statistics.moments.size_transformed
         bias = torch.fft.rfftn(0.5 - self.statistics.mean, dim=axes, norm="ortho").abs() ** 2
         variance = torch.full_like(c, 1 / 12)
         levels = geometric(LEVELS, self.model.sigma_min, self.model.sigma_max)
@@ -158,7 +159,7 @@ class Setting:
             f = (1 - a / (c + sigma**2)) ** 2
             variance, bias = f * variance + 2 * a, f * bias
         squares = ((variance + bias) / (c + levels[-1] ** 2)).log() ** 2
-        weight = self.statistics.multiplicity.expand(c.shape)
+        weight = self.statistics.moments.multiplicity.expand(c.shape)
         return ((weight * squares).sum() / weight.sum()).sqrt().item()
 
 
@@ -195,11 +196,11 @@ def draw_digits(axes: Axes, setting: Setting, method: str, level_steps: int) -> 
 
 def draw_spectra(axes: Axes, setting: Setting, level_steps: int) -> None:
     """Power of the samples over that of the data, against frequency."""
-    frequencies, data = radial_power(setting.statistics.power[0], setting.shape[-2:])
+    frequencies, data = radial_power(setting.statistics.moments.power[0], setting.shape[-2:])
     for method in METHODS:
         x = setting.draw(method, level_steps, shown_h(level_steps), min(SHOWN, setting.n))
         if x is not None:
-            _, own = radial_power(prescore.calibrate(x).power[0], setting.shape[-2:])
+            _, own = radial_power(prescore.calibrate(x).moments.power[0], setting.shape[-2:])
             axes.semilogy(frequencies, own / data, label=NAMES.get(method, method))
     axes.axhline(1, color="0.8", lw=0.8, zorder=0)
     axes.set(

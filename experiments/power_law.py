@@ -26,10 +26,10 @@ from publish import add_options, command, output_folder, publish, table
 from torch import Tensor
 
 from prescore.denoiser import Denoiser
+from prescore.gaussian import Gaussian, frequency_gaussian
 from prescore.grid import geometric
 from prescore.operators import Frequency
-from prescore.oracle import GaussianOracle
-from prescore.precondition import Statistics, frequency_gaussian, frequency_preconditioner
+from prescore.precondition import frequency_preconditioner
 from prescore.samplers import (
     GaussianTrajectory,
     PredictorCorrector,
@@ -38,11 +38,12 @@ from prescore.samplers import (
     sample,
     statistics_recursion,
 )
+from prescore.statistics import Moments, Statistics
 
 SIZE = 32
 SIGMA = (0.01, 50.0)
 SHAPE = (1, SIZE, SIZE)
-ORACLE = GaussianOracle.power_law(SHAPE)
+ORACLE = Gaussian.power_law(SHAPE)
 ALPHAS = (1 + torch.logspace(-1.5, 2, 61, dtype=torch.float64)).tolist()
 GAINS = torch.linspace(1, 1.4, 81, dtype=torch.float64).tolist()
 STEPS = (20, 50, 100, 200)
@@ -54,7 +55,7 @@ def exact_statistics() -> Statistics:
     centred = (ORACLE.covariance.weights * SIZE**2).expand(1, SIZE, -1)
     power = centred + torch.fft.rfftn(ORACLE.mean, dim=(-2, -1)).abs() ** 2
     variance = ORACLE.covariance.as_matrix(SHAPE).diagonal().reshape(SHAPE)
-    return Statistics(
+    moments = Moments(
         count=1,
         event_shape=SHAPE,
         axes=2,
@@ -66,6 +67,7 @@ def exact_statistics() -> Statistics:
         minimum=0.0,
         maximum=1.0,
     )
+    return Statistics(moments=moments)
 
 
 STATISTICS = exact_statistics()
@@ -73,13 +75,13 @@ STATISTICS = exact_statistics()
 K2 = torch.fft.fftfreq(SIZE, 1 / SIZE)[:, None] ** 2 + torch.fft.rfftfreq(SIZE, 1 / SIZE) ** 2
 SQUARES, RING = K2.round().long().unique(return_inverse=True)
 COUNT = torch.zeros(len(SQUARES), dtype=torch.float64).index_add_(
-    0, RING.flatten(), STATISTICS.multiplicity.expand(SIZE, -1).flatten()
+    0, RING.flatten(), STATISTICS.moments.multiplicity.expand(SIZE, -1).flatten()
 )
 
 
 def rings(values: Tensor) -> Tensor:
     """Mean of a half spectrum, (1, SIZE, SIZE // 2 + 1), over the frequencies of each ring."""
-    weighted = (values[0] * STATISTICS.multiplicity).flatten()
+    weighted = (values[0] * STATISTICS.moments.multiplicity).flatten()
     return torch.zeros_like(COUNT).index_add_(0, RING.flatten(), weighted) / COUNT
 
 
@@ -108,10 +110,10 @@ def unshaped_error(m: float, steps: int) -> float:
     trajectory = gaussian_recursion(
         plain,
         plain.levels(*SIGMA),
-        STATISTICS.power_centred / STATISTICS.size_transformed,
-        mean_square=torch.fft.rfftn(STATISTICS.mean, dim=(-2, -1), norm="ortho").abs() ** 2,
+        STATISTICS.moments.power_centred / STATISTICS.moments.size_transformed,
+        mean_square=torch.fft.rfftn(STATISTICS.moments.mean, dim=(-2, -1), norm="ortho").abs() ** 2,
         gain=m,
-        multiplicity=STATISTICS.multiplicity,
+        multiplicity=STATISTICS.moments.multiplicity,
     )
     return trajectory.log_ratio[-1].item()
 
@@ -125,7 +127,7 @@ def sampled_ratio(alpha: float, steps: int, n: int, form: str = "paper") -> Tens
     """The same from n samples; its logarithm has the variance 2 / (n COUNT)."""
     x = sample(ORACLE, sampler(alpha, steps, form), seeds=range(n), progress=False)
     power = torch.fft.rfftn(x - ORACLE.mean, dim=(-2, -1)).abs() ** 2
-    return rings(power.mean(0) / STATISTICS.power_centred)
+    return rings(power.mean(0) / STATISTICS.moments.power_centred)
 
 
 def error_of(ratio: Tensor, n: int) -> tuple[float, float]:
@@ -147,7 +149,7 @@ def solver_error(steps: int) -> float:
     start[1, 0, 0, 0] += 1
     exact = Denoiser(ORACLE, SHAPE, *SIGMA, dtype=torch.float64)
     x = sample(exact, solver, seeds=range(2), initial=start, progress=False)
-    C = STATISTICS.power_centred / STATISTICS.size_transformed
+    C = STATISTICS.moments.power_centred / STATISTICS.moments.size_transformed
     ratio = torch.fft.rfftn(x[1] - x[0], dim=(-2, -1)).abs() ** 2 * (C + SIGMA[1] ** 2) / C
     return error_of(rings(ratio), math.inf)[0] ** 0.5
 

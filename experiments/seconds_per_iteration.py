@@ -21,9 +21,10 @@ from publish import Runs, add_options, benchmark, command, output_folder, publis
 from torch import Tensor
 
 import prescore
+from prescore.gaussian import Gaussian
 from prescore.noise import NoiseSource
 from prescore.operators import Cosine, Frequency, Pixel
-from prescore.precondition import Gaussian, Preconditioner
+from prescore.precondition import Preconditioner
 from prescore.samplers import PredictorCorrector, Sampler
 
 pds_step = benchmark("pds_step")

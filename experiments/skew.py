@@ -3,8 +3,8 @@
     python experiments/skew.py
 
 The paper adds omega S score, S skew-symmetric, to the drift of PDS, S = Re[F - F^T] and six others, omega up to 1000,
-and finds "no impact" on pictures at T = 66: such a term leaves the steady state alone. `prescore.operators.skew` says
-why there is less to see than that:
+and finds "no impact" on pictures at T = 66: such a term leaves the steady state alone. `paper_skews` says why there
+is less to see than that:
 
 - S, S4, S5 and S6 are the zero operator on real images. Here that is measured: the largest |S x| / |x| over random x.
 - S1 to S3, rolls of the image, are not. But an explicit step of size a, on Gaussian data of precision lam in every
@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from paper_skews import paper_skews
 from publish import add_options, cell, command, output_folder, publish, table
 from torch import Tensor
 from trained import SOLVERS, Trained
@@ -36,7 +37,7 @@ from trained import SOLVERS, Trained
 import prescore
 from prescore.errors import SamplingError
 from prescore.metrics import power_spectrum_error
-from prescore.operators import Identity, OddFrequency, RollSkew, paper_skews
+from prescore.operators import Identity, OddFrequency, RollSkew
 from prescore.precondition import Preconditioner
 from prescore.samplers import AnnealedLangevin
 

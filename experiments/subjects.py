@@ -14,9 +14,10 @@ photographs.
 networks: any model that `prescore.load` opens, with images of its data; the distance is that of classifier features.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import mean, pstdev
@@ -30,15 +31,17 @@ from torch.nn.functional import avg_pool2d
 import prescore
 from prescore.data import load_images
 from prescore.errors import PrescoreError, SamplingError
+from prescore.grid import geometric
 from prescore.images import to_uint8
 from prescore.metrics import frechet_distance, make_features
-from prescore.precondition import Statistics
-from prescore.samplers import SAMPLERS, Sampler, steps_for_calls
+from prescore.samplers import Sampler, steps_for_calls
+from prescore.statistics import Statistics
 
 mixtures = benchmark("mixtures")
 
 LOWEST, HIGHEST = 0.002, 200.0  # noise that an exact denoiser may be asked about: churn goes beyond the grid
 SETS = 8  # of true samples, for the floor
+SOME = 16  # steps that every sampler can take
 REFERENCE = 10_000  # images that the samples of a network are compared with
 FIRST = 10**9  # seed of the first of them; samplers use lower ones
 Measures = dict[str, float]
@@ -77,11 +80,25 @@ class Subject:
         self, name: str, calls: int, grid: Callable[[int, float, float], Tensor] | None = None, **options: Any
     ) -> Sampler:
         """Sampler `name` with as many steps as `calls` allow, on its usual grid or on another."""
-        if "reference" in SAMPLERS[name].needs:
-            options["reference"] = self.statistics
-        some = prescore.make_sampler(name, **options)
-        levels = (grid or self._usual(some))(steps_for_calls(some, calls), self.sigma_min, self.sigma_max)
-        return prescore.make_sampler(name, grid=levels, **options)
+        model = replace(self.denoiser, statistics=self.statistics)
+
+        def on(levels: Tensor) -> Sampler:
+            return prescore.plan(model, sampler=name, grid=levels, **options).sampler
+
+        some = on(geometric(SOME, self.sigma_min, self.sigma_max, final_zero=True))
+        return on((grid or self._usual(some))(steps_for_calls(some, calls), self.sigma_min, self.sigma_max))
+
+    def pds(self, alpha: float | None, **levels: Any) -> Sampler:
+        """The predictor-corrector sampler with the paper's mask: plain if alpha is infinite, chosen if it is None.
+
+        Args:
+            levels: steps, or a grid; the noise range is that of the grids.
+        """
+        model = replace(self.denoiser, statistics=self.statistics)
+        limits = {} if "grid" in levels else {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        if alpha == math.inf:
+            return prescore.plan(model, sampler="pc", **levels, **limits).sampler
+        return prescore.plan(model, sampler="pds", alpha=alpha, **levels, **limits).sampler
 
     @staticmethod
     def _usual(sampler: Sampler) -> Callable[[int, float, float], Tensor]:

@@ -28,7 +28,6 @@ from subjects import Subject, halved, kept, patches
 import prescore
 from prescore.errors import PrescoreError
 from prescore.grid import geometric
-from prescore.precondition import frequency_preconditioner
 from prescore.samplers import PredictorCorrector
 from prescore.samplers.subspace import BlockMeans, Stage, orthonormal
 
@@ -82,9 +81,8 @@ def steps_of_equal_time(subject: Subject, T: int, switch: float) -> int:
 
 
 def pds(subject: Subject, T: int, alpha: float) -> dict[str, Any]:
-    M = None if math.isinf(alpha) else frequency_preconditioner(subject.statistics, alpha)
-    row = subject.run(PredictorCorrector(grid=levels(T), preconditioner=M))
-    return row | {"time": row["calls"], "alpha": None if M is None else alpha}
+    row = subject.run(subject.pds(alpha, grid=levels(T)))
+    return row | {"time": row["calls"], "alpha": None if math.isinf(alpha) else alpha}
 
 
 def best_pds(subject: Subject, T: int) -> dict[str, Any]:

@@ -30,10 +30,10 @@ from publish import add_options, command, output_folder, publish, table
 from torch import Tensor
 
 import prescore
+from prescore.gaussian import Gaussian
 from prescore.grid import geometric
 from prescore.operators import PCA, Dense
-from prescore.oracle import GaussianOracle
-from prescore.precondition import Gaussian, Preconditioner
+from prescore.precondition import Preconditioner
 from prescore.samplers import AnnealedLangevin
 
 COVARIANCE = torch.tensor([[9.0, 0.2], [0.2, 0.5]], dtype=torch.float64)
@@ -148,7 +148,7 @@ def measure(dynamics: Dynamics, points: int, n: int) -> tuple[dict[str, object],
 def preconditioned_solver(points: int, calls: int) -> dict[str, float]:
     """What p-ode-2m makes in as many network calls, from the exact score of N(0, C) at each noise level."""
     mean, covariance = torch.zeros(2, dtype=torch.float64), PCA(Q, C, 0.0)
-    oracle = GaussianOracle(mean, covariance)
+    oracle = Gaussian(mean, covariance)
     sampler = prescore.make_sampler(
         "p-ode-2m", grid=geometric(calls, 0.01, 50, final_zero=True), reference=Gaussian(mean, covariance)
     )

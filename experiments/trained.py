@@ -7,8 +7,8 @@ Gaussian data of the same statistics, which is known in closed form; the paper s
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,9 +18,11 @@ from torch import Tensor
 
 import prescore
 from prescore.errors import PrescoreError
+from prescore.gaussian import frequency_gaussian
 from prescore.images import grid, to_uint8
-from prescore.precondition import Statistics, frequency_gaussian, frequency_preconditioner
-from prescore.samplers import PredictorCorrector, Progress, Sampler, statistics_recursion, steps_for_calls
+from prescore.precondition import frequency_preconditioner
+from prescore.samplers import PredictorCorrector, Progress, Sampler, statistics_recursion
+from prescore.statistics import Statistics
 
 SHIPPED = ("mnist-ve", "natural-edm", "topography-edm")
 ALPHAS = (1 + torch.logspace(-0.5, 2, 26, dtype=torch.float64)).tolist()  # 1.3 to 101
@@ -70,16 +72,20 @@ class Trained:
 
         return min((math.inf, *ALPHAS), key=error)
 
-    def pds(self, T: int, **options: Any) -> PredictorCorrector:
+    def plan(self, name: str, **asked: Any) -> Sampler:
+        """A sampler by its name."""
+        return prescore.plan(replace(self.denoiser, statistics=self.statistics), sampler=name, **asked).sampler
+
+    def pds(self, T: int, **options: Any) -> Sampler:
         """The predictor-corrector sampler with the paper's mask and the best alpha."""
         alpha = self.best_alpha(T)
-        M = None if math.isinf(alpha) else frequency_preconditioner(self.statistics, alpha)
-        return PredictorCorrector(steps=T, preconditioner=M, **options)
+        if math.isinf(alpha):
+            return self.plan("pc", steps=T, **options)
+        return self.plan("pds", steps=T, alpha=alpha, **options)
 
     def solver(self, name: str, calls: int) -> Sampler:
         """A preconditioned solver with as many steps as `calls` allow."""
-        make: Mapping[str, Any] = {"reference": self.statistics}
-        return prescore.make_sampler(name, steps=steps_for_calls(prescore.make_sampler(name, **make), calls), **make)
+        return self.plan(name, calls=calls)
 
     def contenders(self, T: int) -> dict[str, Sampler]:
         """Plain, PDS and the preconditioned solvers, each with 2 T network calls."""
@@ -98,7 +104,7 @@ class Trained:
         """n draws from the Gaussian of the statistics: samples whose spectrum is the data's."""
         known = frequency_gaussian(self.statistics)
         z = torch.randn(n, *self.denoiser.event_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        return known.synthesise(known.transform(z) * known.variances.sqrt(), self.denoiser.event_shape)
+        return known.draw(z)
 
     def show(self, axes: Axes, x: Tensor, columns: int) -> None:
         """Samples as pictures."""

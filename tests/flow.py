@@ -7,15 +7,16 @@ import torch
 from scipy.integrate import solve_ivp
 from support import Replay, relative, slope
 
+from prescore.gaussian import Gaussian
 from prescore.grid import geometric, karras
 from prescore.operators import Pixel
-from prescore.oracle import Diagonal, GaussianOracle, MixtureOracle
+from prescore.oracle import Diagonal, MixtureOracle
 from prescore.schedule import VP
 
 START, END = 2.0, 0.4
 STEPS = [64, 128, 256]
 VARIANCES = torch.tensor([0.1, 0.3, 1.0, 4.0], dtype=torch.float64)
-GAUSSIAN = GaussianOracle(torch.tensor([0.5, -1.0, 0.0, 2.0], dtype=torch.float64), Pixel(VARIANCES))
+GAUSSIAN = Gaussian(torch.tensor([0.5, -1.0, 0.0, 2.0], dtype=torch.float64), Pixel(VARIANCES))
 MIXTURE = MixtureOracle(
     torch.tensor([0.3, 0.7]),
     torch.tensor([[1.0, 0.0, 0.5, -1.0], [-1.0, 0.5, 0.0, 1.0]], dtype=torch.float64),

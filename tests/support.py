@@ -14,6 +14,7 @@ from prescore import checkpoints
 from prescore.checkpoints import ModelDescription
 from prescore.denoiser import Denoiser
 from prescore.noise import NoiseSource
+from prescore.statistics import Statistics
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "reference"
 
@@ -63,6 +64,11 @@ def filter_weights(*shape: int, axes: int = 2, seed: int = 0) -> Tensor:
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     power = torch.fft.rfftn(x, dim=tuple(range(-axes, 0))).abs()
     return 1 + power / power.max()
+
+
+def with_moments(statistics: Statistics, **changes: Any) -> Statistics:
+    """The statistics with other entries of their moments."""
+    return replace(statistics, moments=replace(statistics.moments, **changes))
 
 
 def relative(a: Tensor, b: Tensor) -> float:

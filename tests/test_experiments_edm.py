@@ -9,8 +9,8 @@ from test_experiments import experiment, quick
 
 import prescore
 from prescore import PrescoreError
+from prescore.gaussian import Gaussian
 from prescore.noise import NoiseSource
-from prescore.oracle import GaussianOracle
 from prescore.samplers.edm import EDMChurn
 
 
@@ -86,7 +86,7 @@ def test_detail_and_distance_of_true_samples(patches):
 def test_faulty_denoiser_ends_at_less_variance(subjects):
     """On a Gaussian: c / FAULT^2, whatever the sampler, as the docstring says."""
     module = experiment("edm_stochasticity")
-    oracle = GaussianOracle.power_law((1, 8, 8), mean=0.0, rms=0.1)
+    oracle = Gaussian.power_law((1, 8, 8), mean=0.0, rms=0.1)
     exact = prescore.Denoiser(oracle, (1, 8, 8), 0.002, 200.0, data_range=(-1.0, 1.0), dtype=torch.float64)
     known = {"sigma_min": 0.002, "sigma_max": 80.0, "sets": [torch.zeros(1500)], "batch_size": 1500}
     subject = subjects.Subject(denoiser=exact, statistics=None, measures=len, **known)

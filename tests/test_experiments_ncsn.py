@@ -9,9 +9,9 @@ from test_experiments import experiment, quick
 
 from prescore.checkpoints import ModelDescription, save_model
 from prescore.errors import PrescoreError
+from prescore.gaussian import Gaussian
 from prescore.models.ncsn import NCSN
 from prescore.operators import Frequency
-from prescore.oracle import GaussianOracle
 
 SHAPE = (1, 28, 28)
 
@@ -92,7 +92,7 @@ def test_the_closed_form_is_what_gaussian_data_give(ncsn, method):
     pictures = (128 + 30 * torch.nn.functional.avg_pool2d(noise, 3, 1, 1)).to(torch.uint8)
     known = ncsn.Setting(ncsn.Denoiser(torch.add, SHAPE, 0.01, 1.0), pictures, 50, 100).statistics
     covariance = known.power_centred / known.size_transformed
-    oracle = GaussianOracle(known.mean, Frequency(covariance, axes=2, length=28))
+    oracle = Gaussian(known.mean, Frequency(covariance, axes=2, length=28))
     setting = ncsn.Setting(ncsn.Denoiser(oracle, SHAPE, 0.01, 1.0), pictures, 50, 100)
     n, level_steps, h = 100, 5, 0.7
     x = setting.draw(method, level_steps, h, n)

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from prescore.denoiser import expand
 from prescore.errors import PrescoreError
+from prescore.gaussian import Gaussian
 from prescore.operators import Dense, Frequency, Identity, Pixel
 from prescore.operators.dense import PCA
-from prescore.oracle import Diagonal, EmpiricalOracle, Full, GaussianOracle, LowRank, MixtureOracle
+from prescore.oracle import Diagonal, EmpiricalOracle, Full, LowRank, MixtureOracle
 
 SHAPE, D, K = (2, 2, 3), 12, 5
 SIGMA = torch.tensor(0.7, dtype=torch.float64)
@@ -48,8 +49,8 @@ GAUSSIANS = {
 
 
 @pytest.fixture(params=GAUSSIANS.values(), ids=GAUSSIANS.keys())
-def gaussian(request) -> GaussianOracle:
-    return GaussianOracle(normal(*SHAPE, seed=5), request.param)
+def gaussian(request) -> Gaussian:
+    return Gaussian(normal(*SHAPE, seed=5), request.param)
 
 
 def mixture(kind: str, chunk: int | None = None) -> MixtureOracle:
@@ -141,7 +142,7 @@ def test_gaussian_in_float32_is_as_accurate_as_its_input(gaussian, level):
 
 
 def test_power_law_field_has_the_stated_moments_and_slope():
-    oracle = GaussianOracle.power_law((1, 64, 48), exponent=2.5, mean=0.5, rms=0.2)
+    oracle = Gaussian.power_law((1, 64, 48), exponent=2.5, mean=0.5, rms=0.2)
     x = oracle.sample(200, generator())
     assert x.shape == (200, 1, 64, 48)
     assert x.var(0, correction=0).mean().item() + (x.mean(0) - 0.5).square().mean().item() == pytest.approx(
@@ -158,14 +159,14 @@ def test_power_law_field_has_the_stated_moments_and_slope():
 
 @pytest.mark.parametrize("shape", [(3, 33), (2, 8, 6), (1, 4, 6, 5)])
 def test_power_law_pixels_have_the_stated_variance_in_1_2_and_3_dimensions(shape):
-    oracle = GaussianOracle.power_law(shape, rms=0.2)
+    oracle = Gaussian.power_law(shape, rms=0.2)
     assert oracle.event_shape == shape
     variances = oracle.covariance.as_matrix(shape).diag()
     close(variances, torch.full_like(variances, 0.04))
 
 
 def test_a_large_field_is_denoised_by_one_transform_with_the_least_error_there_is(monkeypatch):
-    oracle, sigma = GaussianOracle.power_law((1, 1024, 1024)), torch.tensor(0.1)
+    oracle, sigma = Gaussian.power_law((1, 1024, 1024)), torch.tensor(0.1)
     x0 = oracle.sample(1, generator()).float()
     x = x0 + sigma * torch.randn(x0.shape, generator=generator(1))
     calls, rfftn = [], torch.fft.rfftn
@@ -181,14 +182,14 @@ def test_a_large_field_is_denoised_by_one_transform_with_the_least_error_there_i
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 2, 2, 2)])
 def test_power_law_shapes_that_are_none(shape):
     with pytest.raises(PrescoreError, match="1 to 3 spatial axes"):
-        GaussianOracle.power_law(shape)
+        Gaussian.power_law(shape)
 
 
 def test_gaussians_that_are_none():
     with pytest.raises(PrescoreError, match=r"\(2, 2\)"):
-        GaussianOracle(torch.zeros(SHAPE), Pixel(torch.ones(2, 2)))
-    with pytest.raises(PrescoreError, match="must not be negative"):
-        GaussianOracle(torch.zeros(3), Pixel(torch.tensor([1.0, -1.0, 1.0])))
+        Gaussian(torch.zeros(SHAPE), Pixel(torch.ones(2, 2)))
+    with pytest.raises(PrescoreError, match="a variance is not negative"):
+        Gaussian(torch.zeros(3), Pixel(torch.tensor([1.0, -1.0, 1.0])))
 
 
 # Mixture
@@ -270,7 +271,7 @@ def test_mixture_samples_have_the_mean_and_covariance(kind):
 def test_mixture_of_one_is_the_gaussian():
     matrix, mean, x = covariance_matrices(1), normal(*SHAPE, seed=5), normal(4, *SHAPE, seed=9)
     one = MixtureOracle(torch.ones(1), mean[None], Full(matrix))
-    other = GaussianOracle(mean, Dense(matrix[0]))
+    other = Gaussian(mean, Dense(matrix[0]))
     close(one(x, SIGMA), other(x, SIGMA))
     close(one.score(x, SIGMA), other.score(x, SIGMA))
 

@@ -1,24 +1,16 @@
 """prescore: sample pretrained score-based and diffusion models in far fewer network calls, without retraining."""
 
+from prescore.calibration import calibrate
 from prescore.checkpoints import load
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
+from prescore.gaussian import Gaussian, cosine_gaussian, frequency_gaussian, pca_gaussian, pixel_gaussian
+from prescore.plan import Plan, draw, plan
 from prescore.precondition import (
-    Gaussian,
     Preconditioner,
-    Statistics,
-    calibrate,
-    cosine_gaussian,
-    frequency_gaussian,
     frequency_preconditioner,
-    in_range,
-    load_statistics,
-    pca_gaussian,
-    pixel_gaussian,
     pixel_preconditioner,
     radial_preconditioner,
-    save_statistics,
-    score_statistics,
 )
 from prescore.samplers import (
     SAMPLERS,
@@ -33,24 +25,27 @@ from prescore.samplers import (
     sample,
     subspace_sample,
 )
-
-__version__ = "0.1.0"
+from prescore.statistics import Statistics, in_range, load_statistics, save_statistics, score_statistics
+from prescore.version import __version__
 
 __all__ = [
     "SAMPLERS",
     "Denoiser",
     "Gaussian",
+    "Plan",
     "Preconditioner",
     "PrescoreError",
     "Progress",
     "Sampler",
     "SamplingError",
     "Statistics",
+    "__version__",
     "auto_grid",
     "calibrate",
     "choose_alpha",
     "choose_sampler",
     "cosine_gaussian",
+    "draw",
     "frequency_gaussian",
     "frequency_preconditioner",
     "in_range",
@@ -62,6 +57,7 @@ __all__ = [
     "pca_gaussian",
     "pixel_gaussian",
     "pixel_preconditioner",
+    "plan",
     "radial_preconditioner",
     "sample",
     "save_statistics",

@@ -35,7 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, SamplingError
 from prescore.schedule import Schedule, VariancePreserving
 
 Denoise = Callable[..., Tensor]
@@ -54,6 +54,7 @@ class Denoiser:
         dtype, device: what the function wants its arguments to be.
         name: for messages and tables.
         network_calls: network calls that one call of the function makes, for counting (2 with guidance).
+        statistics: `prescore.Statistics` of its data, or the path of their file, if the model brings them.
 
     Raises:
         PrescoreError: an attribute is out of its range.
@@ -69,6 +70,7 @@ class Denoiser:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     name: str = ""
     network_calls: int = 1
+    statistics: object = None
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -99,6 +101,70 @@ class Denoiser:
     def decode(self, x: Tensor) -> Tensor:
         """What samples stand for, (B, *picture_shape): themselves, unless the model is one of latents."""
         return x
+
+
+class Evaluator:
+    """How a model is called: in its own precision and on its own device, its answers checked, its calls counted.
+
+    Args:
+        denoiser: `(x, sigma, **condition) -> x0`, called with x of shape (B, *event) and a 0-d or (B,) sigma, in its
+            own `dtype` and on its own `device` if it has these attributes or parameters, else in float32 on the CPU.
+        condition: named tensors of B rows, passed as keyword arguments.
+        dtype: of the answers, float32 or float64.
+        on_call: is told the network calls of each call.
+
+    Attributes:
+        device, model_dtype: where and in which precision the model is called.
+        step_dtype: as precise as an answer is, float32 at least: what a step is computed in.
+        calls: of the network so far.
+        last: the last answer.
+        where: where in a run that is, for messages.
+        diagnosis: what is known about why values may not be finite, for messages.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoise,
+        condition: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype = torch.float64,
+        on_call: Callable[[int], object] = int,
+    ) -> None:
+        parameter = next(denoiser.parameters(), None) if isinstance(denoiser, torch.nn.Module) else None
+        self.device = torch.device(getattr(parameter, "device", getattr(denoiser, "device", "cpu")))
+        self.model_dtype = getattr(parameter, "dtype", getattr(denoiser, "dtype", torch.float32))
+        self.denoiser, self.dtype, self.on_call = denoiser, dtype, on_call
+        single_or_better = torch.promote_types(self.model_dtype, torch.float32)
+        self.step_dtype = dtype if dtype == torch.float32 else single_or_better
+        self.condition = {name: rows.to(self.device) for name, rows in (condition or {}).items()}
+        self.calls, self.calls_each = 0, getattr(denoiser, "network_calls", 1)
+        self.where = ""
+        self.diagnosis: Callable[[], str] = str
+        self.last = torch.empty(0)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x0, like x, in `dtype` on the model's device.
+
+        Raises:
+            SamplingError: the model returned another shape, or values that are not finite.
+        """
+        x0 = self.denoiser(
+            x.to(self.device, self.model_dtype), sigma.to(self.device, self.model_dtype), **self.condition
+        )
+        self.calls += self.calls_each
+        self.on_call(self.calls_each)
+        if not isinstance(x0, Tensor) or x0.shape != x.shape:
+            found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
+            raise SamplingError(f"the model returned {found} instead of shape {tuple(x.shape)} {self.where}")
+        self.check_finite(x0, "the output of the model")
+        self.last = x0.to(self.dtype)
+        return self.last
+
+    def check_finite(self, values: Tensor, what: str) -> None:
+        """Raise SamplingError unless all values are finite."""
+        # The sum is one pass without a temporary; it is finite in float64 exactly when every term is.
+        if not torch.isfinite(values.sum(dtype=torch.float64)):
+            hint = self.diagnosis()
+            raise SamplingError(f"{what} is not finite {self.where}{': ' + hint if hint else ''}")
 
 
 def expand(sigma: Tensor, x: Tensor) -> Tensor:
@@ -155,25 +221,28 @@ def velocity_from_denoised(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor
     return alpha * (noise_from_denoised(denoised, x, sigma) - expand(sigma, x) * denoised)
 
 
-class EDMCoefficients(NamedTuple):
+class Coefficients(NamedTuple):
     """D = c_skip x + c_out F(c_in x, c_noise)."""
 
-    c_skip: Tensor
-    c_out: Tensor
-    c_in: Tensor
+    c_skip: Tensor | float
+    c_out: Tensor | float
+    c_in: Tensor | float
     c_noise: Tensor
 
 
-def edm_coefficients(sigma: Tensor, sigma_data: float = 0.5) -> EDMCoefficients:
+def edm_coefficients(sigma: Tensor, sigma_data: float = 0.5) -> Coefficients:
     """EDM's preconditioning of the network (Table 1), in the shape of sigma > 0; sigma_data is the std of the data.
 
     c_skip = sd^2 / (sigma^2 + sd^2), c_out = sigma sd / sqrt(sigma^2 + sd^2), c_in = 1 / sqrt(sigma^2 + sd^2),
     c_noise = log(sigma) / 4.
     """
-    total = sigma**2 + sigma_data**2
-    return EDMCoefficients(
-        sigma_data**2 / total, sigma * sigma_data * total.rsqrt(), total.rsqrt(), torch.log(sigma) / 4
-    )
+    total = (sigma**2 + sigma_data**2).sqrt()
+    return Coefficients((sigma_data / total) ** 2, sigma * sigma_data / total, 1 / total, sigma.log() / 4)
+
+
+def ve_coefficients(sigma: Tensor) -> Coefficients:
+    """Those of a VE network in EDM's form (Table 1): c_skip = 1, c_out = sigma, c_in = 1, c_noise = log(sigma / 2)."""
+    return Coefficients(1.0, sigma, 1.0, (sigma / 2).log())
 
 
 def denoised_from_edm(raw: Tensor, x: Tensor, sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
@@ -221,22 +290,13 @@ def from_velocity(
 def from_edm(model: Denoise, sigma_data: float = 0.5) -> Denoise:
     """Denoiser of a raw EDM network `model(c_in x, c_noise, **condition)`; c_noise is (B,)."""
 
-    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        c = edm_coefficients(per_sample(sigma, x), sigma_data)
-        raw = model(expand(c.c_in, x) * x, c.c_noise.to(x.dtype), **condition)
-        return denoised_from_edm(raw, x, sigma, sigma_data)
-
-    return denoise
+    return _from_coefficients(model, lambda sigma: edm_coefficients(sigma, sigma_data))
 
 
 def from_ve(model: Denoise) -> Denoise:
     """Denoiser of a raw VE network in EDM's form: D = x + sigma F(x, log(sigma / 2)); the label is (B,)."""
 
-    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        label = torch.log(per_sample(sigma, x) / 2).to(x.dtype)
-        return x + expand(sigma, x) * model(x, label, **condition)
-
-    return denoise
+    return _from_coefficients(model, ve_coefficients)
 
 
 def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] | None = None) -> Denoise:
@@ -268,6 +328,17 @@ def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] 
     if isinstance(denoise, Denoiser):
         return replace(denoise, function=denoise_guided, network_calls=2 * denoise.network_calls)
     return denoise_guided
+
+
+def _from_coefficients(model: Denoise, coefficients: Callable[[Tensor], Coefficients]) -> Denoise:
+    """D = c_skip x + c_out F(c_in x, c_noise), c_noise one for each sample."""
+
+    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        c_skip, c_out, c_in, _ = coefficients(expand(sigma, x))
+        c_noise = coefficients(per_sample(sigma, x)).c_noise.to(x.dtype)
+        return c_skip * x + c_out * model(c_in * x, c_noise, **condition)
+
+    return denoise
 
 
 def _from_native(

@@ -8,13 +8,14 @@ https://arxiv.org/abs/2206.00364, Table 1, from which the default ranges are too
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.schedule import IDDPM, Schedule
+from prescore.schedule import IDDPM, VP, Schedule
 
 
 def append_zero(grid: Tensor) -> Tensor:
@@ -49,6 +50,17 @@ def check_grid(grid: Tensor | Sequence[float]) -> Tensor:
             f"grid: noise levels must decrease, but level {i} is {levels[i]:g} and level {i + 1} is {levels[i + 1]:g}"
         )
     return levels
+
+
+def interpolate(at: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+    """Values (..., L) given at rising positions (L,), linear in between and constant beyond the ends; (..., *at.shape).
+
+    What is known at a few noise levels is read off in between, in log sigma.
+    """
+    positions, values = positions.to(at), values.to(at)
+    i = (torch.searchsorted(positions, at.contiguous(), right=True) - 1).clamp(0, len(positions) - 2)
+    share = ((at - positions[i]) / (positions[i + 1] - positions[i])).clamp(0, 1)
+    return torch.lerp(values[..., i], values[..., i + 1], share)
 
 
 def karras(
@@ -99,6 +111,18 @@ def iddpm(
     if n > len(u):
         raise PrescoreError(f"n: {n} levels asked for, but only {len(u)} lie in [{sigma_min:g}, {sigma_max:g}]")
     return _finish(u[((len(u) - 1) * ramp).round().long()], final_zero)
+
+
+def uniform_vp(n: int, sigma_min: float, sigma_max: float, final_zero: bool = False) -> Tensor:
+    """Levels uniform in the time of the VP schedule of linear betas, as those of DDPM's networks."""
+    vp = VP()
+    return uniform_t(VP(t_min=vp.t(sigma_min).item(), t_max=vp.t(sigma_max).item()), n, final_zero)
+
+
+# Ways to spread n noise levels over a range, by name; "karras" takes a rho too.
+GRIDS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {"karras": karras, "geometric": geometric, "uniform-t": uniform_vp, "iddpm": iddpm}
+)
 
 
 def _check_number(n: int, final_zero: bool) -> None:

@@ -1,15 +1,14 @@
 """Exact denoisers: distributions for which D(x, sigma) = E[x0 | x0 + sigma n = x] is known in closed form.
 
-Samplers are measured against these: no network error, any size, and for the Gaussian the exact end point of the
-probability flow too. All are callables `oracle(x, sigma)` with x of shape (B, *event) and sigma () or (B,), so that
-they stand wherever a denoiser does, and all know their score and how to sample.
+Samplers are measured against these: no network error, any size. All are callables `oracle(x, sigma)` with x of shape
+(B, *event) and sigma () or (B,), so that they stand wherever a denoiser does, and all know their score and how to
+sample. The simplest, of one Gaussian, is `prescore.Gaussian`.
 
-    Gaussian   D = mu + C (C + sigma^2)^-1 (x - mu)
     mixture    D = x - sigma^2 sum_k p(k | x) (C_k + sigma^2)^-1 (x - mu_k),
                p(k | x) proportional to w_k N(x; mu_k, C_k + sigma^2)
     data set   the mixture with C_k = 0 and equal weights: D = sum_i p(i | x) x_i
 
-The second is Tweedie's formula D = x + sigma^2 grad log p(x; sigma) with the density of the mixture. Sums over
+The first is Tweedie's formula D = x + sigma^2 grad log p(x; sigma) with the density of the mixture. Sums over
 components run in chunks, keeping a running maximum of the logarithms, so that nothing overflows and memory stays
 bounded whatever the number of components. They are computed in float64 and returned in the precision of x.
 
@@ -19,108 +18,17 @@ https://arxiv.org/abs/2206.00364, appendix B.3.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from prescore.denoiser import expand, per_sample
+from prescore.denoiser import expand
 from prescore.errors import PrescoreError
-from prescore.operators import Frequency, Identity, LinearOperator, Pixel
 
 # Numbers in the largest temporary of one chunk of components: 32 MiB of float64.
 CHUNK = 2**22
-
-
-@dataclass(frozen=True, eq=False)
-class GaussianOracle:
-    """Data N(mean, covariance).
-
-    Args:
-        mean: shape of one event.
-        covariance: a symmetric operator C that knows its eigenbasis (its method `map`), with eigenvalues >= 0.
-
-    Cost of a call: one product with C for each different sigma in the batch.
-
-    Raises:
-        PrescoreError: C has no known eigenbasis, a negative eigenvalue, or does not act on events of this shape.
-    """
-
-    mean: Tensor
-    covariance: LinearOperator
-
-    def __post_init__(self) -> None:
-        if isinstance(self.covariance, Identity):  # its only eigenvalue is 1, which no other function of C keeps
-            object.__setattr__(self, "covariance", Pixel(torch.ones((), dtype=torch.float64)))
-        self.covariance.check(tuple(self.mean.shape))
-        _ = self.covariance.sqrt
-
-    @classmethod
-    def power_law(
-        cls, shape: Sequence[int], exponent: float = 2.0, mean: float = 0.5, rms: float = 0.2
-    ) -> "GaussianOracle":
-        """A stationary field over the axes after the channel axis, with power proportional to |k|^-exponent.
-
-        Args:
-            shape: (C, *spatial), 1 to 3 spatial axes. Channels are independent.
-            exponent: of the power spectrum; natural images have about 2. k is in cycles per pixel; k = 0 has the
-                power of the lowest frequency of the longest axis.
-            mean, rms: mean and standard deviation of every pixel; the defaults suit data in [0, 1].
-
-        Raises:
-            PrescoreError: the shape has no spatial axis, or more than three.
-        """
-        if not 2 <= len(shape) <= 4:
-            raise PrescoreError(f"shape: {tuple(shape)} is not (channels, *spatial) with 1 to 3 spatial axes")
-        _, *rest, length = shape
-        k2 = torch.fft.rfftfreq(length, dtype=torch.float64) ** 2
-        for axis, size in enumerate(reversed(rest), start=1):
-            k2 = torch.fft.fftfreq(size, dtype=torch.float64).reshape(-1, *(1,) * axis) ** 2 + k2
-        power = k2.clamp_min(max(shape[1:]) ** -2.0) ** (-exponent / 2)
-        unit = Frequency(power, axes=len(shape) - 1, length=length)
-        # With the orthonormal transform the variance of a pixel is the mean of the power over the full spectrum.
-        scale = rms**2 * math.prod(shape[1:]) / (power * unit.multiplicity).sum()
-        return cls(torch.full(tuple(shape), mean, dtype=torch.float64), unit.map(lambda c: c * scale))
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        return tuple(self.mean.shape)
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """E[x0 | x], like x."""
-        return self.mean.to(x) + self._filter(lambda u, c: c / (c + u), x, sigma)
-
-    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """grad log p(x; sigma) = -(C + sigma^2)^-1 (x - mu), like x."""
-        return self._filter(lambda u, c: -1 / (c + u), x, sigma)
-
-    def ode_solution(self, x: Tensor, s: Tensor, t: Tensor | float) -> Tensor:
-        """Where the probability flow takes x from the level s to t: mu + sqrt((C + t^2) / (C + s^2)) (x - mu).
-
-        s is () or (B,), t one number; either may be the higher level.
-        """
-        return self.mean.to(x) + self._filter(lambda u, c: ((c + float(t) ** 2) / (c + u)).sqrt(), x, s)
-
-    def transform(self, z: Tensor) -> Tensor:
-        """mu + sqrt(C) z: standard normals, (B, *event), become samples of the data."""
-        return self.mean.to(z) + self.covariance.sqrt.mv(z)
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n events, (n, *event), in the dtype of the mean."""
-        size = (n, *self.mean.shape)
-        return self.transform(torch.randn(size, dtype=self.mean.dtype, device=generator.device, generator=generator))
-
-    def _filter(self, f: Callable[[float, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Tensor:
-        """f(sigma^2, C) (x - mu): one product for each different sigma."""
-        r = x - self.mean.to(x)
-        u = per_sample(sigma, x) ** 2
-        out = torch.empty_like(r)
-        for level in u.unique():
-            rows = u == level
-            out[rows] = self.covariance.map(partial(f, level.item())).mv(r[rows])
-        return out
 
 
 class Covariances(ABC):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from prescore import calibrate
 from prescore.assets import STATISTICS_SUFFIX
 from prescore.checkpoints.native import ModelDescription, load_model, save_model
 from prescore.cli import main
 from prescore.models.song_unet import SongUNet
-from prescore.precondition import calibrate, save_statistics
-from prescore.precondition.score import score_statistics
+from prescore.statistics import ModelStatistics, save_statistics, score_statistics
 
 SIDE = 8
 ARGUMENTS = {"img_resolution": SIDE, "in_channels": 1, "out_channels": 1, "model_channels": 16, "channel_mult": [1]}
@@ -87,7 +87,8 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder / "mnist-ve.safetensors", description, network.state_dict())
     data = torch.rand(50, 1, SIDE, SIDE, generator=generator).cumsum(-1).cumsum(-2) / SIDE**2
     score = score_statistics(load_model(folder / "mnist-ve.safetensors"), data)
-    save_statistics(replace(calibrate(data, components=9), score=score), folder / "mnist-ve.statistics.safetensors")
+    statistics = replace(calibrate(data, components=9), model=ModelStatistics(score=score))
+    save_statistics(statistics, folder / "mnist-ve.statistics.safetensors")
     return folder
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 import prescore
 from prescore.data import load_images
 from prescore.grid import geometric
-from prescore.precondition.score import score_statistics
+from prescore.statistics.score import score_statistics
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 9, 8), dtype=np.uint8)
 
@@ -134,8 +134,10 @@ def test_components(tmp_path: Path, data: Path, cli: Callable[..., Any], refused
     assert (code, err) == (0, "")
     assert "principal components" in out
     assert "share of all variance" in out
-    expected = prescore.precondition.calibrate(load_images(data), components=4)
-    assert torch.equal(prescore.load_statistics(tmp_path / "s").component_variances, expected.component_variances)
+    expected = prescore.calibrate(load_images(data), components=4)
+    assert torch.equal(
+        prescore.load_statistics(tmp_path / "s").moments.component_variances, expected.moments.component_variances
+    )
 
 
 @pytest.fixture
@@ -154,8 +156,8 @@ def test_the_score_of_a_model(tmp_path: Path, small: Path, model: Path, cli: Cal
     assert statistics.data_range == denoiser.data_range
     expected = score_statistics(denoiser, load_images(small, n=7), geometric(5, 0.01, 50.0))
     for name in ("levels", "score_square", "residual_square"):
-        torch.testing.assert_close(getattr(statistics.score, name), getattr(expected, name), rtol=1e-4, atol=1e-6)
-    assert (statistics.score.count, statistics.score.model) == (7, denoiser.name)
+        torch.testing.assert_close(getattr(statistics.model.score, name), getattr(expected, name), rtol=1e-4, atol=1e-6)
+    assert (statistics.model.score.count, statistics.model.score.model) == (7, denoiser.name)
 
 
 def test_floats_are_mapped_onto_the_range_of_the_model(
@@ -169,7 +171,7 @@ def test_floats_are_mapped_onto_the_range_of_the_model(
     )
     a, b = (prescore.load_statistics(tmp_path / name) for name in "ab")
     assert a.data_range == b.data_range == (0.0, 1.0)
-    torch.testing.assert_close(b.score.residual_square, a.score.residual_square, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(b.model.score.residual_square, a.model.score.residual_square, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(b.mean, a.mean)
 
 

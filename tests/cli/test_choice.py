@@ -10,13 +10,14 @@ import pytest
 
 import prescore
 from prescore.assets import STATISTICS_SUFFIX
-from prescore.precondition import save_statistics
+from prescore.statistics import Tuning, save_statistics
 
 Refused = Callable[..., str]
 
 
 def test_calibrate_measures_steps_and_info_shows_them(calibrated: Path, cli: Callable[..., Any]) -> None:
-    errors = prescore.load_statistics(calibrated).step_errors
+    statistics = prescore.load_statistics(calibrated)
+    errors = statistics.model.steps
     assert errors is not None
     assert errors.count == 2
     assert calibrated.stat().st_size < 40_000
@@ -24,14 +25,14 @@ def test_calibrate_measures_steps_and_info_shows_them(calibrated: Path, cli: Cal
     assert "steps of solvers on 2 samples" in out
     assert "for --grid auto" in out
     assert "levels that served best where they were tried" in out
-    assert set(errors.tried) == {"unipc", "p-ode-3m"}
+    assert set(statistics.tuning.rules) == {"unipc", "p-ode-3m"}
 
 
 def test_steps_may_be_left_out(tmp_path: Path, calibrated: Path, model: Path, cli: Callable[..., Any]) -> None:
     data, out = calibrated.parent / "data.npz", tmp_path / "s"
     arguments = ("calibrate", data, "--out", out, "--model", model, "--levels", 3)
     assert cli(*arguments, "--trajectories", 0).code == 0
-    assert prescore.load_statistics(out).step_errors is None
+    assert prescore.load_statistics(out).model.steps is None
 
 
 def test_levels_need_not_be_tried(
@@ -44,9 +45,9 @@ def test_levels_need_not_be_tried(
     assert "--tries: does nothing without --model" in refused("calibrate", data, "--out", out, "--tries", 1)
     assert not out.exists()
     assert cli(*arguments, "--tries", 0).code == 0
-    errors = prescore.load_statistics(out).step_errors
-    assert errors is not None
-    assert errors.tried == {}
+    statistics = prescore.load_statistics(out)
+    assert statistics.model.steps is not None
+    assert statistics.tuning.rules == {}
     assert "tried" not in cli("info", out).out
 
 
@@ -54,10 +55,10 @@ def test_samples_take_the_levels_that_served_best(
     tmp_path: Path, calibrated: Path, model: Path, cli: Callable[..., Any]
 ) -> None:
     statistics = prescore.load_statistics(calibrated)
-    errors = statistics.step_errors
+    errors = statistics.model.steps
     assert errors is not None
     out = tmp_path / f"own{STATISTICS_SUFFIX}"
-    save_statistics(replace(statistics, step_errors=replace(errors, tried={"unipc": {6: 0.5}})), out)
+    save_statistics(replace(statistics, tuning=Tuning(rules={"unipc": {6: 0.5}})), out)
     arguments = ("sample", model, "--sampler", "unipc", "--statistics", out, "--n", 1, "--grid", "auto", "--calls", 5)
     text = cli(*arguments, "--out", tmp_path / "a.npz").out
     assert "geometric to 0.5 of the data's deviation over T, tried on tiny" in text

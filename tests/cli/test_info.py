@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import prescore
 from prescore.cli.plots import _map
+from prescore.statistics import ModelStatistics
 
 
 def value(out: str, name: str) -> str:
@@ -27,9 +28,9 @@ def test_statistics(cli: Callable[..., Any], statistics: Path) -> None:
     assert value(out, "statistics of") == "50 samples"
     assert value(out, "event shape") == "1 x 8 x 8"
     assert value(out, "data range") == "0 to 1"
-    assert value(out, "values found") == f"{stats.minimum:.4g} to {stats.maximum:.4g}"
-    zero = f"{stats.power[0, 0, 0].item():.4g}"
-    assert value(out, "mean  ").startswith(f"{stats.mean.mean().item():.4g}")
+    assert value(out, "values found") == f"{stats.moments.minimum:.4g} to {stats.moments.maximum:.4g}"
+    zero = f"{stats.moments.power[0, 0, 0].item():.4g}"
+    assert value(out, "mean  ").startswith(f"{stats.moments.mean.mean().item():.4g}")
     assert any(line.split()[:3] == ["mean", "0", zero] for line in out.splitlines())
     weight = prescore.frequency_preconditioner(stats, 2).largest_gain((1, 8, 8))
     assert any(line.split()[:2] == ["2", f"{weight:.4g}"] for line in out.splitlines())
@@ -39,18 +40,23 @@ def test_components_and_the_score_are_shown_where_they_are(
     tmp_path: Path, cli: Callable[..., Any], statistics: Path
 ) -> None:
     stats, out = prescore.load_statistics(statistics), cli("info", statistics).out
-    variances = stats.component_variances
+    variances = stats.moments.component_variances
     assert value(out, "principal components") == "9"
     assert value(out, "their variances") == f"{variances[0]:.4g} to {variances[-1]:.4g}"
-    total = (stats.mean_square - stats.mean**2).sum()
+    total = (stats.moments.mean_square - stats.moments.mean**2).sum()
     assert value(out, "share of all variance") == f"{(variances.sum() / total).item():.1%}"
     assert "on 50 samples\n" in out
     rows = [line.split() for line in out[out.index("deviation of x0") :].splitlines()[1:]]
-    score = stats.score
+    score = stats.model.score
     assert [row[0] for row in rows] == [f"{sigma:.4g}" for sigma in score.levels.tolist()]
     by_residual = (score.levels**2 * score.residual_square.clamp(max=1)).sqrt().tolist()
     assert [float(row[2]) for row in rows] == pytest.approx(by_residual, rel=1e-3)
-    prescore.save_statistics(replace(stats, components=None, component_variances=None, score=None), tmp_path / "s")
+    prescore.save_statistics(
+        replace(
+            stats, moments=replace(stats.moments, components=None, component_variances=None), model=ModelStatistics()
+        ),
+        tmp_path / "s",
+    )
     out = cli("info", tmp_path / "s").out
     assert "largest weight" in out
     assert "principal" not in out

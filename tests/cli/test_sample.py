@@ -24,9 +24,9 @@ from prescore.cli.options import options_of
 from prescore.cli.plan import BASES, open_model, open_statistics
 from prescore.cli.sample import sample
 from prescore.denoiser import Denoiser
+from prescore.gaussian import Gaussian
 from prescore.grid import geometric, iddpm, karras, uniform_t
 from prescore.images import grid, to_uint8
-from prescore.precondition.gaussian import Gaussian
 from prescore.samplers import SAMPLERS, Entry
 from prescore.schedule import VP
 

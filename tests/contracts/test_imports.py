@@ -1,6 +1,7 @@
 """The layout is the architecture: imports run one way, and the core needs no extra."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +11,11 @@ import pytest
 import prescore
 
 ROOT = Path(prescore.__file__).parent
+FLOOR = re.compile(r"^\d+\. ((?:`\w+`(?:, )?)+): \S", re.MULTILINE)
+# From the lowest to the highest, as docs/architecture.md lists them.
 LAYERS = [
-    {"errors"},
-    {"assets", "device", "files"},
-    {"data", "images"},
-    {"schedule", "grid", "noise", "operators"},
-    {"denoiser", "oracle"},
-    {"precondition"},
-    {"samplers"},
-    {"models"},
-    {"checkpoints"},
-    {"training"},
-    {"metrics"},
-    {"cli", "__main__"},
+    set(re.findall(r"`(\w+)`", names))
+    for names in FLOOR.findall((Path(__file__).parents[2] / "docs" / "architecture.md").read_text())
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 EXTRAS = {
@@ -59,14 +52,39 @@ def imports(path: Path):
 SOURCES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
 
 
+def test_the_page_lists_every_module_once():
+    listed = [name for layer in LAYERS for name in layer]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {part(path) for path in SOURCES}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_run_one_way(path):
     for module, top in imports(path):
         parts = module.split(".")
-        if parts[0] == "prescore" and len(parts) > 1:
-            assert RANK[parts[1]] <= RANK[part(path)], f"{module} is above {path.relative_to(ROOT)}"
+        if parts[0] == "prescore":  # the package itself re-exports everything, and is above all but its front ends
+            rank = RANK[parts[1]] if len(parts) > 1 else len(LAYERS) - 1
+            assert rank <= RANK[part(path)], f"{module} is above {path.relative_to(ROOT)}"
         if part(path) not in ("cli", "__main__"):
             assert not (top and parts[0] in EXTRAS), f"{path.name} needs the extra {parts[0]} to be imported"
+
+
+def test_no_modules_import_each_other():
+    """Also inside a folder, and also where an import stands inside a function."""
+    names = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in SOURCES}
+    below = {name: {m for m, _ in imports(p) if m in names and m != name} for name, p in names.items()}
+    inside = {name: {m for m in found if not name.startswith(f"{m}.")} for name, found in below.items()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle: {' -> '.join((*path[path.index(name) :], name))}"
+        if name not in done:
+            for other in sorted(inside[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in names:
+        visit(name, ())
 
 
 def test_importing_prescore_is_light():

@@ -12,8 +12,6 @@ from prescore.operators import (
     PCA,
     Cosine,
     Dense,
-    FourierRollSkew,
-    FourierSkew,
     Frequency,
     Identity,
     LinearOperator,
@@ -119,11 +117,6 @@ def roll_skew(places, shape):
     return Case(RollSkew(places), shape, P - P.T, without=("inv", "sqrt"))
 
 
-def zero(operator, shape, exact=True):
-    n = torch.Size(shape).numel()
-    return Case(operator, shape, torch.zeros(n, n, dtype=torch.float64), ("inv", "sqrt"), exact)
-
-
 def odd_frequency(shape, seed=0):
     q = odd(shape, seed)
     half = q[..., : shape[-1] // 2 + 1]
@@ -163,8 +156,6 @@ CASES = {
     "roll": Case(Roll((1, 2)), SHAPE, roll_matrix((1, 2), SHAPE), without=("sqrt",)),
     "roll of the last axis": Case(Roll((-3,)), (2, 5), roll_matrix((-3,), (2, 5)), without=("sqrt",)),
     "roll skew": roll_skew((1, 2), (3, 4, 5)),
-    "Fourier roll skew": zero(FourierRollSkew((1, 2)), (3, 4, 5)),
-    "Fourier skew": zero(FourierSkew(), (3, 4, 5), exact=False),
     "odd frequency": odd_frequency((4, 5)),
     "odd frequency 3-D": odd_frequency((3, 2, 4), seed=4),
 }
@@ -352,7 +343,7 @@ def test_check(case):
     """It accepts its own shape; operators that are tied to a shape refuse others, naming both."""
     case.operator.check(case.shape)
     other = (*case.shape[:-1], case.shape[-1] + 1)
-    free = isinstance(case.operator, Identity | Roll | RollSkew | FourierRollSkew | FourierSkew)
+    free = isinstance(case.operator, Identity | Roll | RollSkew)
     one_weight = isinstance(case.operator, Pixel) and case.operator.weights.shape[-1:] in ((), (1,))
     if free or one_weight:
         case.operator.check(other)

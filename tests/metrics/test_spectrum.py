@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from prescore import calibrate
 from prescore.errors import PrescoreError
 from prescore.metrics import power_spectrum_error, radial_power
-from prescore.precondition import calibrate
 
 
 def images(count=20, shape=(2, 5, 6), seed=0):
@@ -29,8 +29,10 @@ def test_it_is_the_mean_over_the_full_spectrum(shape, centred):
 def test_a_power_tensor_is_the_same_as_statistics():
     x, y = images(), images(seed=1)
     s = calibrate(x)
-    assert power_spectrum_error(y, s.power, axes=2) == power_spectrum_error(y, s)
-    assert power_spectrum_error(y, s.power_centred, axes=2, centred=True) == power_spectrum_error(y, s, centred=True)
+    assert power_spectrum_error(y, s.moments.power, axes=2) == power_spectrum_error(y, s)
+    assert power_spectrum_error(y, s.moments.power_centred, axes=2, centred=True) == power_spectrum_error(
+        y, s, centred=True
+    )
 
 
 def test_the_data_themselves_have_no_error_and_a_factor_is_its_logarithm():
@@ -72,7 +74,7 @@ def test_mistakes_are_refused():
     with pytest.raises(PrescoreError, match="axes: give it with a power tensor"):
         power_spectrum_error(x, s, axes=2)
     with pytest.raises(PrescoreError, match="axes: give it with a power tensor"):
-        power_spectrum_error(x, s.power)
+        power_spectrum_error(x, s.moments.power)
     with pytest.raises(PrescoreError, match=r"their spectrum has shape \(2, 4, 3\), the data's \(2, 5, 4\)"):
         power_spectrum_error(images(shape=(2, 4, 4)), s)
     with pytest.raises(PrescoreError, match="at least two samples"):
@@ -83,7 +85,7 @@ def test_mistakes_are_refused():
 def test_radial_power_by_counting(shape):
     """Every frequency of the full spectrum goes to the nearest ring; the corners beyond 1/2 go nowhere."""
     x = images(shape=(2, *shape))
-    frequency, profile = radial_power(calibrate(x, axes=len(shape)).power, shape)
+    frequency, profile = radial_power(calibrate(x, axes=len(shape)).moments.power, shape)
     n = max(shape)
     assert torch.equal(frequency, torch.arange(n // 2 + 1, dtype=torch.float64) / n)
     dims = tuple(range(-len(shape), 0))

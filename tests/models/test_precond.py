@@ -12,6 +12,7 @@ from prescore.denoiser import (
     velocity_from_denoised,
 )
 from prescore.errors import PrescoreError
+from prescore.gaussian import Gaussian
 from prescore.models.precond import (
     PRECONDITIONINGS,
     EDMPrecond,
@@ -24,12 +25,11 @@ from prescore.models.precond import (
     VEPrecond,
     VPPrecond,
 )
-from prescore.oracle import GaussianOracle
 from prescore.schedule import IDDPM, VP, Cosine, SubVP, Tabulated
 
 SIGMA = torch.tensor([0.03, 0.5, 7.0, 60.0], dtype=torch.float64)
 SHAPE = (2, 4, 4)
-ORACLE = GaussianOracle.power_law(SHAPE, mean=0.3)
+ORACLE = Gaussian.power_law(SHAPE, mean=0.3)
 X = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * SIGMA.reshape(-1, 1, 1, 1)
 EDMS = [EDMPrecond, VEPrecond, VPPrecond, IDDPMPrecond]
 DISCRETE = Tabulated.linear()

@@ -18,17 +18,19 @@ import torch
 from scipy.interpolate import CubicSpline
 from support import BrownianNoise, Replay, slope
 
+from prescore import calibrate
+from prescore.gaussian import Gaussian
 from prescore.operators import Pixel
-from prescore.oracle import Diagonal, GaussianOracle, MixtureOracle
-from prescore.precondition import calibrate
-from prescore.precondition.score import ScoreStatistics
+from prescore.oracle import Diagonal, MixtureOracle
 from prescore.samplers.analytic import AnalyticDDIM
 from prescore.samplers.ddim import DDIM, DDPM
+from prescore.statistics import ModelStatistics
+from prescore.statistics.score import ScoreStatistics
 
 START, END = 3.0, 0.05
 MEAN = torch.tensor([0.5, -1.0, 0.0, 2.0], dtype=torch.float64)
 VARIANCES = torch.tensor([0.01, 0.1, 1.0, 4.0], dtype=torch.float64)
-GAUSSIAN = GaussianOracle(MEAN, Pixel(VARIANCES))
+GAUSSIAN = Gaussian(MEAN, Pixel(VARIANCES))
 # Its two modes overlap: of separate ones the few paths that end in another mode than their limit rule strong errors.
 MIXTURE = MixtureOracle(
     torch.tensor([0.4, 0.6]),
@@ -45,7 +47,7 @@ def levels(steps, end=END):
 def statistics(gamma, shape):
     both = torch.stack([torch.full(shape, end, dtype=torch.float64) for end in (-100.0, 100.0)])
     score = ScoreStatistics(levels=MEASURED, score_square=gamma, residual_square=1 - gamma, count=1)
-    return replace(calibrate(both, data_range=(-100.0, 100.0)), score=score)
+    return replace(calibrate(both, data_range=(-100.0, 100.0)), model=ModelStatistics(score=score))
 
 
 def line(sigma):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from support import Replay, relative, slope
 
+from prescore.gaussian import Gaussian
 from prescore.operators import Pixel
-from prescore.oracle import Diagonal, GaussianOracle, MixtureOracle
+from prescore.oracle import Diagonal, MixtureOracle
 from prescore.samplers.edm import EDMFlow
 from prescore.schedule import VP, Cosine, GeometricVE, SubVP
 
@@ -32,7 +33,7 @@ METHODS = {
     "ralston": ({"alpha": 2 / 3}, 2),
     "midpoint": ({"alpha": 0.5}, 2),
 }
-GAUSSIAN = GaussianOracle(
+GAUSSIAN = Gaussian(
     torch.tensor([0.5, -1.0, 0.0, 2.0], dtype=torch.float64),
     Pixel(torch.tensor([0.01, 0.1, 1.0, 4.0], dtype=torch.float64)),
 )

@@ -22,10 +22,10 @@ from flow import END, START, fitted_order, fitted_weak_order
 from scipy.interpolate import CubicSpline
 from support import Replay, slope
 
+from prescore.gaussian import Gaussian
 from prescore.grid import geometric
 from prescore.operators import Frequency, Pixel
 from prescore.oracle import Diagonal, MixtureOracle
-from prescore.precondition.gaussian import Gaussian
 from prescore.samplers.exponential import Exponential
 
 SHIFTED = torch.tensor([0.2, 0.0, 0.3, 0.1], dtype=torch.float64)
@@ -154,7 +154,7 @@ def test_weak_order_on_a_mixture(name, method, l):  # noqa: E741
 
 def draws_on_path(sampler, fine, levels, shape):
     """The draws of a run on `levels`, composed from those of the fine steps, which depend on nothing else."""
-    linear, l, generator = sampler._linear, sampler.l, torch.Generator().manual_seed(1)  # noqa: E741
+    flow, l, generator = sampler._flow, sampler.l, torch.Generator().manual_seed(1)  # noqa: E741
     inner = [s * (t / s) ** r for s, t in pairwise(levels.tolist()) for r in (*sampler.stages, 1)]
     steps = pairwise(fine.tolist())
     for s, t in pairwise([START, *inner]):
@@ -162,8 +162,8 @@ def draws_on_path(sampler, fine, levels, shape):
         while level > t * (1 + 1e-9):
             level, below = next(steps)
             z = torch.randn(shape, generator=generator, dtype=torch.float64)
-            N, level = linear.keep(level, below, l) * N + linear.std(level, below, l) * z, below
-        yield N / linear.std(s, t, l)
+            N, level = flow.keep(level, below, l) * N + flow.std(level, below, l) * z, below
+        yield N / flow.std(s, t, l)
 
 
 def end_on_path(sampler, steps, fine, x, denoise):

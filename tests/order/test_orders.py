@@ -13,12 +13,13 @@ import pytest
 import torch
 from flow import END, MODELS, START, VARIANCES, fitted_order, fitted_weak_order
 
+from prescore import calibrate
+from prescore.gaussian import Gaussian
 from prescore.grid import geometric
 from prescore.operators import Pixel
-from prescore.precondition import calibrate
-from prescore.precondition.gaussian import Gaussian
-from prescore.precondition.score import ScoreStatistics
 from prescore.samplers import SAMPLERS, make_sampler
+from prescore.statistics import ModelStatistics
+from prescore.statistics.score import ScoreStatistics
 
 # Name: order of the state if deterministic, else of the moments (weak); strong order.
 ORDERS = {
@@ -72,7 +73,7 @@ def statistics():
     gamma = (levels.unsqueeze(1) ** 2 / (VARIANCES + levels.unsqueeze(1) ** 2)).mean(1)
     score = ScoreStatistics(levels=levels, score_square=gamma, residual_square=1 - gamma, count=1)
     both = torch.stack([torch.full((4,), bound, dtype=torch.float64) for bound in (-100.0, 100.0)])
-    return replace(calibrate(both, data_range=(-100.0, 100.0)), score=score)
+    return replace(calibrate(both, data_range=(-100.0, 100.0)), model=ModelStatistics(score=score))
 
 
 def make(name):

@@ -2,11 +2,11 @@
 
 import functools
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from samplers.test_recursion import SCALES, SIGMA, excess, make, surrogate
+from support import with_moments
 
 from prescore.errors import PrescoreError
 from prescore.samplers import AlphaRelation, choose_alpha, statistics_recursion
@@ -51,7 +51,7 @@ def test_with_few_steps_the_network_is_not_led_astray():
 
 @functools.cache
 def scaled():
-    return replace(surrogate()[0], scales=torch.tensor(SCALES, dtype=torch.float64))
+    return with_moments(surrogate()[0], scales=torch.tensor(SCALES, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("steps", [50, 150])
@@ -83,11 +83,11 @@ def test_from_30_steps_on_more_steps_want_less_preconditioning():
 def test_a_frequency_that_never_varies_has_no_say():
     """Its variance is 0 or a rounding, and the power of its samples relative to that is no error."""
     statistics = surrogate()[0]
-    constant = statistics.power_centred.clone()
+    constant = statistics.moments.power_centred.clone()
     constant[..., 5, 5] = 0
     rounding = torch.where(constant == 0, 1e-14 * constant.max(), constant)
     with_zero, with_rounding = (
-        choose_alpha(make(None, steps=50), replace(statistics, power_centred=power), *SIGMA).alpha
+        choose_alpha(make(None, steps=50), with_moments(statistics, power_centred=power), *SIGMA).alpha
         for power in (constant, rounding)
     )
     assert with_zero == pytest.approx(with_rounding)
@@ -95,7 +95,7 @@ def test_a_frequency_that_never_varies_has_no_say():
 
 
 def test_samples_that_are_the_mean_have_a_scale_too():
-    blank = replace(surrogate()[0], scales=torch.tensor([0.0, 0.0, 2.0, 2.0], dtype=torch.float64))
+    blank = with_moments(surrogate()[0], scales=torch.tensor([0.0, 0.0, 2.0, 2.0], dtype=torch.float64))
     choice = choose_alpha(make(None, steps=50), blank, *SIGMA)
     assert math.isfinite(choice.alpha)
     assert choice.error < choice.plain_error < math.inf

@@ -8,15 +8,16 @@ import pytest
 import torch
 from support import relative
 
+from prescore import calibrate
 from prescore.errors import PrescoreError
+from prescore.gaussian import Gaussian
 from prescore.operators import Pixel
-from prescore.oracle import GaussianOracle
-from prescore.precondition import calibrate
-from prescore.precondition.score import ScoreStatistics, score_statistics
 from prescore.samplers import sample
 from prescore.samplers.analytic import AnalyticDDIM
 from prescore.samplers.ddim import DDIM
 from prescore.schedule import Tabulated
+from prescore.statistics import ModelStatistics
+from prescore.statistics.score import ScoreStatistics, score_statistics
 
 SHAPE = (2, 3)
 ETAS = [0.0, 0.5, 1.0]
@@ -29,7 +30,7 @@ def with_gamma(gamma, residual=None, levels=LEVELS, data_range=(-1000.0, 1000.0)
     score = ScoreStatistics(
         levels=levels, score_square=gamma, residual_square=1 - gamma if residual is None else residual, count=1
     )
-    return replace(calibrate(both, data_range=data_range), score=score)
+    return replace(calibrate(both, data_range=data_range), model=ModelStatistics(score=score))
 
 
 def gaussian(c, levels=LEVELS, **options):
@@ -143,7 +144,7 @@ def test_the_last_noise_is_at_most_clip_grey_levels():
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_measured_and_sampled(eta):
     """Score measured on 200 samples, 4 steps: the variance is right within 5 standard errors, DDIM's is far off."""
-    oracle = GaussianOracle(torch.full((500,), 0.5, dtype=torch.float64), Pixel(torch.tensor(0.01).double()))
+    oracle = Gaussian(torch.full((500,), 0.5, dtype=torch.float64), Pixel(torch.tensor(0.01).double()))
     data = oracle.sample(200, torch.Generator().manual_seed(0))
 
     def denoise(x, sigma):
@@ -151,7 +152,7 @@ def test_measured_and_sampled(eta):
 
     denoise.dtype, denoise.event_shape = torch.float64, (500,)
     score = score_statistics(denoise, data, torch.logspace(1, -2, 12), data_range=(-1.0, 2.0))
-    statistics = replace(calibrate(data, data_range=(-1.0, 2.0)), score=score)
+    statistics = replace(calibrate(data, data_range=(-1.0, 2.0)), model=ModelStatistics(score=score))
     grid = torch.tensor([8.0, 1.0, 0.2, 0.05, 0.02], dtype=torch.float64)
     variance = {}
     for sampler in (AnalyticDDIM(eta=eta, statistics=statistics, grid=grid, clip=None), DDIM(eta=eta, grid=grid)):
@@ -187,7 +188,7 @@ def test_what_it_declares():
         (lambda: AnalyticDDIM().check(SHAPE, LEVELS), "prescore calibrate DATA --model MODEL"),
         (lambda: AnalyticDDIM().start(LEVELS), "prescore calibrate DATA --model MODEL"),
         (
-            lambda: AnalyticDDIM(statistics=replace(gaussian([1.0]), score=None)).check(SHAPE, LEVELS),
+            lambda: AnalyticDDIM(statistics=replace(gaussian([1.0]), model=ModelStatistics())).check(SHAPE, LEVELS),
             "prescore calibrate DATA --model MODEL",
         ),
         (

@@ -5,12 +5,14 @@ import pytest
 import torch
 from support import filter_weights
 
+from prescore import calibrate
 from prescore.denoiser import Denoiser, expand, guided
 from prescore.errors import PrescoreError, SamplingError
 from prescore.operators import Frequency
-from prescore.precondition import Preconditioner, calibrate
-from prescore.precondition.score import score_statistics
+from prescore.precondition import Preconditioner
 from prescore.samplers import SAMPLERS, make_sampler, sample, steps_for_calls
+from prescore.statistics import ModelStatistics
+from prescore.statistics.score import score_statistics
 
 SHAPE = (1, 8, 8)
 WEIGHTS = filter_weights(*SHAPE)
@@ -30,7 +32,7 @@ def preconditioner():
 def statistics():
     data = torch.rand(20, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     score = score_statistics(model(), data)
-    return replace(calibrate(data), score=score)
+    return replace(calibrate(data), model=ModelStatistics(score=score))
 
 
 NEEDED = {"preconditioner": preconditioner, "reference": statistics, "statistics": statistics}

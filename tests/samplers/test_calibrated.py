@@ -7,14 +7,16 @@ from math import log
 import pytest
 import torch
 
+from prescore import calibrate
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
+from prescore.gaussian import Gaussian, cosine_gaussian, pixel_gaussian
 from prescore.grid import geometric, karras
 from prescore.noise import NoiseSource
 from prescore.operators import Pixel
-from prescore.oracle import Full, GaussianOracle, MixtureOracle
-from prescore.precondition import Gaussian, calibrate, cosine_gaussian, pixel_gaussian
+from prescore.oracle import Full, MixtureOracle
 from prescore.samplers import auto_grid, calibrated, make_sampler, measure_steps, sample
+from prescore.statistics import ModelStatistics, Tuning, in_range
 
 LOW, HIGH, SHAPE = 0.01, 50.0, (1, 4, 4)
 SMALL = {"trajectories": 6, "seed": 5}
@@ -32,6 +34,10 @@ def mixture():
     return model(oracle), calibrate(data, data_range=(-9.0, 9.0))
 
 
+def runs(reference, seeds, batch_size):
+    return calibrated.Runs(mixture()[0], reference, seeds, {}, batch_size, False)
+
+
 def model(function, **options):
     return Denoiser(function, SHAPE, LOW, HIGH, data_range=(-9.0, 9.0), dtype=torch.float64, **options)
 
@@ -43,12 +49,13 @@ def reference():
 
 @cache
 def measured():
-    return measure_steps(mixture()[0], reference(), **SMALL, tries=0)
+    return measure_steps(mixture()[0], reference(), **SMALL, tries=0)[0]
 
 
 @cache
 def tried():
-    return measure_steps(mixture()[0], reference(), trajectories=16, seed=5)
+    errors, tuning = measure_steps(mixture()[0], reference(), trajectories=16, seed=5)
+    return replace(mixture()[1], model=ModelStatistics(steps=errors), tuning=tuning)
 
 
 def arrive(denoiser, name, grid, seeds):
@@ -71,10 +78,9 @@ def error(name, grid, seeds):
 
 def test_the_error_of_a_step_is_that_of_the_formula():
     """In pixels, which are coordinates of their own, DPM-Solver++(2M) by hand."""
-    denoiser, statistics = mixture()
-    pixels = pixel_gaussian(statistics)
+    pixels = pixel_gaussian(mixture()[1])
     levels = geometric(calibrated.FINE, LOW, HIGH, final_zero=True)
-    followed = calibrated.follow(denoiser, pixels, levels, range(3), 64, False)
+    followed = calibrated.follow(runs(pixels, range(3), 64), levels)
     errors = calibrated.step_errors(lambda: make_sampler("dpmpp-2m"), followed)
     X, D, C = followed.X, followed.D, followed.C
 
@@ -94,76 +100,76 @@ def test_the_error_of_a_step_is_that_of_the_formula():
 
 
 def test_the_trajectories_are_those_of_the_flow():
-    denoiser, _ = mixture()
     levels = geometric(calibrated.FINE, LOW, HIGH, final_zero=True)
-    followed = calibrated.follow(denoiser, pixel_gaussian(mixture()[1]), levels, range(4), 3, False)
+    pixels = pixel_gaussian(mixture()[1])
+    followed = calibrated.follow(runs(pixels, range(4), 3), levels)
     finer = geometric(4 * calibrated.FINE, LOW, HIGH, final_zero=True)
-    other = calibrated.follow(denoiser, pixel_gaussian(mixture()[1]), finer, range(4), 64, False)
+    other = calibrated.follow(runs(pixels, range(4), 64), finer)
     assert (followed.X[-1] - other.X[-1]).square().mean().sqrt() < 2e-3
     assert followed.X.shape == (calibrated.FINE + 1, 4, 16)
 
 
 def test_on_gaussian_data_the_reference_leaves_no_error():
     C = torch.logspace(0, -3, 16, dtype=torch.float64).reshape(SHAPE)
-    oracle = GaussianOracle(torch.zeros(SHAPE, dtype=torch.float64), Pixel(C))
+    oracle = Gaussian(torch.zeros(SHAPE, dtype=torch.float64), Pixel(C))
     exact = Gaussian(oracle.mean, Pixel(C))
-    errors = measure_steps(model(oracle), exact, **SMALL).solvers
+    errors = measure_steps(model(oracle), exact, **SMALL)[0].solvers
     assert errors["gaussian"].rows.max() < 1e-10
     small = errors["data"].inner[:2, 30]
     assert log(small[1] / small[0], 2) == pytest.approx(3, abs=0.2)
 
 
 def test_the_batch_size_does_not_matter():
-    other = measure_steps(mixture()[0], reference(), **SMALL, batch_size=4, tries=0)
+    other, _ = measure_steps(mixture()[0], reference(), **SMALL, batch_size=4, tries=0)
     for prediction, errors in measured().solvers.items():
         torch.testing.assert_close(other.solvers[prediction].rows, errors.rows, rtol=1e-6, atol=1e-9)
 
 
 def test_some_of_the_coordinates_stand_for_all(monkeypatch):
     monkeypatch.setattr(calibrated, "KEPT", 8)
-    some = measure_steps(mixture()[0], reference(), **SMALL, tries=0).solvers["gaussian"].inner[3]
+    some = measure_steps(mixture()[0], reference(), **SMALL, tries=0)[0].solvers["gaussian"].inner[3]
     assert 0.5 < (some / measured().solvers["gaussian"].inner[3]).log().mean().exp() < 2
 
 
 @pytest.mark.parametrize("name", ["p-ode-2m", "dpmpp-2m"])
 def test_measured_levels_beat_the_usual_ones(name):
     """Samples that were not measured, beside the flow over many levels."""
-    statistics = replace(mixture()[1], step_errors=measured())
+    statistics = replace(mixture()[1], model=ModelStatistics(steps=measured()))
     for calls in (5, 8, 12, 20):
         others = [grid(calls, LOW, HIGH, final_zero=True) for grid in (karras, geometric)]
         seeds = range(100, 200)
         assert error(name, auto_grid(name, statistics, calls), seeds) < min(error(name, g, seeds) for g in others)
 
 
-@pytest.mark.parametrize("name", calibrated.TRIED)
+@pytest.mark.parametrize("name", calibrated.TRIED_SOLVERS)
 def test_levels_that_were_tried_serve_others_too(name):
     """On samples that were not among those tried: no common grid is better, and the best rule little, on average."""
-    statistics, seeds, behind = replace(mixture()[1], step_errors=tried()), range(100, 400), 0.0
+    statistics, seeds, behind = tried(), range(100, 400), 0.0
     for steps in (5, 8, 13, 20):
         common = [grid(steps, LOW, HIGH, final_zero=True) for grid in (karras, geometric)]
-        rules = [tried().levels_by(rule, steps) for rule in calibrated.RULES]
+        rules = [statistics.model.steps.levels_by(rule, steps) for rule in calibrated.RULES]
         own = error(name, auto_grid(name, statistics, steps), seeds)
         assert own <= min(error(name, grid, seeds) for grid in common)
         behind += log(own / min(error(name, grid, seeds) for grid in rules)) / 4
     assert 0 <= behind < 0.1
 
 
-@pytest.mark.parametrize("name", calibrated.TRIED)
+@pytest.mark.parametrize("name", calibrated.TRIED_SOLVERS)
 def test_trying_is_running_the_solver(name):
     """The choice, by hand: mean distance of the ends of runs to those of the trajectories, in pixels."""
     denoiser, seeds, steps = mixture()[0], range(5, 21), 7
     exact = arrive(denoiser, "p-ode-3m", geometric(calibrated.FINE, LOW, HIGH, final_zero=True), seeds)
 
     def distance(rule):
-        x = arrive(denoiser, name, tried().levels_by(rule, steps), seeds)
+        x = arrive(denoiser, name, tried().model.steps.levels_by(rule, steps), seeds)
         return (x - exact).square().flatten(1).mean(1).sqrt().mean().item()
 
-    assert tried().tried[name][steps] == min(calibrated.RULES, key=distance)
+    assert tried().tuning.rules[name][steps] == min(calibrated.RULES, key=distance)
 
 
 def test_levels_are_tried_in_batches():
-    batches = measure_steps(mixture()[0], reference(), trajectories=16, seed=5, batch_size=5)
-    assert batches.tried == tried().tried
+    tuning = measure_steps(mixture()[0], reference(), trajectories=16, seed=5, batch_size=5)[1]
+    assert tuning.rules == tried().tuning.rules
 
 
 def test_levels_on_which_a_solver_diverges_are_not_taken(monkeypatch):
@@ -176,13 +182,13 @@ def test_levels_on_which_a_solver_diverges_are_not_taken(monkeypatch):
         return measured().levels_by(0.5, len(grid) - 1)
 
     monkeypatch.setattr(calibrated, "sample", diverging)
-    found = measure_steps(mixture()[0], reference(), **SMALL, tries=1).tried
+    found = measure_steps(mixture()[0], reference(), **SMALL, tries=1)[1].rules
     assert {rule for rules in found.values() for rule in rules.values()} == {0.5}
 
 
 def test_a_rule_is_taken_from_the_nearest_number_of_steps():
-    errors = replace(measured(), tried={"unipc": {4: 0.25, 8: "gaussian"}})
-    statistics = replace(mixture()[1], step_errors=errors)
+    errors, tuning = measured(), Tuning(rules={"unipc": {4: 0.25, 8: "gaussian"}})
+    statistics = replace(mixture()[1], model=ModelStatistics(steps=errors), tuning=tuning)
     levels = auto_grid("unipc", statistics, 5)
     deviation = (errors.shares * errors.variances).sum().sqrt().item()
     torch.testing.assert_close(levels, geometric(5, 0.25 * deviation / 5, HIGH, final_zero=True))
@@ -196,13 +202,13 @@ def test_a_rule_is_taken_from_the_nearest_number_of_steps():
 
 
 def test_rules_do_not_depend_on_the_unit_of_the_data():
-    larger = tried().scaled(3.0)
-    assert larger.tried == tried().tried
-    torch.testing.assert_close(larger.levels_by(0.5, 7), 3 * tried().levels_by(0.5, 7))
+    larger = in_range(tried(), (-27.0, 27.0))
+    assert larger.tuning is tried().tuning
+    torch.testing.assert_close(auto_grid("unipc", larger, 7), 3 * auto_grid("unipc", tried(), 7))
 
 
 def test_which_solver_stands_for_a_sampler():
-    statistics = replace(mixture()[1], step_errors=measured())
+    statistics = replace(mixture()[1], model=ModelStatistics(steps=measured()))
     for name, prediction in {
         "p-sde-2m": "gaussian",
         "p-ode-3m": "gaussian",
@@ -228,4 +234,4 @@ def test_what_cannot_be_measured():
     with pytest.raises(PrescoreError, match=r"grid: auto needs .*calibrate DATA --model MODEL"):
         auto_grid("dpmpp-2m", statistics, 5)
     with pytest.raises(PrescoreError, match="unknown name 'dpm'"):
-        auto_grid("dpm", replace(statistics, step_errors=measured()), 5)
+        auto_grid("dpm", replace(statistics, model=ModelStatistics(steps=measured())), 5)

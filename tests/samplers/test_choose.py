@@ -6,26 +6,29 @@ import pytest
 import torch
 
 import prescore
+from prescore import calibrate
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
+from prescore.gaussian import Gaussian
 from prescore.operators import Pixel
-from prescore.oracle import EmpiricalOracle, GaussianOracle
-from prescore.precondition import calibrate
-from prescore.precondition.score import score_statistics
+from prescore.oracle import EmpiricalOracle
 from prescore.samplers import SAMPLERS, choose_sampler
-from prescore.samplers.choose import FEW, MANY, least_left
+from prescore.samplers.choose import least_error_share
+from prescore.statistics import ModelStatistics
+from prescore.statistics.score import score_statistics
+from prescore.tuned import FEW_CALLS, MANY_CALLS
 
 SHAPE = (1, 4, 4)
 
 
 def measured(data, oracle):
     model = Denoiser(oracle, SHAPE, 0.01, 50.0, data_range=(-9.0, 9.0), dtype=torch.float64)
-    return replace(calibrate(data, data_range=(-9.0, 9.0)), score=score_statistics(model, data))
+    return replace(calibrate(data, data_range=(-9.0, 9.0)), model=ModelStatistics(score=score_statistics(model, data)))
 
 
 @pytest.fixture(scope="module")
 def gaussian_data():
-    oracle = GaussianOracle(torch.zeros(SHAPE, dtype=torch.float64), Pixel(torch.ones(SHAPE, dtype=torch.float64)))
+    oracle = Gaussian(torch.zeros(SHAPE, dtype=torch.float64), Pixel(torch.ones(SHAPE, dtype=torch.float64)))
     return measured(oracle.sample(300, torch.Generator().manual_seed(0)), oracle)
 
 
@@ -37,10 +40,10 @@ def points():
 
 
 def test_what_the_network_leaves_of_the_error_of_the_gaussian_model(gaussian_data, points):
-    assert least_left(gaussian_data) == pytest.approx(1, abs=0.1)
-    assert least_left(points) < 0.01
+    assert least_error_share(gaussian_data) == pytest.approx(1, abs=0.1)
+    assert least_error_share(points) < 0.01
     mapped = prescore.in_range(gaussian_data, (0.0, 1.0))
-    assert least_left(mapped) == pytest.approx(least_left(gaussian_data), rel=1e-9)
+    assert least_error_share(mapped) == pytest.approx(least_error_share(gaussian_data), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -48,11 +51,11 @@ def test_what_the_network_leaves_of_the_error_of_the_gaussian_model(gaussian_dat
     [
         (1, False, "p-ode-1", "ddim"),
         (2, False, "p-ode-2m", "dpmpp-2m"),
-        (FEW, False, "p-ode-2m", "unipc"),
-        (FEW + 1, False, "p-ode-3m", "unipc"),
-        (MANY + 1, False, "p-ode-3m", "unipc"),
-        (MANY, True, "p-sde-2m", "dpmpp-sde-2m"),
-        (MANY + 1, True, "edm-stochastic", "edm-stochastic"),
+        (FEW_CALLS, False, "p-ode-2m", "unipc"),
+        (FEW_CALLS + 1, False, "p-ode-3m", "unipc"),
+        (MANY_CALLS + 1, False, "p-ode-3m", "unipc"),
+        (MANY_CALLS, True, "p-sde-2m", "dpmpp-sde-2m"),
+        (MANY_CALLS + 1, True, "edm-stochastic", "edm-stochastic"),
     ],
 )
 def test_the_rule(gaussian_data, points, calls, noise, near, far):
@@ -70,10 +73,10 @@ def test_the_shipped_models(model, name):
 
 
 def test_the_reason_says_what_is_not_known(gaussian_data):
-    for statistics in (None, replace(gaussian_data, score=None)):
+    for statistics in (None, replace(gaussian_data, model=ModelStatistics())):
         assert "how Gaussian the data are is not known" in choose_sampler(8, statistics).reason
     with pytest.raises(PrescoreError, match="without the score of a model"):
-        least_left(replace(gaussian_data, score=None))
+        least_error_share(replace(gaussian_data, model=ModelStatistics()))
 
 
 @pytest.mark.parametrize("calls", [0, -3, 1.5])

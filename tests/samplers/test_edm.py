@@ -189,7 +189,7 @@ def test_churn_reaches_the_variance_of_the_data():
         (EDMFlow, {"alpha": 0.0}, r"alpha: 0.0 is not in \(0, 1\]; 1 is Heun's"),
         (EDMFlow, {"alpha": 1.2}, "alpha: 1.2 is not in"),
         (EDMFlow, {"alpha": math.nan}, "alpha: nan is not in"),
-        (EDMFlow, {"schedule": "vpp"}, "schedule: unknown name 'vpp'; did you mean"),
+        (EDMFlow, {"schedule": "vpp"}, "schedule: unknown value 'vpp'; did you mean"),
         (EDMFlow, {"steps": 0}, "steps: 0 is not"),
         (EDMChurn, {"S_churn": -1.0}, "S_churn: -1.0 is not a number >= 0"),
         (EDMChurn, {"S_churn": math.inf}, "S_churn: inf is not"),

@@ -10,17 +10,17 @@ import torch
 from flow import END, GAUSSIAN, MIXTURE, START, VARIANCES, X
 from support import Replay, relative
 
+from prescore import calibrate
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
+from prescore.gaussian import ErrorShare, Gaussian, GaussianFlow
 from prescore.grid import append_zero
 from prescore.operators import Frequency, Pixel
 from prescore.operators.dense import PCA
 from prescore.oracle import Diagonal, MixtureOracle
-from prescore.precondition import calibrate
-from prescore.precondition.gaussian import Gaussian, Left
 from prescore.samplers import DDIM, DDPM, EDMFlow, make_sampler
 from prescore.samplers.base import sample
-from prescore.samplers.exponential import Exponential, Linear
+from prescore.samplers.exponential import Exponential
 
 LEVELS = torch.tensor([START, 1.4, 0.9, 0.62, END, 0.12], dtype=torch.float64)
 METHODS = [
@@ -86,7 +86,7 @@ def exact_moments(C, s, t, l, n):  # noqa: E741
 
 @pytest.mark.parametrize(("C", "s", "t", "l"), CASES)
 def test_weights(C, s, t, l):  # noqa: E741
-    linear = Linear.of(torch.tensor(C, dtype=torch.float64))
+    linear = GaussianFlow.of(torch.tensor(C, dtype=torch.float64))
     moments, std = exact_moments(C, s, t, l, 3)
     assert [m.item() for m in linear.moments(s, t, l, 3)] == pytest.approx(moments, rel=1e-10)
     # Where there is a closed form, it is what order 1 and the first moment use.
@@ -98,7 +98,7 @@ def test_weights(C, s, t, l):  # noqa: E741
 @pytest.mark.parametrize("C", [0.0, 1e-9, 0.3, 1e9, math.inf])
 def test_weight_of_the_step_to_zero(C, s):
     """The limit of the closed form; for C = 0 it is 1, where all of the weight lies at the end of the step."""
-    linear = Linear.of(torch.tensor(C, dtype=torch.float64))
+    linear = GaussianFlow.of(torch.tensor(C, dtype=torch.float64))
     a, b = linear.a.item(), linear.b.item()
     with mpmath.workdps(30):
         expected = mpmath.quad(
@@ -391,11 +391,11 @@ def test_the_last_step_keeps_the_variance_that_the_network_leaves_missing(s):
     x0 = data.sample(200_000, generator)
     x = x0 + sigma * torch.randn(x0.shape, generator=generator, dtype=torch.float64)
     error, gaussian_error = (x0 - data(x, sigma)).square().mean(), C * s**2 / (C + s**2)
-    measured = Left(torch.stack([2 * sigma, sigma / 2]), (error / gaussian_error).repeat(2))
-    known_exactly = Left(measured.levels, torch.zeros(2))
+    measured = ErrorShare(torch.stack([2 * sigma, sigma / 2]), (error / gaussian_error).repeat(2))
+    known_exactly = ErrorShare(measured.levels, torch.zeros(2))
 
     def variance(left):
-        reference = Gaussian(torch.zeros(1), Pixel(torch.tensor([C])), left=left)
+        reference = Gaussian(torch.zeros(1), Pixel(torch.tensor([C])), error_share=left)
         sampler = make_sampler("p-ode-2m", reference=reference)
         return sampler.step(data, x, sigma, torch.tensor(0.0), sampler.start(LEVELS), Replay([]))[0].var().item()
 
@@ -465,7 +465,7 @@ def test_bad_runs(arguments, levels, message):
 
 def test_the_usual_levels_of_a_reference():
     """Geometric, no ratio above 4.5, and no overflow in many steps."""
-    sampler = Exponential(prediction="gaussian", reference=Gaussian(torch.zeros(()), Pixel(torch.ones(3))), k=1)
+    sampler = Exponential(prediction="gaussian", reference=Gaussian(torch.zeros(3), Pixel(torch.ones(3))), k=1)
     few, many = sampler.usual_levels(0.002, 80.0, 5), sampler.usual_levels(0.002, 80.0, 1000)
     ratios = few[:-2] / few[1:-1]
     assert few[-1] == many[-1] == 0
@@ -478,7 +478,7 @@ def test_the_usual_levels_of_a_reference():
 @pytest.mark.parametrize("multistep", [False, True])
 def test_a_coordinate_unlike_the_reference_ends_at_the_answer_of_the_network(C, multistep):
     """A constant network, a reference that knows (nearly) no variance and another mean."""
-    reference = Gaussian(torch.zeros(()), Pixel(torch.full((3,), C, dtype=torch.float64)))
+    reference = Gaussian(torch.zeros(3), Pixel(torch.full((3,), C, dtype=torch.float64)))
     sampler = Exponential(prediction="gaussian", reference=reference, k=1 + multistep, multistep=multistep, l=0.0)
 
     def constant(x, sigma):

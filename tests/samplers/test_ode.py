@@ -9,16 +9,17 @@ from support import relative, slope
 
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
+from prescore.gaussian import Gaussian
 from prescore.noise import NoiseSource
 from prescore.operators import Pixel
-from prescore.oracle import Diagonal, GaussianOracle, MixtureOracle
+from prescore.oracle import Diagonal, MixtureOracle
 from prescore.samplers import sample
 from prescore.samplers.ode import AdaptiveODE, log_likelihood, pair
 
 LOW, HIGH = 0.02, 50.0
 MEAN = torch.tensor([[0.5, -1.0], [0.0, 2.0]], dtype=torch.float64)
 VARIANCE = torch.tensor([[0.01, 0.1], [1.0, 4.0]], dtype=torch.float64)
-GAUSSIAN = GaussianOracle(MEAN, Pixel(VARIANCE))
+GAUSSIAN = Gaussian(MEAN, Pixel(VARIANCE))
 
 
 def gaussian(mean, variance):
@@ -136,7 +137,7 @@ def test_the_last_step_denoises():
 @pytest.mark.parametrize("trace", ["exact", "rademacher"])
 def test_likelihood_of_a_gaussian(trace):
     """Rademacher probes are exact too: the Jacobian is diagonal. A prior with the data's own moments is exact."""
-    oracle = GaussianOracle(MEAN, Pixel(torch.full((2, 2), 0.3, dtype=torch.float64)))
+    oracle = Gaussian(MEAN, Pixel(torch.full((2, 2), 0.3, dtype=torch.float64)))
     x = oracle.sample(6, torch.Generator().manual_seed(0))
     found = log_likelihood(
         model(gaussian(MEAN, torch.full((2, 2), 0.3))),

@@ -7,9 +7,10 @@ import torch
 
 from prescore.errors import PrescoreError, SamplingError
 from prescore.operators import Frequency, Identity, Pixel
-from prescore.precondition import Preconditioner, Statistics, frequency_preconditioner, pixel_preconditioner
+from prescore.precondition import Preconditioner, frequency_preconditioner, pixel_preconditioner
 from prescore.samplers import PredictorCorrector, make_sampler, sample, statistics_recursion
 from prescore.samplers.recursion import GAUSSIAN, recursion_steps
+from prescore.statistics import Moments, Statistics
 
 SIZE = 32
 SIGMA = (0.01, 50.0)
@@ -26,7 +27,7 @@ def surrogate():
     mean = torch.full((1, SIZE, SIZE), 0.5, dtype=torch.float64)
     power = c * SIZE**2
     raw = power + torch.fft.rfftn(mean, dim=(-2, -1)).abs() ** 2
-    statistics = Statistics(
+    moments = Moments(
         count=200,
         event_shape=(1, SIZE, SIZE),
         axes=2,
@@ -44,7 +45,7 @@ def surrogate():
 
     denoise.dtype, denoise.event_shape = torch.float64, (1, SIZE, SIZE)
     denoise.sigma_min, denoise.sigma_max = SIGMA
-    return statistics, denoise, c, multiplicity
+    return Statistics(moments=moments), denoise, c, multiplicity
 
 
 def make(alpha, **options):
@@ -76,7 +77,7 @@ def test_recursion_and_sampling_agree(name):
     predicted = statistics_recursion(sampler, statistics, *SIGMA)
     n = 400
     x = sample(denoise, sampler, seeds=range(n), progress=False, batch_size=200)
-    power = torch.fft.rfftn(x - statistics.mean, dim=(-2, -1), norm="ortho").abs() ** 2
+    power = torch.fft.rfftn(x - statistics.moments.mean, dim=(-2, -1), norm="ortho").abs() ** 2
     ratio = power.mean(0) / (predicted.variance[-1] + predicted.bias[-1])
     error = (2 / (n * multiplicity)).sqrt()  # of a mean of n * multiplicity squared normals
     weight = 1 / error**2
@@ -91,12 +92,12 @@ def mixture(scales):
     g = torch.tensor(scales, dtype=torch.float64)
 
     def denoise(x, sigma):
-        X = torch.fft.rfft2(x - statistics.mean, norm="ortho").flatten(1)
+        X = torch.fft.rfft2(x - statistics.moments.mean, norm="ortho").flatten(1)
         signal = g[:, None] * c.flatten()
         t, count = signal + sigma**2, multiplicity.flatten()
         log_p = -(X.abs() ** 2 @ (count / t).mT + (count * t.log()).sum(1)) / 2
         denoised = (log_p.softmax(1) @ (signal / t) * X).reshape(-1, *c.shape)
-        return statistics.mean + torch.fft.irfft2(denoised, s=(SIZE, SIZE), norm="ortho")
+        return statistics.moments.mean + torch.fft.irfft2(denoised, s=(SIZE, SIZE), norm="ortho")
 
     denoise.dtype, denoise.event_shape = torch.float64, (1, SIZE, SIZE)
     denoise.sigma_min, denoise.sigma_max = SIGMA
@@ -112,7 +113,7 @@ def excess(alpha, T):
     statistics, _, c, multiplicity = surrogate()
     sampler = make(alpha, steps=T)
     x = sample(mixture(SCALES), sampler, seeds=range(256), progress=False, batch_size=256)
-    power = (torch.fft.rfft2(x - statistics.mean, norm="ortho").abs() ** 2).mean(0)
+    power = (torch.fft.rfft2(x - statistics.moments.mean, norm="ortho").abs() ** 2).mean(0)
     R = sampler.M.M.weights if alpha else torch.ones_like(c)
     arguments = sampler, sampler.levels(*SIGMA), c, torch.zeros_like(c), R, multiplicity
     moments = [power]

@@ -135,7 +135,7 @@ def test_the_predictors_have_the_same_names_as_the_unscaled_ones():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"schedule": "subvpp"}, "schedule: unknown name 'subvpp'; did you mean subvp"),
+        ({"schedule": "subvpp"}, "schedule: unknown value 'subvpp'; did you mean subvp"),
         ({"predictor": "ancestor"}, "predictor: unknown value 'ancestor'; did you mean ancestral"),
         ({"predictor": "none"}, "predictor and corrector are both 'none'"),
         ({"steps": 0}, "steps: 0 is not a positive whole number"),

@@ -5,11 +5,12 @@ from typing import ClassVar
 import pytest
 import torch
 
+from prescore import calibrate
 from prescore.errors import PrescoreError
+from prescore.gaussian import Gaussian, cosine_gaussian
 from prescore.noise import NoiseSource
 from prescore.operators import Identity, Pixel, RollSkew
-from prescore.precondition import Preconditioner, calibrate
-from prescore.precondition.gaussian import Gaussian, cosine_gaussian
+from prescore.precondition import Preconditioner
 from prescore.samplers import SAMPLERS, Entry, Sampler, make_sampler
 
 GAUSSIAN = Gaussian(torch.zeros(4), Pixel(torch.ones(4)))
@@ -41,7 +42,7 @@ STATISTICS = calibrate(torch.rand(9, 1, 4, generator=torch.Generator().manual_se
         ({"name": "ancestral", "snr": 0.1}, "snr: sampler 'ancestral' has no such option; it has form"),
         (
             {"name": "probability-flow", "form": "marginal", "preconditioner": Preconditioner(Identity())},
-            "form: 'marginal' leaves predictor 'probability-flow' nothing to precondition",
+            "form: sampler 'probability-flow' has no such option",
         ),
         (
             {"name": "ancestral", "preconditioner": Preconditioner(Identity(), skew=RollSkew((1,)), omega=1.0)},

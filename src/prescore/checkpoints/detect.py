@@ -1,13 +1,14 @@
 """Which format a file or folder is in, found by what is inside it; names and endings do not matter."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
 import torch
 
-from prescore.assets import find
+from prescore.assets import find, shipped_models
 from prescore.checkpoints import diffusers, edm, native, ncsn, score_sde
 from prescore.checkpoints.stored import WEIGHTS, ModelDescription, StoredModel, build, naming
 from prescore.denoiser import Denoiser
@@ -76,7 +77,8 @@ def open_model(
     with naming(path):
         stored = read(path, config=config, weights=weights)
         denoiser = build(stored, device, dtype or torch.float32, channels_last=channels_last, compile=compile)
-    return stored.description, denoiser
+    brings = str(name_or_path) in shipped_models()
+    return stored.description, replace(denoiser, statistics=str(name_or_path)) if brings else denoiser
 
 
 def read(path: Path, *, config: str | None = None, weights: str = "ema") -> StoredModel:

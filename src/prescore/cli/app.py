@@ -10,7 +10,7 @@ from prescore.cli.convert import convert
 from prescore.cli.demo import demo
 from prescore.cli.evaluate import evaluate
 from prescore.cli.info import info
-from prescore.cli.options import SampleCommand, TrainCommand
+from prescore.cli.options import Command, SampleCommand, TrainCommand
 from prescore.cli.recipes import recipes
 from prescore.cli.sample import sample
 from prescore.cli.samplers import samplers
@@ -24,7 +24,7 @@ app = typer.Typer(
 app.command(cls=SampleCommand)(sample)
 app.command(cls=TrainCommand)(train)
 for command in (samplers, recipes, calibrate, evaluate, compare, info, convert, demo):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 @app.callback(invoke_without_command=True)
@@ -33,7 +33,7 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
 ) -> None:
     if version:
-        from prescore import __version__
+        from prescore.version import __version__
 
         print(f"prescore {__version__}")
     elif context.invoked_subcommand is None:

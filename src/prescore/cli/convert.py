@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prescore.cli.opening import Config, Raw, kind
+from prescore.cli.shared import Config, Raw, which_weights
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def convert(
     if out.exists() and out.resolve() == source.resolve():
         raise PrescoreError(f"{out}: is the model itself; name another file")
     with naming(source):
-        stored = read(source, config=config, weights=kind(raw))
+        stored = read(source, config=config, weights=which_weights(raw))
     save_model(out, stored.description, stored.state, None if dtype is None else kinds[dtype])
     with naming(out):
         compare(read_back(out, weights=stored.description.weights), stored)

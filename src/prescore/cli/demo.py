@@ -12,12 +12,10 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prescore import Denoiser, Sampler, Statistics
+    from prescore import Plan
 
 MODEL = "mnist-ve"
 STEPS = (10, 20)
-# PDS's alpha by the number of steps: the least error of the final spectrum by `statistics_recursion`.
-ALPHA = {10: 4.5, 20: 4.0, 50: 10.0}
 # Spectrum error of 64 digits of the test set, the mean of 100 draws (their standard deviation is 0.014).
 TRUE_DIGITS, TRUE_ERROR = 64, 0.163
 LABELS = {"pc": "plain predictor-corrector", "pds": "PDS", "p-ode-3m": "preconditioned ODE (p-ode-3m)"}
@@ -55,27 +53,32 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first digit.")] = 0,
     alpha: Annotated[
-        float | None, typer.Option(help="Alpha of PDS, 1 is strongest.", show_default="by the number of steps")
+        float | None, typer.Option(help="Alpha of PDS, 1 is strongest.", show_default="chosen by the statistics")
     ] = None,
 ) -> None:
     """Draw digits by the plain sampler and by the preconditioned ones, with the same seeds and network calls."""
     import prescore
-    from prescore.assets import STATISTICS_SUFFIX, find
     from prescore.cli.plan import count_seeds
     from prescore.cli.report import table
     from prescore.files import check_writable
-    from prescore.precondition import in_range, load_statistics
 
     check_writable(out)
     seeds = count_seeds(seed, n)
     denoiser = prescore.load(MODEL)
-    statistics = in_range(load_statistics(find(MODEL, STATISTICS_SUFFIX)), denoiser.data_range)
-    plans = [(name, T, usual_alpha(T) if alpha is None else alpha) for name in LABELS for T in steps or STEPS]
-    samplers = [_sampler(statistics, *plan) for plan in plans]  # all of them first: a bad option stops nothing halfway
+    plans = [  # all of them first: a bad option stops nothing halfway
+        prescore.plan(
+            denoiser,
+            sampler=name,
+            steps=CALLS * T if name == "p-ode-3m" else T,
+            alpha=alpha if name == "pds" else None,
+        )
+        for name in LABELS
+        for T in steps or STEPS
+    ]
     runs = []
-    for (name, _, strength), sampler in zip(plans, samplers, strict=True):
-        print(f"drawing {n} digits by {LABELS[name]} in {sampler.steps} steps", flush=True)
-        runs.append(_run(denoiser, statistics, sampler, LABELS[name], strength if name == "pds" else math.inf, seeds))
+    for plan in plans:
+        print(f"drawing {n} digits by {LABELS[plan.name]} in {plan.steps} steps", flush=True)
+        runs.append(_run(plan, seeds))
     print("\n" + table(COLUMNS, [run.row for run in runs]))
     print(f"\nThe floor: {TRUE_DIGITS} true digits have a spectrum error of {TRUE_ERROR:.2g}.")
     _draw(runs, out)
@@ -85,45 +88,23 @@ def demo(
     )
 
 
-def usual_alpha(steps: int) -> float:
-    """PDS's alpha for this number of steps: that of the nearest one in the table."""
-    return ALPHA[min(ALPHA, key=lambda known: abs(known - steps))]
-
-
-def _sampler(statistics: "Statistics", name: str, steps: int, alpha: float) -> "Sampler":
-    from prescore.precondition import frequency_preconditioner
-    from prescore.samplers import PredictorCorrector, make_sampler
-
-    if name == "p-ode-3m":
-        return make_sampler(name, steps=CALLS * steps, reference=statistics)
-    M = frequency_preconditioner(statistics, alpha) if name == "pds" else None
-    return PredictorCorrector(steps=steps, preconditioner=M)
-
-
-def _run(
-    denoiser: "Denoiser",
-    statistics: "Statistics",
-    sampler: "Sampler",
-    label: str,
-    alpha: float,
-    seeds: list[int],
-) -> Run:
-    import prescore
+def _run(plan: "Plan", seeds: list[int]) -> Run:
     from prescore.images import to_uint8
     from prescore.metrics import Conditioning, power_spectrum_error
+    from prescore.statistics import in_range, load_statistics
 
     conditioning, start = Conditioning(), time.perf_counter()
-    x = prescore.sample(denoiser, sampler, seeds=seeds, callback=conditioning, progress=sys.stderr.isatty())
-    assert sampler.steps is not None
-    calls = sampler.total_calls(sampler.steps)
-    assert calls is not None  # none of these is adaptive
+    x = plan.sample(seeds, callback=conditioning, progress=sys.stderr.isatty())
+    seconds, statistics = time.perf_counter() - start, in_range(load_statistics(MODEL), plan.denoiser.data_range)
+    assert plan.calls is not None  # none of these is adaptive
+    alpha = plan.settings.get("alpha")
     return Run(
-        sampler=label,
-        steps=sampler.steps,
-        alpha=alpha,
-        images=to_uint8(x, denoiser.data_range),
-        calls=calls,
-        seconds=time.perf_counter() - start,
+        sampler=LABELS[plan.name],
+        steps=plan.steps,
+        alpha=alpha if isinstance(alpha, float) else math.inf,
+        images=to_uint8(x, plan.denoiser.data_range),
+        calls=plan.calls,
+        seconds=seconds,
         spectrum_error=power_spectrum_error(x, statistics),
         coordinate_range=conditioning.range,
         coordinate_variation=conditioning.variation,

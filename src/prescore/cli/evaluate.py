@@ -10,7 +10,7 @@ import typer
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
-    from prescore.cli.measuring import Comparison, Sets
+    from prescore.cli.measuring import Comparison, ReferenceSets
     from prescore.metrics import SetStatistics
 
 PANEL = "How images are read"
@@ -104,7 +104,7 @@ def as_text(
     samples: Path,
     reference: Path,
     own: "SetStatistics",
-    sets: "Sets",
+    sets: "ReferenceSets",
     comparison: "Comparison",
     floor: Mapping[str, float] | None,
 ) -> str:
@@ -135,13 +135,13 @@ def as_json(
     samples: Path,
     reference: Path,
     own: "SetStatistics",
-    sets: "Sets",
+    sets: "ReferenceSets",
     comparison: "Comparison",
     floor: Mapping[str, float] | None,
 ) -> bytes:
     """The result as JSON."""
     from prescore.cli.measuring import finite, hexadecimal
-    from prescore.precondition.statistics import library_version
+    from prescore.version import __version__
 
     def described(path: Path, of: "SetStatistics") -> dict[str, Any]:
         return {"path": str(path), "n": of.count, "digest": hexadecimal(of.digest)}
@@ -157,6 +157,6 @@ def as_json(
         "metrics": finite(comparison.values),
         "floor": true,
         "notes": comparison.notes,
-        "library_version": library_version(),
+        "library_version": __version__,
     }
     return (json.dumps(result, indent=1) + "\n").encode()

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prescore.cli.opening import Config, Raw, kind
+from prescore.cli.shared import Config, Raw, which_weights
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
     from prescore import Denoiser, Statistics
-    from prescore.precondition import StepErrors
+    from prescore.statistics import StepErrors
 
 LENGTH = 300  # of what a file says about its model, shown in one line
 ALPHAS = (1.5, 2.0, 3.0, 5.0, 10.0, 25.0)
@@ -33,7 +33,7 @@ def info(
     from prescore.checkpoints import native
     from prescore.checkpoints.detect import locate
     from prescore.files import check_writable
-    from prescore.precondition import load_statistics
+    from prescore.statistics import load_statistics
 
     if plot is not None:
         check_writable(plot)
@@ -42,7 +42,7 @@ def info(
     if native.matches(path) and "prescore" not in native.read_safetensors(path)[0]:
         statistics = load_statistics(path)
     else:
-        texts.append(describe_model(file, config, kind(raw)))
+        texts.append(describe_model(file, config, which_weights(raw)))
         if file in shipped_models():
             statistics = load_statistics(find(file, STATISTICS_SUFFIX))
     if statistics is not None:
@@ -109,22 +109,23 @@ def describe_statistics(statistics: "Statistics") -> str:
     from prescore.metrics import radial_power
     from prescore.precondition import frequency_preconditioner, pixel_preconditioner
 
-    shape = statistics.event_shape
+    moments = statistics.moments
+    shape = moments.event_shape
     head = {
-        "statistics of": f"{statistics.count} samples",
+        "statistics of": f"{moments.count} samples",
         "event shape": shape,
-        "spectra over": f"the last {statistics.axes} axes",
-        "data range": f"{statistics.data_range[0]:g} to {statistics.data_range[1]:g}",
-        "values found": f"{statistics.minimum:.4g} to {statistics.maximum:.4g}",
-        "mean": statistics.mean.mean().item(),
-        "root mean square": statistics.mean_square.mean().sqrt().item(),
+        "spectra over": f"the last {moments.axes} axes",
+        "data range": f"{moments.data_range[0]:g} to {moments.data_range[1]:g}",
+        "values found": f"{moments.minimum:.4g} to {moments.maximum:.4g}",
+        "mean": moments.mean.mean().item(),
+        "root mean square": moments.mean_square.mean().sqrt().item(),
         "written by": f"prescore {statistics.version}",
     }
-    if statistics.scales is not None:
-        least, most = statistics.scales[[0, -1]].tolist()
-        head["power of a sample"] = f"{least:.3g} to {most:.3g} of the mean ({len(statistics.scales)} equal parts)"
-    frequencies, raw = radial_power(statistics.power, shape[-statistics.axes :])
-    centred = radial_power(statistics.power_centred, shape[-statistics.axes :])[1]
+    if moments.scales is not None:
+        least, most = moments.scales[[0, -1]].tolist()
+        head["power of a sample"] = f"{least:.3g} to {most:.3g} of the mean ({len(moments.scales)} equal parts)"
+    frequencies, raw = radial_power(moments.power, shape[-moments.axes :])
+    centred = radial_power(moments.power_centred, shape[-moments.axes :])[1]
     raw, centred = (power.reshape(-1, len(frequencies)).mean(0) for power in (raw, centred))
     rings = {"mean": 0, "low": 1, "mid": len(frequencies) // 2, "high": len(frequencies) - 1}
     power = [[name, frequencies[k].item(), raw[k].item(), centred[k].item()] for name, k in rings.items()]
@@ -147,13 +148,14 @@ def describe_statistics(statistics: "Statistics") -> str:
 def describe_extras(statistics: "Statistics") -> list[str]:
     """What was measured beside the moments, if it was: principal components, a model's score, errors of steps."""
     from prescore.cli.report import facts, show, table
-    from prescore.precondition.steps import PREDICTIONS
     from prescore.samplers.calibrated import MEASURED, rule_text
+    from prescore.statistics.steps import PREDICTIONS
 
+    moments, score, steps = statistics.moments, statistics.model.score, statistics.model.steps
     texts = []
-    if statistics.component_variances is not None and statistics.remainder_variance is not None:
-        variances, rest = statistics.component_variances, statistics.remainder_variance
-        left = statistics.mean.numel() - len(variances)
+    if moments.component_variances is not None and moments.remainder_variance is not None:
+        variances, rest = moments.component_variances, moments.remainder_variance
+        left = moments.mean.numel() - len(variances)
         share = variances.sum() / (variances.sum() + left * rest) if rest else 1.0
         values = {
             "principal components": len(variances),
@@ -162,26 +164,24 @@ def describe_extras(statistics: "Statistics") -> list[str]:
             "share of all variance": f"{float(share):.1%}",
         }
         texts.append(facts(values))
-    if (score := statistics.score) is not None:
+    if score is not None:
         spread = {name: score.posterior_variance(score.levels, name).sqrt() for name in ("score", "residual")}
         rows = [[sigma, *(spread[name][i].item() for name in spread)] for i, sigma in enumerate(score.levels.tolist())]
         heads = ["noise level", "deviation of x0 given x: by the score", "by the residual"]
         texts.append(f"score of {score.model} on {score.count} samples\n" + table(heads, rows))
-    if (steps := statistics.step_errors) is not None:
+    if steps is not None:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
         title = f"steps of solvers on {steps.count} samples of {steps.model}, for --grid auto"
         texts.append(f"{title}\n" + table(["steps", *(MEASURED[prediction] for prediction in PREDICTIONS)], rows))
-        if steps.tried:
-            numbers = sorted({n for rules in steps.tried.values() for n in rules})
-            rows = [
-                [n, *(rule_text(rules[n]) if n in rules else "" for rules in steps.tried.values())] for n in numbers
-            ]
-            texts.append("levels that served best where they were tried\n" + table(["steps", *steps.tried], rows))
+        if tuned := statistics.tuning.rules:
+            numbers = sorted({n for rules in tuned.values() for n in rules})
+            rows = [[n, *(rule_text(rules[n]) if n in rules else "" for rules in tuned.values())] for n in numbers]
+            texts.append("levels that served best where they were tried\n" + table(["steps", *tuned], rows))
     return texts
 
 
 def _recommended(errors: "StepErrors", steps: int) -> list[list[float]]:
     """The levels of so many steps for each kind of solver, to two digits."""
-    from prescore.precondition.steps import PREDICTIONS
+    from prescore.statistics.steps import PREDICTIONS
 
     return [[float(f"{level:.2g}") for level in errors.grid(name, steps)[:-1].tolist()] for name in PREDICTIONS]

@@ -1,4 +1,4 @@
-"""Sets of images measured alike, and compared: what `prescore evaluate` and `prescore compare` share."""
+"""ReferenceSets of images measured alike, and compared: what `prescore evaluate` and `prescore compare` share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class Sets:
+class ReferenceSets:
     """What samples are compared with.
 
     Attributes:
@@ -71,19 +71,21 @@ class Comparison:
     notes: Sequence[str]
 
 
-def stored_reference(path: Path, shape: tuple[int, ...], features: Features, floor: bool) -> Sets:
+def stored_reference(path: Path, shape: tuple[int, ...], features: Features, floor: bool) -> ReferenceSets:
     """Statistics from a file, which have to be of images of that shape, measured with these features."""
     statistics = load_reference(path)
     try:
         statistics.check_comparable(shape, features.facts)
     except PrescoreError as error:
         raise PrescoreError(f"{path}: {error}") from None
-    return Sets(statistics, why_none="the reference is statistics, and true images are needed" if floor else None)
+    return ReferenceSets(
+        statistics, why_none="the reference is statistics, and true images are needed" if floor else None
+    )
 
 
 def measured_reference(
     data: Tensor, shape: tuple[int, ...], n: int, measuring: Measuring, floor: bool, seed: int
-) -> Sets:
+) -> ReferenceSets:
     """Statistics of true images, in two parts where a floor is asked for and there are enough.
 
     Args:
@@ -95,12 +97,12 @@ def measured_reference(
     parts = hold_out(data, n, seed) if floor else None
     if parts is None:
         why = f"the reference has {len(data)} images, and twice the {n} of the samples are needed (--n)"
-        return Sets(measuring(data), why_none=why if floor else None)
+        return ReferenceSets(measuring(data), why_none=why if floor else None)
     held, others = (measuring(part) for part in parts)
-    return Sets(held + others, held, others)
+    return ReferenceSets(held + others, held, others)
 
 
-def compare(own: SetStatistics, sets: Sets, names: Sequence[str] | None) -> Comparison:
+def compare(own: SetStatistics, sets: ReferenceSets, names: Sequence[str] | None) -> Comparison:
     """All metrics that are asked for, or that there can be."""
     values = evaluate(own, sets.reference, names, progress=True)
     notes = cautions(own, sets.reference, list(values))

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from prescore.samplers import Entry
 
 DEFAULT_SAMPLER, DEFAULT_RECIPE = "pc", "edm"
-AUTO = "auto"  # a sampler that is chosen, with the defaults of its options
 # Types that a word can stand for, tried in this order, and what the user reads about them.
 WORDS = {bool: "yes or no", int: "a whole number", float: "a number", tuple: "numbers with commas", str: "text"}
 
@@ -124,7 +123,23 @@ def argument_docs(cls: type) -> dict[str, str]:
     return texts
 
 
-class SampleCommand(TyperCommand):
+class Command(TyperCommand):
+    """A command whose messages name its options as they are typed."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PrescoreError as error:
+            flags = {p.name: flag for p in self.params for flag in p.opts if flag.startswith("--")}
+            flags |= {name: "--" + name.replace("_", "-").lower() for name in ctx.obj or ()}
+            names, colon, rest = str(error).partition(": ")
+            words = names.split(", ")
+            if colon and all(word in flags for word in words):
+                raise type(error)(f"{', '.join(flags[word] for word in words)}: {rest}") from None
+            raise
+
+
+class SampleCommand(Command):
     """A command that takes, beside its own options, those of the sampler that its arguments name.
 
     Their values are left in the context's `obj`, by name.
@@ -132,6 +147,7 @@ class SampleCommand(TyperCommand):
 
     def named(self, args: list[str]) -> tuple[str, dict[str, Option]]:
         """What the words name, and the options that it has."""
+        from prescore.plan import AUTO
         from prescore.samplers import find_sampler
 
         name = named_sampler(args)

@@ -12,7 +12,8 @@ from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 from prescore.metrics import radial_power
 from prescore.operators import Frequency
-from prescore.precondition import Statistics, frequency_preconditioner
+from prescore.precondition import frequency_preconditioner
+from prescore.statistics import Statistics
 
 ALPHAS = (2.0, 5.0)
 
@@ -43,22 +44,25 @@ def plot_statistics(statistics: Statistics, path: str | Path) -> None:
     Raises:
         PrescoreError: the spectra are not over two axes, or the path cannot be written.
     """
-    if statistics.axes != 2:
-        raise PrescoreError(f"--plot: draws spectra over 2 axes, these are over {statistics.axes}")
+    if statistics.moments.axes != 2:
+        raise PrescoreError(f"--plot: draws spectra over 2 axes, these are over {statistics.moments.axes}")
     figure = new_figure(14, 8)
     axes = figure.subplots(2, 3).flatten()
-    count, shape = statistics.count, " x ".join(map(str, statistics.event_shape))
+    count, shape = statistics.moments.count, " x ".join(map(str, statistics.event_shape))
     figure.suptitle(f"{count} samples of {shape}, mean over channels")
     _plot_radial(axes[0], statistics)
     _show(
-        figure, axes[1], _map(statistics.power, statistics.length).log10(), "log10 power, zero frequency in the middle"
+        figure,
+        axes[1],
+        _map(statistics.moments.power, statistics.moments.length).log10(),
+        "log10 power, zero frequency in the middle",
     )
-    _show(figure, axes[2], _flat(statistics.mean_square), "mean square of each pixel")
+    _show(figure, axes[2], _flat(statistics.moments.mean_square), "mean square of each pixel")
     for place, alpha in zip(axes[3:], ALPHAS, strict=False):
         _show(
             figure,
             place,
-            _map(_weights(statistics, alpha), statistics.length),
+            _map(_weights(statistics, alpha), statistics.moments.length),
             f"weight of a frequency, alpha {alpha:g}",
         )
     _plot_weights(axes[5], statistics)
@@ -66,7 +70,7 @@ def plot_statistics(statistics: Statistics, path: str | Path) -> None:
 
 
 def _plot_radial(axes: Any, statistics: Statistics) -> None:
-    for power, label in ((statistics.power, "raw"), (statistics.power_centred, "about the mean")):
+    for power, label in ((statistics.moments.power, "raw"), (statistics.moments.power_centred, "about the mean")):
         frequencies, profile = radial_power(_flat(power), statistics.event_shape[-2:])
         axes.loglog(frequencies[1:], profile[1:], marker=".", label=label)
     axes.set(xlabel="cycles a pixel", ylabel="E|F x|²", title="power against frequency")

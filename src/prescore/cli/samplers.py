@@ -82,9 +82,9 @@ def facts_of(entry: "Entry") -> list[object]:
     """Order, strong order, calls a step, needs, what, source."""
     from torch import ones
 
+    from prescore.gaussian import Gaussian
     from prescore.operators import Identity, Pixel
     from prescore.precondition import Preconditioner
-    from prescore.precondition.gaussian import Gaussian
 
     stand_ins = {"preconditioner": Preconditioner(Identity()), "reference": Gaussian(ones(1), Pixel(ones(1)))}
     needed = {need: stand_ins[need] for need in entry.needs if need in stand_ins}

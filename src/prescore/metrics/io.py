@@ -24,7 +24,7 @@ from prescore.metrics.frechet import Moments
 from prescore.metrics.inception_score import Answers
 from prescore.metrics.pixels import PixelMoments
 from prescore.metrics.sets import WORD, SetStatistics
-from prescore.precondition.statistics import library_version
+from prescore.version import __version__
 
 FORMAT, FORMAT_VERSION = "prescore-reference", 1
 AGAIN = "write them with `prescore evaluate --save-reference`"
@@ -39,7 +39,7 @@ def save_reference(statistics: SetStatistics, path: str | Path) -> None:
     """
     values = {name: getattr(statistics, name) for name in ("count", "shape", "lowest", "highest")}
     values |= {"extractor": dict(statistics.extractor), "digest": f"{statistics.digest:064x}"}
-    values |= {"format_version": FORMAT_VERSION, "library_version": library_version()}
+    values |= {"format_version": FORMAT_VERSION, "library_version": __version__}
     metadata = {"format": FORMAT, **{name: json.dumps(value) for name, value in values.items()}}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(statistics).items()}
     write_atomically(path, save(tensors, metadata))

@@ -17,7 +17,7 @@ from prescore.errors import PrescoreError
 from prescore.metrics.frechet import Moments
 from prescore.metrics.inception_score import Answers
 from prescore.metrics.pixels import PixelMoments
-from prescore.precondition.statistics import mean_power
+from prescore.statistics.moments import mean_power
 
 Part = TypeVar("Part", Moments, Answers, PixelMoments)
 WORD = 2**256

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.operators.frequency import multiplicity
-from prescore.precondition.statistics import Statistics, mean_power
+from prescore.statistics import Statistics
+from prescore.statistics.moments import mean_power
 
 
 def power_spectrum_error(
@@ -21,7 +22,7 @@ def power_spectrum_error(
 
     Args:
         samples: (N, *event), in the coordinates of the reference.
-        reference: the data's `Statistics`, or its power E|F x|^2 as a half spectrum (`Statistics.power`).
+        reference: the data's `Statistics`, or its power E|F x|^2 as a half spectrum (`Moments.power`).
         axes: number of trailing axes that a reference given as a tensor is taken over.
         centred: compare the power about the mean, which is blind to a wrong mean image. The default is the raw
             power, the quantity of the papers' masks, in which a wrong brightness shows too.
@@ -36,7 +37,8 @@ def power_spectrum_error(
     if isinstance(reference, Statistics) == (axes is not None):
         raise PrescoreError("axes: give it with a power tensor, and only then; Statistics know theirs")
     if isinstance(reference, Statistics):
-        axes, data = reference.axes, reference.power_centred if centred else reference.power
+        moments = reference.moments
+        axes, data = moments.axes, moments.power_centred if centred else moments.power
     else:
         data = reference.double()
     assert axes is not None
@@ -60,7 +62,7 @@ def radial_power(power: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """A power spectrum averaged over rings of equal frequency, for plots.
 
     Args:
-        power: half spectrum, (..., shape[0], ..., shape[-1] // 2 + 1), such as `Statistics.power`.
+        power: half spectrum, (..., shape[0], ..., shape[-1] // 2 + 1), such as `Moments.power`.
         shape: lengths of the transformed axes.
 
     Returns:

@@ -31,11 +31,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prescore.denoiser import expand
+from prescore.denoiser import Coefficients, edm_coefficients, expand, ve_coefficients
 from prescore.errors import PrescoreError, check_choice
 from prescore.schedule import IDDPM, VP, Cosine, Schedule, SubVP, Tabulated, VariancePreserving, float64
 
-Coefficients = tuple[Tensor | float, Tensor | float, Tensor | float, Tensor]
 # Noise schedules of networks that are given a time, by the name that a description gives them.
 KINDS: Mapping[str, Callable[..., Schedule]] = MappingProxyType(
     {"vp": VP, "subvp": SubVP, "cosine": Cosine, "tabulated": Tabulated}
@@ -88,22 +87,21 @@ class EDMPrecond(Precond):
         self.sigma_data = sigma_data
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        total = (sigma**2 + self.sigma_data**2).sqrt()
-        return (self.sigma_data / total) ** 2, sigma * self.sigma_data / total, 1 / total, sigma.log() / 4
+        return edm_coefficients(sigma, self.sigma_data)
 
 
 class VEPrecond(Precond):
     """c_skip = 1, c_out = sigma, c_in = 1, c_noise = ln(sigma/2): F is minus the predicted noise."""
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        return 1.0, sigma, 1.0, (sigma / 2).log()
+        return ve_coefficients(sigma)
 
 
 class ScorePrecond(Precond):
     """D = x + sigma^2 F(x, sigma): F is the score of unscaled x."""
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        return 1.0, sigma**2, 1.0, sigma
+        return Coefficients(1.0, sigma**2, 1.0, sigma)
 
 
 class ScoreLabelsPrecond(Precond):
@@ -127,7 +125,7 @@ class ScoreLabelsPrecond(Precond):
     def coefficients(self, sigma: Tensor) -> Coefficients:
         sigmas = self.sigmas.double()
         label = (float64(sigma).flatten()[:, None].log() - sigmas.log()).abs().argmin(1)
-        return 1.0, sigma * sigmas[label].reshape(sigma.shape).to(sigma.dtype), 1.0, label
+        return Coefficients(1.0, sigma * sigmas[label].reshape(sigma.shape).to(sigma.dtype), 1.0, label)
 
 
 class TimePrecond(Precond):
@@ -173,7 +171,7 @@ class NoisePrecond(TimePrecond):
     """D = x - sigma F: F predicts the noise (DDPM, score_sde's VP and sub-VP networks)."""
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        return 1.0, -sigma, *self.scale_and_time(sigma)
+        return Coefficients(1.0, -sigma, *self.scale_and_time(sigma))
 
 
 class VelocityPrecond(TimePrecond):
@@ -183,14 +181,14 @@ class VelocityPrecond(TimePrecond):
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         alpha = (sigma**2 + 1).rsqrt()
-        return alpha**2, -sigma * alpha, *self.scale_and_time(sigma)
+        return Coefficients(alpha**2, -sigma * alpha, *self.scale_and_time(sigma))
 
 
 class SamplePrecond(TimePrecond):
     """D = F: F predicts x0."""
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        return 0.0, 1.0, *self.scale_and_time(sigma)
+        return Coefficients(0.0, 1.0, *self.scale_and_time(sigma))
 
 
 class VPPrecond(NoisePrecond):
@@ -220,7 +218,7 @@ class IDDPMPrecond(Precond):
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         index = (sigma.flatten()[:, None] - self.u.to(sigma.dtype)).abs().argmin(1)
-        return 1.0, -sigma, (sigma**2 + 1).rsqrt(), (len(self.u) - 2 - index).to(sigma.dtype)
+        return Coefficients(1.0, -sigma, (sigma**2 + 1).rsqrt(), (len(self.u) - 2 - index).to(sigma.dtype))
 
 
 PRECONDITIONINGS: Mapping[str, type[Precond]] = MappingProxyType(

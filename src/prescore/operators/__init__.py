@@ -1,20 +1,17 @@
 """Linear operators: pixel, frequency, cosine, dense, PCA, their products, and skew-symmetric ones."""
 
-from prescore.operators.base import Identity, LinearOperator
-from prescore.operators.composed import Composed, compose
+from prescore.operators.base import Composed, Identity, LinearOperator, compose
 from prescore.operators.cosine import Cosine
 from prescore.operators.dense import PCA, Dense
 from prescore.operators.frequency import Frequency
 from prescore.operators.pixel import Pixel
-from prescore.operators.skew import FourierRollSkew, FourierSkew, OddFrequency, Roll, RollSkew, paper_skews
+from prescore.operators.skew import OddFrequency, Roll, RollSkew
 
 __all__ = [
     "PCA",
     "Composed",
     "Cosine",
     "Dense",
-    "FourierRollSkew",
-    "FourierSkew",
     "Frequency",
     "Identity",
     "LinearOperator",
@@ -23,5 +20,4 @@ __all__ = [
     "Roll",
     "RollSkew",
     "compose",
-    "paper_skews",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -21,7 +22,8 @@ class Dense(LinearOperator):
     Raises:
         PrescoreError: the matrix is not square, real and finite.
 
-    Cost: n^2 multiplications a sample. `inv`, `sqrt` and `map` take O(n^3) once; the last two need a symmetric matrix.
+    Cost: n^2 multiplications a sample. `inv`, `sqrt`, `map` and the eigenbasis take O(n^3) once; all
+        but the first need a symmetric matrix.
     """
 
     matrix: Tensor
@@ -47,11 +49,30 @@ class Dense(LinearOperator):
         return Dense(torch.linalg.inv(self.matrix))
 
     def map(self, f: Callable[[Tensor], Tensor]) -> "Dense":
+        return Dense(self.eigenvectors * f(self.eigenvalues) @ self.eigenvectors.mT)
+
+    @cached_property
+    def _eigen(self) -> tuple[Tensor, Tensor]:
         difference = (self.matrix - self.matrix.mT).abs().max().item()
         if difference > 1e-6 * self.matrix.abs().max().item():
             self._refuse(f"is not symmetric: it differs from its transpose by up to {difference:.3g}")
-        spectrum, Q = torch.linalg.eigh((self.matrix + self.matrix.mT) / 2)
-        return Dense(Q * f(spectrum) @ Q.mT)
+        values, vectors = torch.linalg.eigh((self.matrix + self.matrix.mT) / 2)
+        return values, vectors
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        return self._eigen[0]
+
+    @property
+    def eigenvectors(self) -> Tensor:
+        """Q, whose columns are the eigenvectors, orthonormal."""
+        return self._eigen[1]
+
+    def to_eigenbasis(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self._like("eigenvectors", x)
+
+    def from_eigenbasis(self, c: Tensor, event_shape: Sequence[int]) -> Tensor:
+        return (c @ self._like("eigenvectors", c).mT).reshape(-1, *event_shape)
 
     def merge(self, right: LinearOperator) -> "Dense | None":
         return Dense(self.matrix @ right.matrix.to(self.matrix)) if isinstance(right, Dense) else None

@@ -2,27 +2,18 @@
 
 Such a term turns the state along the level sets of p and leaves p stationary. Ma et al. ("Preconditioned score-based
 generative models", IJCV 2025, https://arxiv.org/abs/2302.06504, Section 8.4, Eq. 39-45; the conference supplement,
-Section 6, Eq. 24) try seven of them and report that omega up to 1000 has no visible effect:
+Section 6, Eq. 24) try seven of them and report that omega up to 1000 has no visible effect. Four are the zero operator
+on real signals (`experiments/skew.py` shows it). The others are, P_{m,n} rolling by m and n places,
 
-    S      = Re[F - F^T]                              F the discrete Fourier transform over height and width
-    S1..S3 = P_{s,s} - P_{s,s}^T                      s = 1, 10, 100; P_{m,n} rolls by m and n places
-    S4..S6 = Re[F (P_{s,s} - P_{s,s}^T) F^-1]         s = 1, 10, 100
+    S1..S3 = P_{s,s} - P_{s,s}^T                      s = 1, 10, 100
 
-Four of the seven are the zero operator on real signals, which by itself explains what they saw of those:
-
-- The DFT matrix exp(-2 pi i j k / n) is symmetric, so F - F^T = 0. Read as F - F^H the result is i times a real
-  matrix, whose real part is 0 again.
-- F P_{m,n} F^-1 is diagonal, with entries exp(-2 pi i (m h / H + n w / W)), so F (P - P^T) F^-1 multiplies by
-  -2 i sin(2 pi (m h / H + n w / W)): imaginary, and the real part of its product with a real x is 0.
-
-S1..S3 are not zero (except where 2 s is a multiple of both H and W). Explicit steps bound their weight: on Gaussian
+and are not zero except where 2 s is a multiple of both H and W. Explicit steps bound their weight: on Gaussian
 data of precision lam a step of size a multiplies a mode by 1 - a lam (m^2 + i omega q), m^2 its eigenvalue of M M^T
 and i q that of S, |q| <= 2, and is stable only while a lam (m^4 + omega^2 q^2) < 2 m^2. At the corrector's usual
 a lam = 2 * 0.16^2 and m = 1 that is omega |q| < 6.2, so omega = 1000 diverges, unless the norm in the corrector's step
 size is that of the whole drift (as here): then the steps are a million times smaller and the corrector stands still.
 
-`FourierSkew` and `FourierRollSkew` state the zero ones as the formulas do; `OddFrequency` is the skew operator of
-frequency type that does act.
+`OddFrequency` is every skew operator of frequency type that acts.
 """
 
 import math
@@ -95,59 +86,6 @@ class RollSkew(LinearOperator):
 
 
 @dataclass(frozen=True, eq=False)
-class FourierRollSkew(LinearOperator):
-    """S4..S6: S = Re[F (P - P^T) F^-1], F the DFT over the shifted axes, the paper's Eq. 43-45. It is 0 on real x.
-
-    Computed as the formula says, so the result is 0 up to rounding.
-
-    Cost: two complex transforms of the event.
-    """
-
-    places: tuple[int, ...]
-
-    def mv(self, x: Tensor) -> Tensor:
-        dims = tuple(range(-len(self.places), 0))
-        inner = RollSkew(self.places).mv(torch.fft.ifftn(x, dim=dims))
-        return torch.fft.fftn(inner, dim=dims).real
-
-    @property
-    def T(self) -> "FourierRollSkew":
-        return FourierRollSkew(tuple(-place for place in self.places))
-
-    def check(self, event_shape: Sequence[int]) -> None:
-        _check_axes(self, len(self.places), event_shape)
-
-
-@dataclass(frozen=True, eq=False)
-class FourierSkew(LinearOperator):
-    """S = sign Re[F - F^T], F the orthonormal DFT over the last `axes` axes, the paper's Section 8.4. It is 0.
-
-    Computed as the formula says: F^T is the product of the transposed DFT matrices, one for each axis, and these
-    matrices are symmetric.
-
-    Cost: one complex transform, and one matrix product of the axis length for each entry and axis.
-    """
-
-    axes: int = 2
-    sign: int = 1
-
-    def mv(self, x: Tensor) -> Tensor:
-        dims = tuple(range(-self.axes, 0))
-        transposed = x.to(torch.promote_types(x.dtype, torch.complex64))
-        for dim in dims:
-            F = torch.fft.fft(torch.eye(x.shape[dim], dtype=x.dtype, device=x.device), norm="ortho")
-            transposed = (transposed.movedim(dim, -1) @ F).movedim(-1, dim)
-        return self.sign * (torch.fft.fftn(x, dim=dims, norm="ortho") - transposed).real
-
-    @property
-    def T(self) -> "FourierSkew":
-        return replace(self, sign=-self.sign)
-
-    def check(self, event_shape: Sequence[int]) -> None:
-        _check_axes(self, self.axes, event_shape)
-
-
-@dataclass(frozen=True, eq=False)
 class OddFrequency(LinearOperator):
     """S x = F^-1[i q F[x]] with q real and odd, q(-k) = -q(k): every real skew operator that commutes with shifts.
 
@@ -213,14 +151,6 @@ class OddFrequency(LinearOperator):
         if tuple(event_shape)[-1:] != (self.length,) or not broadcasts(self.q.shape, half):
             own = (*self.q.shape[:-1], self.length)
             raise PrescoreError(f"the odd filter is for events of shape {own}, the model's are {tuple(event_shape)}")
-
-
-def paper_skews(axes: int = 2) -> dict[str, LinearOperator]:
-    """The seven operators of Ma et al. by the paper's names, S and S1 to S6, over the last `axes` axes."""
-    shifts = [(1,) * axes, (10,) * axes, (100,) * axes]
-    real = {f"S{i}": RollSkew(places) for i, places in enumerate(shifts, start=1)}
-    zero = {f"S{i}": FourierRollSkew(places) for i, places in enumerate(shifts, start=4)}
-    return {"S": FourierSkew(axes), **real, **zero}
 
 
 def _frequencies(shape: Sequence[int]) -> list[Tensor]:

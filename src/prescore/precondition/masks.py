@@ -20,7 +20,7 @@ from prescore.errors import PrescoreError
 from prescore.operators.frequency import Frequency, mirror
 from prescore.operators.pixel import Pixel
 from prescore.precondition.preconditioner import Preconditioner
-from prescore.precondition.statistics import Statistics, in_range
+from prescore.statistics import Statistics
 
 
 def log_power(power: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def frequency_preconditioner(statistics: Statistics, alpha: float, *, centred: b
     Raises:
         PrescoreError: alpha < 1, or it is 1 and a frequency has no power.
     """
-    unit = in_range(statistics, (0.0, 1.0))
+    unit = statistics.moments.in_range((0.0, 1.0))
     R = normalise(log_power(unit.power_centred if centred else unit.power), alpha)
     M = Frequency(_inverse(R, "frequencies"), unit.axes, unit.length)
     return Preconditioner(M, label=f"frequency, alpha {alpha:g}", alpha=float(alpha))
@@ -95,7 +95,7 @@ def pixel_preconditioner(statistics: Statistics, alpha: float, *, log: bool = Tr
     Raises:
         PrescoreError: alpha < 1, or it is 1 and an entry is always 0.
     """
-    square = in_range(statistics, (0.0, 1.0)).mean_square
+    square = statistics.moments.in_range((0.0, 1.0)).mean_square
     R = normalise(log_power(square) if log else square, alpha)
     return Preconditioner(Pixel(_inverse(R, "entries")), label=f"pixel, alpha {alpha:g}", alpha=float(alpha))
 

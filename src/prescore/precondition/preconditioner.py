@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.operators.base import LinearOperator
-from prescore.operators.composed import Composed
+from prescore.operators.base import Composed, LinearOperator
 
 Scalar = float | Tensor
 

@@ -40,17 +40,17 @@ equations via natural embeddings and rejection sampling with memory", DCDS-B 201
 https://doi.org/10.3934/dcdsb.2017133 (the memory).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from prescore.denoiser import expand
-from prescore.errors import PrescoreError, SamplingError, check_choice
+from prescore.denoiser import Denoise, expand
+from prescore.errors import PrescoreError, SamplingError
 from prescore.noise import NoiseSource
-from prescore.samplers.base import Denoise, Sampler
+from prescore.samplers.base import Sampler
 from prescore.schedule import GeometricVE, Schedule
 
 REJECTED = ("bridge", "redraw")
@@ -128,13 +128,13 @@ class GGF(Sampler):
     max_calls: int = 10000
 
     family: ClassVar[str] = "adaptive SDE"
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"rejected": REJECTED}
     usual_steps: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_tolerance("eps_abs", self.eps_abs)
         check_tolerance("eps_rel", self.eps_rel)
-        check_choice("rejected", self.rejected, REJECTED)
         if not 0 < self.safety < 1:
             raise PrescoreError(f"safety: {self.safety} is not between 0 and 1; the paper uses 0.9")
         if not 0.5 <= self.exponent <= 1:

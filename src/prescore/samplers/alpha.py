@@ -16,17 +16,11 @@ better. Looked at are those for which
     the predictor is stable: in a coordinate without data a step multiplies x by 1 - (a + b m^2) / sigma^2, which must
     not leave [-1, 1];
     the network is asked about nothing stranger than by the plain sampler: the mean over noise levels, scales and
-    coordinates of ln((v + e) / (g c + sigma^2))^2 is at most 10 % above that without preconditioner.
-
-The second matters where steps are few: on the shipped digits, T = 10, the least distance on the model is at 3.7, with
-which the network is lost and samples are worse than plain ones.
+    coordinates of ln((v + e) / (g c + sigma^2))^2 is at most FARTHEST times that without preconditioner.
 
 Why scales. Steps that are too short leave too much noise at every level, and steps that a strong preconditioner makes
-long leave too little. A Gaussian forgets either, and says little of alpha: on a mixture fitted to patches of
-photographs, T = 50, the Gaussian model is served best by an alpha of 13, with which the samples have almost three times
-the power of the data; the best alpha is 3.6. Data of many scales take noise in excess for texture, and keep it, which
-the model does as well (`experiments/automatic_alpha.py`). The distance, and the 10 %, were chosen among others on the
-photographs, the relief and the digits of that experiment; its clothes came after.
+long leave too little. A Gaussian forgets either, and says little of alpha. Data of many scales take noise in excess for
+texture, and keep it, which the model does as well.
 
 *From measured pairs.* Where the best alpha is known at two numbers of steps or more, the papers' relation
 
@@ -52,15 +46,15 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.precondition import Statistics, in_range
 from prescore.precondition.masks import log_power
-from prescore.precondition.scales import CONSTANT
 from prescore.samplers.predictor_corrector import PredictorCorrector
 from prescore.samplers.recursion import GAUSSIAN, recursion_steps
+from prescore.statistics import Statistics
+from prescore.statistics.scales import CONSTANT
+from prescore.tuned import FARTHEST
 
 WEAKEST, STRONGEST = 1e-3, 0.95  # 1/alpha: below, there is next to no preconditioner; above, nothing is stable
 TRIALS, ROUNDS = 16, 2  # values of 1/alpha looked at, and then of the interval that they leave
-FARTHEST = 1.1  # from the marginals on the way, relative to the plain sampler
 FLATTEST = 1e-4  # scale of samples that do not differ from the mean
 
 
@@ -106,7 +100,7 @@ def choose_alpha(
     least_stable = _least_stable(sampler, levels, R)
     varying = c > CONSTANT * c.max()
     c, mean_square, R, count = (column[varying] for column in (c, mean_square, R, count))
-    scales = GAUSSIAN if statistics.scales is None else statistics.scales.clamp(min=FLATTEST)
+    scales = GAUSSIAN if statistics.moments.scales is None else statistics.moments.scales.clamp(min=FLATTEST)
 
     def errors(strengths: Tensor) -> tuple[Tensor, Tensor]:
         """The error, and how far the samples are from the marginals on the way, for each 1/alpha."""
@@ -138,10 +132,11 @@ def choose_alpha(
 
 def _coordinates(statistics: Statistics) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Variance, squared mean, mask and number of the real coordinates, those that are nearly alike taken as one."""
-    mean = torch.fft.rfftn(statistics.mean, dim=statistics.transformed_dims, norm="ortho")
-    R = log_power(in_range(statistics, (0.0, 1.0)).power)
-    columns = [statistics.power_centred / statistics.size_transformed, mean.abs() ** 2, R / R.max()]
-    count = statistics.multiplicity.to(torch.float64).expand(R.shape).flatten()
+    moments = statistics.moments
+    mean = torch.fft.rfftn(moments.mean, dim=moments.transformed_dims, norm="ortho")
+    R = log_power(moments.in_range((0.0, 1.0)).power)
+    columns = [moments.power_centred / moments.size_transformed, mean.abs() ** 2, R / R.max()]
+    count = moments.multiplicity.to(torch.float64).expand(R.shape).flatten()
     values = torch.stack([column.flatten() for column in columns])
     # Within 5 % in variance and 1 % in the mask.
     key = torch.stack([(values[0].clamp_min(1e-300).log() * 20).round(), (values[2] * 100).round()])

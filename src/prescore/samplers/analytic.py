@@ -16,7 +16,7 @@ with eta = 1 is the exact reverse step, and every eta lands on the exact varianc
 Bounds (Theorem 2): 0 <= C(s) <= s^2, and C(s) <= ((high - low) / 2)^2 for data inside [low, high].
 
 Two estimates of C(s). "score" is the paper's, s^2 (1 - Gamma): it is a small difference of large numbers where s is
-large (see `prescore.precondition.score`), and is right only for the exact D. "residual" is E|x0 - D|^2 / d itself:
+large (see `prescore.statistics.score`), and is right only for the exact D. "residual" is E|x0 - D|^2 / d itself:
 it is the optimal variance for the network at hand, however imperfect (Bao et al. 2022b), and has no such
 cancellation. For the exact D they agree.
 
@@ -34,16 +34,17 @@ covariance with imperfect mean in diffusion probabilistic models", ICML 2022, ht
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, check_choice
-from prescore.precondition import Statistics
-from prescore.precondition.score import ESTIMATES, ScoreStatistics
+from prescore.errors import PrescoreError
 from prescore.samplers.ddim import DDIM
+from prescore.statistics import ScoreStatistics, Statistics
+from prescore.statistics.score import ESTIMATES
 
 SLACK = 1.01  # levels may lie this factor outside those at which the score was measured
 
@@ -68,10 +69,10 @@ class AnalyticDDIM(DDIM):
     clip: float | None = 2.0
 
     family: ClassVar[str] = "Analytic-DPM"
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"estimate": ESTIMATES}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("estimate", self.estimate, ESTIMATES)
         if self.clip is not None and not self.clip > 0:
             raise PrescoreError(f"clip: {self.clip} is not positive; the paper uses 2 or 1, None is no limit")
 
@@ -111,9 +112,9 @@ class AnalyticDDIM(DDIM):
         return torch.where(is_last, variance.clamp(max=std**2), variance)
 
     def _measured(self) -> tuple[Statistics, ScoreStatistics]:
-        if self.statistics is None or self.statistics.score is None:
+        if self.statistics is None or self.statistics.model.score is None:
             raise PrescoreError(
                 "statistics: the optimal variance needs the size of the model's score; measure it with "
                 "`prescore calibrate DATA --model MODEL --out FILE` or prescore.precondition.score_statistics"
             )
-        return self.statistics, self.statistics.score
+        return self.statistics, self.statistics.model.score

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from prescore.errors import PrescoreError, SamplingError
+from prescore.denoiser import Denoise, Evaluator
+from prescore.errors import PrescoreError, check_choice
 from prescore.grid import check_grid, geometric
 from prescore.noise import NoiseSource, check_seeds
 from prescore.operators import Identity
 from prescore.precondition import Preconditioner
-
-Denoise = Callable[..., Tensor]
+from prescore.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +38,8 @@ class Sampler:
             With neither, `steps` is the class's `usual_steps`.
 
     Raises:
-        PrescoreError: both are given, `steps` is not a positive integer, or `grid` is not a valid grid.
+        PrescoreError: both are given, `steps` is not a positive integer, `grid` is not a valid grid, or an option is
+            none of the words in `choices`.
     """
 
     steps: int | None = None
@@ -46,6 +47,7 @@ class Sampler:
 
     family: ClassVar[str]
     usual_steps: ClassVar[int] = 50
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {}  # the words that an option may be, where there are few
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.grid is not None:
@@ -54,6 +56,9 @@ class Sampler:
             raise PrescoreError(f"steps: {self.steps!r} is not a positive whole number")
         if self.grid is not None:
             object.__setattr__(self, "grid", check_grid(self.grid))
+        for name, words in self.choices.items():
+            if not isinstance(value := getattr(self, name), Schedule):
+                check_choice(name, value, words)
 
     @property
     def order(self) -> int:
@@ -105,6 +110,10 @@ class Sampler:
 
     def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
         """Raise PrescoreError if this sampler cannot run on these events and levels."""
+
+    def unused(self, levels: Tensor) -> dict[str, str]:
+        """Options that do nothing beside the others on these levels, and beside what; `prescore.plan` refuses them."""
+        return {}
 
     def diagnosis(self, event_shape: tuple[int, ...], levels: Tensor) -> str:
         """What the sampler knows about why its state may have diverged; empty if nothing."""
@@ -227,7 +236,7 @@ def sample(
     shape = _event_shape(denoiser, event_shape)
     levels = sampler.levels(getattr(denoiser, "sigma_min", None), getattr(denoiser, "sigma_max", None))
     sampler.check(shape, levels)
-    _check_range(sampler, denoiser)
+    _check_reference(sampler, denoiser)
     if dtype not in (torch.float32, torch.float64):
         raise PrescoreError(
             f"dtype: {dtype} given; the state is float32 or float64 (the network has a dtype of its own)"
@@ -248,7 +257,7 @@ def sample(
         parts = []
         for batch in batches:
             rows = {name: values[batch] for name, values in conditions.items()}
-            model = Model(denoiser, rows, dtype, bar)
+            model = Evaluator(denoiser, rows, dtype, bar.update)
             noise = NoiseSource(numbers[batch], shape, dtype=model.step_dtype, device=model.device, draw=draw)
             first = None if initial is None else initial[batch].to(model.device)
             parts.append(_trajectory(model, sampler, levels.to(model.device), noise, callback, first))
@@ -256,7 +265,7 @@ def sample(
 
 
 def _trajectory(
-    model: "Model",
+    model: Evaluator,
     sampler: Sampler,
     levels: Tensor,
     noise: NoiseSource,
@@ -276,44 +285,14 @@ def _trajectory(
     return x
 
 
-class Model:
-    """The denoiser as a sampler sees it: in the state's precision, counted, and checked."""
-
-    def __init__(self, denoiser: Denoise, condition: Mapping[str, Tensor], dtype: torch.dtype, bar: tqdm) -> None:
-        parameter = next(denoiser.parameters(), None) if isinstance(denoiser, torch.nn.Module) else None
-        self.device = torch.device(getattr(parameter, "device", getattr(denoiser, "device", "cpu")))
-        self.model_dtype = getattr(parameter, "dtype", getattr(denoiser, "dtype", torch.float32))
-        self.denoiser, self.dtype, self.bar = denoiser, dtype, bar
-        # A step is as precise as the network's answer and the draws; only the sum of the steps is in `dtype`.
-        single_or_better = torch.promote_types(self.model_dtype, torch.float32)
-        self.step_dtype = dtype if dtype == torch.float32 else single_or_better
-        self.condition = {name: rows.to(self.device) for name, rows in condition.items()}
-        self.calls, self.calls_each = 0, getattr(denoiser, "network_calls", 1)
-        self.where = ""
-        self.diagnosis: Callable[[], str] = str
-        self.last = torch.empty(0)
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        x0 = self.denoiser(x.to(self.model_dtype), sigma.to(self.device, self.model_dtype), **self.condition)
-        self.calls += self.calls_each
-        self.bar.update(self.calls_each)
-        if not isinstance(x0, Tensor) or x0.shape != x.shape:
-            found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
-            raise SamplingError(f"the model returned {found} instead of shape {tuple(x.shape)} {self.where}")
-        self.check_finite(x0, "the output of the model")
-        self.last = x0.to(self.dtype)
-        return self.last
-
-    def check_finite(self, values: Tensor, what: str) -> None:
-        # The sum is one pass without a temporary; it is finite in float64 exactly when every term is.
-        if not torch.isfinite(values.sum(dtype=torch.float64)):
-            hint = self.diagnosis()
-            raise SamplingError(f"{what} is not finite {self.where}{': ' + hint if hint else ''}")
-
-
-def _check_range(sampler: Sampler, denoiser: Denoise) -> None:
-    """Refuse a reference Gaussian of data in another range than the model's."""
-    own = getattr(getattr(sampler, "reference", None), "data_range", None)
+def _check_reference(sampler: Sampler, denoiser: Denoise) -> None:
+    """Refuse a reference Gaussian of data in another range than the model's, or with a mean that the model's lack."""
+    reference = getattr(sampler, "reference", None)
+    if reference is not None and getattr(denoiser, "data_mean_removed", False) and reference.mean.any():
+        raise PrescoreError(
+            "reference: has the mean of the data, which was removed from the model's; prescore.plan takes it out"
+        )
+    own = getattr(reference, "data_range", None)
     model = getattr(denoiser, "data_range", None)
     if own is not None and model is not None and tuple(own) != tuple(model):
         raise PrescoreError(

@@ -7,18 +7,17 @@ to the x_t that was kept, carried to sigma = 0 by the flow of the Gaussian model
 
     e = sqrt(C / (C + t^2)) (x_t - x_t kept)      coordinate by coordinate,
 
-is the error of that step. `prescore.precondition.steps` says how noise levels follow from these errors.
+is the error of that step. `prescore.statistics.steps` says how noise levels follow from these errors.
 
-The solvers TRIED look back further, or correct: what one step does wrong says too little of them. They are run, from
-the start of some of the trajectories, on the levels chosen for either of the two and on geometric ones of four lengths;
-for each number of steps that is remembered which came nearest to the known ends. benchmarks/README.md has their errors
-beside those on the common grids.
+The solvers TRIED_SOLVERS look back further, or correct: what one step does wrong says too little of them. They are
+run, from the start of some of the trajectories, on the levels chosen for either of the two and on geometric ones of
+four lengths; for each number of steps that is remembered which came nearest to the known ends.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -27,24 +26,23 @@ from tqdm import tqdm
 
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
+from prescore.gaussian import Gaussian, GaussianFlow
 from prescore.grid import geometric
 from prescore.noise import NoiseSource, check_seeds
 from prescore.operators import Pixel
-from prescore.precondition.gaussian import Gaussian
-from prescore.precondition.statistics import Statistics
-from prescore.precondition.steps import PREDICTIONS, Rule, SolverErrors, StepErrors
-from prescore.samplers.base import Progress, Sampler, sample
-from prescore.samplers.exponential import History, Linear
+from prescore.samplers.base import Progress, Sampler, sample, steps_for_calls
 from prescore.samplers.table import find_sampler, make_sampler
+from prescore.statistics import Statistics, StepErrors, Tuning
+from prescore.statistics.steps import PREDICTIONS, Rule, SolverErrors
+from prescore.tuned import TRIED_LENGTHS, TRIED_SOLVERS, TRIED_STEPS
 
 FINE = 64
 WIDTHS = (1, 2, 3, 4, 6, 9, 13, 18)  # of the steps that are measured, in steps of the fine grid
 KEPT = 8192  # coordinates of a sample, spread evenly over all of them in the order of their variances
 USUAL_TRAJECTORIES, USUAL_TRIES = 32, 16
+FEWEST = 3  # steps in which the solvers that are tried can run
 MEASURED = {"data": "dpmpp-2m", "gaussian": "p-ode-2m"}  # the solver for each prediction
-TRIED = ("unipc", "p-ode-3m")
-TRIED_STEPS = (4, 5, 6, 7, 8, 10, 13, 16, 20)
-RULES: tuple[Rule, ...] = (*PREDICTIONS, 0.125, 0.25, 0.5, 1.0)
+RULES: tuple[Rule, ...] = (*PREDICTIONS, *TRIED_LENGTHS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +65,13 @@ def measure_steps(
     *,
     trajectories: int = USUAL_TRAJECTORIES,
     tries: int = USUAL_TRIES,
+    calls: Sequence[int] | None = None,
+    condition: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     batch_size: int = 64,
     model: str | None = None,
     progress: bool = False,
-) -> StepErrors:
+) -> tuple[StepErrors, Tuning]:
     """Measure what the steps of `dpmpp-2m` and `p-ode-2m` do wrong on a model, and try levels for `unipc`, `p-ode-3m`.
 
     Args:
@@ -79,6 +79,8 @@ def measure_steps(
         reference: the Gaussian model of its data.
         trajectories: their number.
         tries: on how many of them to try levels; 0 leaves this out.
+        calls: numbers of network calls, of at least 3 steps each, for which to try levels; by default for TRIED_STEPS.
+        condition: named tensors whose rows the trajectories take in turn, passed to the denoiser as keyword arguments.
         seed: of the first trajectory; the next ones count up.
         batch_size: trajectories in one network call.
         model: name to remember; by default the model's own.
@@ -88,8 +90,8 @@ def measure_steps(
         PrescoreError: numbers that are not positive, or a reference of other events or another data range.
         SamplingError: the model returned a wrong shape or values that are not finite.
 
-    Cost: FINE network calls for each batch of trajectories, 1122 for each of tries, and the memory of 2 FINE states of
-    at most KEPT coordinates a trajectory.
+    Cost: FINE network calls for each batch of trajectories, 12 for each of tries and one of `calls` (1122 for all the
+    usual ones), and the memory of 2 FINE states of at most KEPT coordinates a trajectory.
     """
     for name, value in {"trajectories": trajectories, "batch_size": batch_size}.items():
         if not isinstance(value, int) or value < 1:
@@ -97,10 +99,14 @@ def measure_steps(
     if not isinstance(tries, int) or tries < 0:
         raise PrescoreError(f"tries: {tries!r} is not a whole number; 0 leaves them out")
     levels = geometric(FINE, denoiser.sigma_min, denoiser.sigma_max, final_zero=True)
-    seeds = check_seeds(range(seed, seed + trajectories))
-    followed = follow(denoiser, reference, levels, seeds, batch_size, progress)
+    runs = Runs(
+        denoiser, reference, check_seeds(range(seed, seed + trajectories)), condition or {}, batch_size, progress
+    )
+    each = denoiser.network_calls
+    steps = TRIED_STEPS if calls is None else sorted({steps_for_calls(make_sampler("unipc"), n // each) for n in calls})
+    followed = follow(runs, levels)
     variances, shares = _alike(followed.C)
-    own = Gaussian(torch.zeros(len(followed.C)), Pixel(followed.C), left=reference.left)
+    own = Gaussian(torch.zeros(len(followed.C)), Pixel(followed.C), error_share=reference.error_share)
 
     def errors(prediction: str) -> SolverErrors:
         needed = own if prediction == "gaussian" else None
@@ -115,8 +121,7 @@ def measure_steps(
         count=trajectories,
         model=denoiser.name if model is None else model,
     )
-    tried = try_rules(denoiser, reference, measured, followed, seeds[:tries], batch_size, progress) if tries else {}
-    return replace(measured, tried=tried)
+    return measured, Tuning(rules=try_rules(runs, measured, followed, tries, steps) if tries else {})
 
 
 def auto_grid(sampler: str, statistics: Statistics, steps: int) -> Tensor:
@@ -132,12 +137,24 @@ def auto_grid(sampler: str, statistics: Statistics, steps: int) -> Tensor:
         PrescoreError: an unknown sampler, statistics without errors of steps, or `steps` not a positive whole number.
     """
     errors = errors_of(statistics)
-    return errors.levels_by(errors.rule(sampler, prediction_of(sampler), steps), steps)
+    return errors.levels_by(statistics.tuning.rule(sampler, steps) or prediction_of(sampler), steps)
 
 
 def prediction_of(sampler: str) -> str:
     """Which of the solvers that are measured stands for a sampler."""
     return "gaussian" if "reference" in find_sampler(sampler).needs else "data"
+
+
+def levels_source(sampler: str, rule: Rule | None, model: str) -> str:
+    """Where the levels of a sampler come from, in words.
+
+    Args:
+        rule: that was tuned for it, if one was; else they are those of the solver that stands for it.
+    """
+    stand_in = prediction_of(sampler)
+    text = f"{rule_text(rule or stand_in)}, {'tried' if rule else 'measured'} on {model or 'the model'}"
+    own = rule is not None or MEASURED[stand_in] == sampler
+    return text if own else f"{text}; no levels were measured for {sampler} itself"
 
 
 def rule_text(rule: Rule) -> str:
@@ -149,83 +166,113 @@ def rule_text(rule: Rule) -> str:
 
 def errors_of(statistics: Statistics) -> StepErrors:
     """The errors of steps in the statistics. Raises PrescoreError if there are none."""
-    if statistics.step_errors is None:
+    if statistics.model.steps is None:
         raise PrescoreError(
             "grid: auto needs what the steps of a solver do wrong, which these statistics lack; measure it by "
             "`prescore calibrate DATA --model MODEL --out FILE`"
         )
-    return statistics.step_errors
+    return statistics.model.steps
 
 
-def follow(
-    denoiser: Denoiser,
-    reference: Gaussian,
-    levels: Tensor,
-    seeds: Sequence[int],
-    batch_size: int,
-    progress: bool,
-) -> Trajectories:
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """How trajectories are run: `batch_size` of the seeds at a time, each with its own row of the condition."""
+
+    denoiser: Denoiser
+    reference: Gaussian
+    seeds: Sequence[int]
+    condition: Mapping[str, Tensor]
+    batch_size: int
+    progress: bool
+
+    def rows(self, first: int, last: int) -> dict[str, Tensor]:
+        """The condition of the runs first to last - 1."""
+        return {name: rows[torch.arange(first, last) % len(rows)] for name, rows in self.condition.items()}
+
+    def start(self, first: int, last: int, level: Tensor) -> Tensor:
+        """Where the runs first to last - 1 start: N(mu, C + level^2)."""
+        noise = NoiseSource(self.seeds[first:last], self.denoiser.event_shape)
+        return make_sampler("p-ode-1", reference=self.reference).initial(noise, level)
+
+    def bar(self, total: int, unit: str) -> tqdm:
+        return tqdm(total=total, unit=unit, disable=None if self.progress else True, leave=False)
+
+
+def follow(runs: Runs, levels: Tensor) -> Trajectories:
     """The probability flow over all the levels, which end in 0."""
+    reference, n = runs.reference, len(runs.seeds)
     solver = make_sampler("p-ode-3m", grid=levels, reference=reference, corrector=False, warm_up=False)
     X: list[list[Tensor]] = [[] for _ in levels]
     D: list[list[Tensor]] = [[] for _ in levels[:-1]]
-    reference.check(denoiser.event_shape)
-    C = reference.variances.expand(reference.analyse(torch.zeros(1, *denoiser.event_shape)).shape).flatten()
+    reference.check(runs.denoiser.event_shape)
+    C = reference.variances.expand(reference.analyse(torch.zeros(1, *reference.event_shape)).shape).flatten()
     kept = C.argsort()[torch.linspace(0, len(C) - 1, min(KEPT, len(C))).round().long()]
 
     def coordinates(x: Tensor) -> Tensor:
         return reference.analyse(x).flatten(1).cpu()[:, kept]
 
-    total = len(D) * math.ceil(len(seeds) / batch_size)
-    with tqdm(total=total, unit="call", disable=None if progress else True, leave=False) as bar:
+    with runs.bar(len(D) * math.ceil(n / runs.batch_size), "call") as bar:
 
         def record(done: Progress) -> None:
             D[done.step].append(coordinates(done.denoised))
             X[done.step + 1].append(coordinates(done.x))
             bar.update()
 
-        for first in range(0, len(seeds), batch_size):
-            own = seeds[first : first + batch_size]
-            start = solver.initial(NoiseSource(own, denoiser.event_shape), levels[0])
+        for first in range(0, n, runs.batch_size):
+            last = min(first + runs.batch_size, n)
+            start = runs.start(first, last, levels[0])
             X[0].append(coordinates(start))
-            sample(denoiser, solver, seeds=own, initial=start, callback=record, progress=False)
+            sample(
+                runs.denoiser,
+                solver,
+                seeds=runs.seeds[first:last],
+                initial=start,
+                condition=runs.rows(first, last),
+                callback=record,
+                progress=False,
+            )
     states, denoised = (torch.stack([torch.cat(parts) for parts in rows]) for rows in (X, D))
     return Trajectories(levels, states, denoised, C[kept], coordinates)
 
 
 def try_rules(
-    denoiser: Denoiser,
-    reference: Gaussian,
-    errors: StepErrors,
-    followed: Trajectories,
-    seeds: Sequence[int],
-    batch_size: int,
-    progress: bool,
+    runs: Runs, errors: StepErrors, followed: Trajectories, tries: int, steps: Sequence[int]
 ) -> dict[str, dict[int, Rule]]:
-    """For the solvers TRIED and numbers of steps the rule whose levels lead nearest to the ends of the trajectories.
+    """For each of TRIED_SOLVERS and number of steps the rule whose levels lead nearest to the ends of the trajectories.
 
     Args:
         errors: what gives the levels by a rule.
-        followed, seeds: the trajectories, and the seeds of the first of them, on which to try.
+        followed: the trajectories.
+        tries: on how many of them to try.
+        steps: the numbers of steps.
     """
-    end, highest = followed.X[-1, : len(seeds)], followed.levels[0]
-    start = make_sampler("p-ode-1", reference=reference).initial(NoiseSource(seeds, denoiser.event_shape), highest)
-    plan = list(product(TRIED, TRIED_STEPS, RULES))
+    seeds = runs.seeds[:tries]
+    end, start = followed.X[-1, :tries], runs.start(0, tries, followed.levels[0])
+    plan = [trial for trial in product(TRIED_SOLVERS, steps, RULES) if trial[1] >= FEWEST]
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
-    with tqdm(total=len(plan), desc="levels", unit="run", disable=None if progress else True, leave=False) as bar:
-        for name, steps, rule in plan:
-            own = reference if prediction_of(name) == "gaussian" else None
-            solver = make_sampler(name, grid=errors.levels_by(rule, steps), reference=own)
+    with runs.bar(len(plan), "run") as bar:
+        bar.set_description("levels")
+        for name, T, rule in plan:
+            own = runs.reference if prediction_of(name) == "gaussian" else None
+            solver = make_sampler(name, grid=errors.levels_by(rule, T), reference=own)
             try:
-                x = sample(denoiser, solver, seeds=seeds, batch_size=batch_size, initial=start, progress=False)
+                x = sample(
+                    runs.denoiser,
+                    solver,
+                    seeds=seeds,
+                    batch_size=runs.batch_size,
+                    initial=start,
+                    condition=runs.rows(0, len(seeds)),
+                    progress=False,
+                )
                 # Not the mean square: one trajectory that parts from the known one would outweigh all others.
                 error = (followed.coordinates(x) - end).square().mean(1).sqrt().mean().item()
             except SamplingError:  # few steps on a grid that does not fit may diverge
                 error = math.inf
-            found[name, steps].append(error)
+            found[name, T].append(error)
             bar.update()
     best = {key: RULES[values.index(min(values))] for key, values in found.items()}
-    return {name: {steps: best[name, steps] for steps in TRIED_STEPS} for name in TRIED}
+    return {name: {T: rule for (solver, T), rule in best.items() if solver == name} for name in TRIED_SOLVERS}
 
 
 def step_errors(make: Callable[[], Sampler], followed: Trajectories) -> SolverErrors:
@@ -236,17 +283,17 @@ def step_errors(make: Callable[[], Sampler], followed: Trajectories) -> SolverEr
         followed: the trajectories.
     """
     levels, X, D = followed.levels, followed.X, followed.D
-    L, flow, noise = len(D), Linear.of(followed.C), NoiseSource([0], (1,))
+    L, flow, noise = len(D), GaussianFlow.of(followed.C), NoiseSource([0], (1,))
 
-    def take(solver: Sampler, s: int, t: int, before: History) -> tuple[Tensor, History]:
-        state = History(X[s], X[s], before.past)
-        return solver.step(lambda x, sigma: D[s], X[s], levels[s], levels[t], state, noise)
+    def take(solver: Sampler, s: int, t: int, before: object) -> tuple[Tensor, object]:
+        return solver.step(lambda x, sigma: D[s], X[s], levels[s], levels[t], before, noise)
 
-    def error(solver: Sampler, s: int, t: int, before: History) -> float:
+    def error(solver: Sampler, s: int, t: int, before: object) -> float:
         damping = flow.keep(levels[t].item(), 0.0, 0.0)
         return (damping * (take(solver, s, t, before)[0] - X[t])).square().mean().sqrt().item()
 
-    solver, new = make(), History()
+    solver = make()
+    new = solver.start(levels)
     first = [0.0, *(error(solver, 0, t, new) for t in range(1, L))]
     last = [error(solver, s, L, new) for s in range(L)]
     after = [take(solver, r, r + 1, new)[1] for r in range(L)]

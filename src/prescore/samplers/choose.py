@@ -1,32 +1,24 @@
 """Which sampler to take for a number of network calls: a rule, from how Gaussian the data are.
 
 The preconditioned solvers solve the Gaussian model of the data exactly. That helps as far as the data are like it. Of
-the error of that model the network leaves a share, `left` (prescore/precondition/gaussian.py). Where it is smallest it
-says how far from Gaussian the data are: 0.11 for digits, 0.27 for photographs, 0.31 for emoji, 0.45 for the earth's
-relief (the shipped models), 0.57 for clothes (an exact mixture, looked at after the rule was made). On photographs,
-relief, emoji and clothes the preconditioned form is better at few calls; on digits data prediction is as near to the
-exact flow, and needs no reference. On levels that were tried `p-ode-3m` is nearer to the exact flow than `p-ode-2m`
-on all of these but digits from 5 calls on; its samples are about as near to the data, on clothes nearer, on the relief
-farther at few calls (benchmarks/README.md). The rule:
+the error of that model the network leaves a share, `left` (`prescore.gaussian.fit`). Where it is smallest it
+says how far from Gaussian the data are. The rule:
 
-    calls                  left < NOT_GAUSSIAN or not known    else
+    calls                  left < NEAR_GAUSSIAN or not known   else
     1                      ddim                                p-ode-1
     2                      dpmpp-2m                            p-ode-2m
     3, 4                   unipc                               p-ode-2m
     more                   unipc                               p-ode-3m
-    2 to MANY, noise       dpmpp-sde-2m                        p-sde-2m
+    2 to MANY_CALLS, noise dpmpp-sde-2m                        p-sde-2m
     others, noise          edm-stochastic                      edm-stochastic
 """
 
 from dataclasses import dataclass
 
 from prescore.errors import PrescoreError
-from prescore.precondition.gaussian import error_left
-from prescore.precondition.statistics import Statistics
-
-NOT_GAUSSIAN = 0.2  # between digits and photographs
-FEW = 4  # calls, one of which p-ode-3m takes to start
-MANY = 40
+from prescore.gaussian import error_share
+from prescore.statistics import Statistics
+from prescore.tuned import FEW_CALLS, MANY_CALLS, NEAR_GAUSSIAN
 
 
 @dataclass(frozen=True)
@@ -53,8 +45,8 @@ def choose_sampler(calls: int, statistics: Statistics | None = None, *, noise: b
     """
     if not isinstance(calls, int) or calls < 1:
         raise PrescoreError(f"calls: {calls!r} is not a positive whole number")
-    left = None if statistics is None or statistics.score is None else least_left(statistics)
-    is_gaussian = left is not None and left >= NOT_GAUSSIAN
+    left = None if statistics is None or statistics.model.score is None else least_error_share(statistics)
+    is_gaussian = left is not None and left >= NEAR_GAUSSIAN
     name = _name(calls, is_gaussian, noise)
     if left is None:
         return SamplerChoice(name, "how Gaussian the data are is not known (`prescore calibrate --model` measures it)")
@@ -62,25 +54,25 @@ def choose_sampler(calls: int, statistics: Statistics | None = None, *, noise: b
     return SamplerChoice(
         name,
         f"the network leaves {left:.2g} of the error of the Gaussian model, so the data {side} near it "
-        f"(from {NOT_GAUSSIAN:g} on)",
+        f"(from {NEAR_GAUSSIAN:g} on)",
     )
 
 
-def least_left(statistics: Statistics) -> float:
+def least_error_share(statistics: Statistics) -> float:
     """The smallest share, over the noise levels, of the Gaussian model's error that the network leaves.
 
     Raises:
         PrescoreError: the statistics are without the score of a model.
     """
-    return error_left(statistics).shares.min().item()
+    return error_share(statistics).shares.min().item()
 
 
 def _name(calls: int, is_gaussian: bool, noise: bool) -> str:
     if noise:
         few = "p-sde-2m" if is_gaussian else "dpmpp-sde-2m"
-        return few if 1 < calls <= MANY else "edm-stochastic"
+        return few if 1 < calls <= MANY_CALLS else "edm-stochastic"
     if calls <= 2:
         return ("p-ode-1", "p-ode-2m")[calls - 1] if is_gaussian else ("ddim", "dpmpp-2m")[calls - 1]
     if not is_gaussian:
         return "unipc"
-    return "p-ode-2m" if calls <= FEW else "p-ode-3m"
+    return "p-ode-2m" if calls <= FEW_CALLS else "p-ode-3m"

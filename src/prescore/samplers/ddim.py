@@ -31,17 +31,18 @@ Algorithm 2 and section 3.2; Song et al., "Denoising diffusion implicit models",
 https://arxiv.org/abs/2010.02502, eq. 7, 12 and 16.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, check_choice
-from prescore.grid import uniform_t
+from prescore.denoiser import Denoise
+from prescore.errors import PrescoreError
+from prescore.grid import uniform_vp
 from prescore.noise import NoiseSource
-from prescore.samplers.base import Denoise, Sampler
-from prescore.schedule import VP
+from prescore.samplers.base import Sampler
 
 VARIANCES = ("small", "large")
 
@@ -77,8 +78,7 @@ class DDIM(Sampler):
 
     def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
         """T levels uniform in the time of the VP schedule from sigma_max to sigma_min, then 0."""
-        vp = VP()
-        return uniform_t(VP(t_min=vp.t(sigma_min).item(), t_max=vp.t(sigma_max).item()), steps, final_zero=True)
+        return uniform_vp(steps, sigma_min, sigma_max, final_zero=True)
 
     def bridge_variance(self, s: Tensor, t: Tensor) -> Tensor:
         """v = eta^2 t^2 (1 - t^2 / s^2)."""
@@ -122,9 +122,10 @@ class DDPM(DDIM):
     eta: float = 1.0
     variance: str = "small"
 
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"variance": VARIANCES}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("variance", self.variance, VARIANCES)
         if self.eta != 1:
             raise PrescoreError(f"eta: {self.eta} given, but DDPM is eta = 1; sampler 'ddim' takes others")
 

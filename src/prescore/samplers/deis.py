@@ -40,10 +40,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, check_choice, suggest
+from prescore.denoiser import Denoise
+from prescore.errors import PrescoreError
 from prescore.grid import append_zero, karras
 from prescore.noise import NoiseSource
-from prescore.samplers.base import Denoise, Sampler
+from prescore.samplers.base import Sampler
 from prescore.schedule import EDM, VP, Cosine, GeometricVE, Schedule, VariancePreserving
 
 CLOCKS = ("linear", "cosine", "rho", "log-rho")
@@ -61,12 +62,6 @@ def clock(variable: Schedule | str, levels: Tensor) -> Schedule:
         low, high = levels[levels > 0].aminmax()
         return VP.between(low.item(), high.item())
     return {"cosine": Cosine(), "rho": EDM(), "log-rho": GeometricVE()}[variable]
-
-
-def check_clock(name: str, variable: Schedule | str, words: Sequence[str]) -> None:
-    """Raise PrescoreError unless `variable` is a schedule or one of the words."""
-    if not isinstance(variable, Schedule) and variable not in words:
-        raise PrescoreError(f"{name}: unknown value {variable!r}; {suggest(str(variable), words)}, or give a Schedule")
 
 
 def check_steps(levels: Tensor, least: int, what: str) -> None:
@@ -206,8 +201,6 @@ class DEIS(Sampler):
         super().__post_init__()
         if self.degree not in range(4):
             raise PrescoreError(f"degree: {self.degree!r} is not one of 0, 1, 2, 3; the order is degree + 1")
-        check_clock("variable", self.variable, CLOCKS)
-        check_choice("warmup", self.warmup, WARMUPS)
 
     @property
     def order(self) -> int:
@@ -225,6 +218,10 @@ class DEIS(Sampler):
         if isinstance(time, VariancePreserving):
             return power_levels(time, steps, sigma_min, sigma_max, 2)
         return karras(steps, sigma_min, sigma_max, final_zero=True)
+
+    def unused(self, levels: Tensor) -> dict[str, str]:
+        idle = {"warmup": "degree = 0"} if self.degree == 0 else {}
+        return idle | ({"variable": "degree = 0 and levels that are given"} if idle and self.grid is not None else {})
 
     def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
         check_steps(levels, self.degree + 1, f"degree {self.degree}")
@@ -265,10 +262,6 @@ class RungeKuttaDEIS(Sampler):
 
     family: ClassVar[str] = "DEIS"
     choices: ClassVar[Mapping[str, Sequence[str]]] = {"method": tuple(TABLEAUX)}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("method", self.method, tuple(TABLEAUX))
 
     @property
     def tableau(self) -> Tableau:

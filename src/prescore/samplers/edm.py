@@ -43,10 +43,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from prescore.denoiser import Denoise
 from prescore.errors import PrescoreError
 from prescore.grid import karras
 from prescore.noise import NoiseSource
-from prescore.samplers.base import Denoise, Sampler
+from prescore.samplers.base import Sampler
 from prescore.schedule import SCHEDULES, Schedule, as_schedule
 
 
@@ -80,11 +81,13 @@ class EDMFlow(Sampler):
             raise PrescoreError(
                 f"alpha: {self.alpha} is not in (0, 1]; 1 is Heun's method, 2/3 Ralston's, 1/2 the midpoint rule"
             )
-        as_schedule(self.schedule)
 
     @property
     def stochastic(self) -> bool:
         return False
+
+    def unused(self, levels: Tensor) -> dict[str, str]:
+        return {"alpha": "order = 1"} if self.order == 1 else {}
 
     def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
         """N levels of `prescore.grid.karras`, rho = 7, then 0."""
@@ -160,6 +163,10 @@ class EDMChurn(EDMFlow):
     @property
     def stochastic(self) -> bool:
         return self.S_churn > 0
+
+    def unused(self, levels: Tensor) -> dict[str, str]:
+        churn = () if self.stochastic else ("S_tmin", "S_tmax", "S_noise")
+        return super().unused(levels) | dict.fromkeys(churn, "S_churn = 0")
 
     def levels(self, sigma_min: float | None, sigma_max: float | None) -> Tensor:
         levels = super().levels(sigma_min, sigma_max)

@@ -1,19 +1,9 @@
 """Exponential integrators around a Gaussian: DDIM, DPM-Solver, DPM-Solver++, SEEDS, and their preconditioned form.
 
-A Gaussian model N(mu, C) of the data is solved exactly; only what the network adds to it is approximated. In the
-basis where C is diagonal, coordinate by coordinate, with X = x - mu, the denoiser is split into
-
-    D(x, sigma) - mu = C / (C + sigma^2) X + R,      R = c F,    c = sigma / sqrt(C + sigma^2)
-
-(c is the EDM's c_out up to a constant). For stochasticity l, p = (1 + l^2) / 2 and lam = -log sigma, the reverse
-diffusion from s to t < s then reads exactly
-
-    X_t = (v_t / v_s)^p X_s + int_s^t 2p (v_t / v)^p c F dlam + noise,        v = C + sigma^2
-    noise variance = v_t (1 - (v_t / v_s)^(l^2))
-
-with l = 0 the probability-flow ODE and l = 1 the reverse SDE. F, which varies slowly, is replaced by the polynomial
-in lam through its values at the points known: earlier steps (multistep, "2M", "3M") or stages inside the step
-(SEEDS-2 and 3, DPM-Solver-2 and 3). One formula, whose C makes the published methods:
+The Gaussian model N(mu, C) of the data is solved exactly (`prescore.gaussian.flow` has the formula and its weights);
+the remainder R of the network, R = c F, is approximated: F by the polynomial in lam through its values at the points
+known, earlier steps (multistep, "2M", "3M") or stages inside the step (SEEDS-2 and 3, DPM-Solver-2 and 3). One
+formula, whose C makes the published methods:
 
     prediction   C               order 1     order 2, 3, l = 0           l = 1
     noise        infinite        DDIM        DPM-Solver-2, -3            SEEDS, VP form
@@ -23,7 +13,25 @@ in lam through its values at the points known: earlier steps (multistep, "2M", "
 
 With k = 1 and data prediction, l is the lambda of gDDIM on an isotropic model (its Theorem 1), and l = 1 is DDPM.
 
-Nothing here divides by C: a = C / (1 + C) and b = 1 / (1 + C) take its place, and both ends are ordinary numbers.
+For example DPM-Solver++(2M), `dpmpp-2m`: C = 0, so that R = D and c = 1, what is left of x is t / s, and the weights
+of the constant and of the slope of D in lam are 1 - t / s and, as published, h / 2 of that. Written out:
+
+    >>> def dpmpp_2m(denoise, x, levels):
+    ...     before = None
+    ...     for s, t in pairwise(levels.tolist()):
+    ...         D, lam = denoise(x, torch.tensor(s)), -math.log(s)
+    ...         ahead = D
+    ...         if before is not None and t > 0:
+    ...             ahead = D + math.log(s / t) / 2 * (D - before[0]) / (lam - before[1])
+    ...         x, before = t / s * x + (1 - t / s) * ahead, (D, lam)
+    ...     return x
+    >>> from prescore.samplers import sample
+    >>> levels, x = torch.tensor([9.0, 3.0, 1.0, 0.3, 0.0], dtype=torch.float64), torch.ones(1, 4)
+    >>> solver = Exponential(prediction="data", k=2, multistep=True, l=0.0, weights="published", grid=levels)
+    >>> D = lambda x, sigma: x / (1 + sigma**2)
+    >>> same = sample(D, solver, seeds=[0], event_shape=(4,), initial=x, progress=False)
+    >>> torch.allclose(dpmpp_2m(D, x, levels), same.float())
+    True
 
 Noise of the stages. It is the Brownian path of the step, seen at each stage: N_m = (v_m / v_q)^p N_q + new noise from
 q to m, for any stages. Algorithm 4 of SEEDS prints exponents that agree with this only for r1 = 1/3, r2 = 2/3.
@@ -37,23 +45,19 @@ call there.
 
 Corrector. Once F is known at the end of a step, the step is taken again with that point in the polynomial, and F is
 not evaluated again (the UniC of UniPC): order k + 1 for k = 1 and 2, and an order 3 start for k = 3, at no call. It
-brings the state closer to the exact flow, but not always the distribution of the samples closer to the data: at 5 to 10
-calls of an exact model of photographs the preconditioned 3M with it has the least error of the state, and the
-preconditioned 2M without it the least Frechet distance (benchmarks/solvers.py). So these are their defaults.
+brings the state closer to the exact flow, but not always the distribution of the samples closer to the data.
 
 Both ends. With a reference the start is drawn from N(mu, C + sigma_max^2), exact for data like the reference, where
 sigma_max n leaves out their mean. The step to sigma = 0 is a single evaluation without noise,
 
     X_0 = sqrt(C (C + left s^2)) / (C + s^2) X + R
 
-left is the share of the Gaussian model's error that the network leaves (prescore/precondition/gaussian.py). D itself,
+left is the share of the Gaussian model's error that the network leaves (`prescore.gaussian.fit`). D itself,
 left = 0, lacks the variance that is still unknown at s, left C s^2 / (C + s^2) in each coordinate; since a posterior
 mean has covariance C with X, this weight of X restores exactly that variance. left = 1, where nothing was measured,
 solves the reference exactly: sqrt(C / (C + s^2)) X + R. (F held through this step would weigh R by up to pi/2 where C
-is small beside s^2, and a coordinate unlike the reference would overshoot.) On an exact model of photographs its
-state error is within 2 % of that of the better of these two at 5 to 14 calls (benchmarks/README.md): left = 1 is better
-at 5, D from 6 on.
-With noise or data prediction and no corrector it is D itself.
+is small beside s^2, and a coordinate unlike the reference would overshoot.) With noise or data prediction and no
+corrector it is D itself.
 
 Sources: Gonzalez et al., "SEEDS: Exponential SDE solvers for fast high-quality sampling from diffusion models",
 NeurIPS 2023, https://arxiv.org/abs/2305.14267, Prop. 3.1, 3.2, Algorithms 1-4; Lu et al., "DPM-Solver",
@@ -72,88 +76,19 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, check_choice
+from prescore.denoiser import Denoise
+from prescore.errors import PrescoreError
+from prescore.gaussian import Gaussian, GaussianFlow
+from prescore.gaussian.flow import WeightCache
 from prescore.grid import geometric, karras
 from prescore.noise import NoiseSource
-from prescore.precondition.gaussian import Gaussian
-from prescore.samplers.base import Denoise, Sampler
-from prescore.samplers.phi import phi
+from prescore.samplers.base import Sampler
+from prescore.tuned import LOWEST_LEVEL, WIDEST_RATIO
 
 SIGMA_DATA = 0.5
-NODES, GAUSS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(32))
-
-
-@dataclass(frozen=True)
-class Linear:
-    """The part that is solved exactly, one variance C = a / b for each coordinate, in multiples of 1 + C.
-
-    a, b: real, float64, a + b = 1. b = 0 is C infinite, a = 0 is C = 0.
-    """
-
-    a: Tensor
-    b: Tensor
-
-    @classmethod
-    def of(cls, C: Tensor) -> "Linear":
-        b = 1 / (1 + C)
-        return cls(torch.where(C.isinf(), 1.0, C * b), b)
-
-    def v(self, sigma: float | Tensor) -> Tensor:
-        """C + sigma^2."""
-        return self.a + self.b * sigma**2
-
-    def skip(self, sigma: float) -> Tensor:
-        """C / (C + sigma^2)."""
-        return self.a / self.v(sigma)
-
-    def out(self, sigma: float | Tensor) -> Tensor:
-        """c = sigma / sqrt(C + sigma^2)."""
-        return sigma / self.v(sigma).sqrt()
-
-    def keep(self, s: float, t: float, l: float) -> Tensor:  # noqa: E741
-        """(v_t / v_s)^p: what is left of X."""
-        return (self.v(t) / self.v(s)) ** ((1 + l**2) / 2)
-
-    def end(self, s: float, left: float) -> Tensor:
-        """sqrt(C (C + left s^2)) / (C + s^2): what is kept of X in the step from s to 0."""
-        skip = self.skip(s)
-        return (skip * (skip + left * (1 - skip))).sqrt()
-
-    def std(self, s: float, t: float, l: float) -> Tensor:  # noqa: E741
-        """Deviation of the noise from s to t."""
-        reach = (s**2 - t**2) / self.v(s)  # 1 - v_t / v_s over b
-        log = torch.where(self.b == 0, -1.0, torch.log1p(-self.b * reach) / (self.b * reach).clamp(min=1e-300))
-        return (self.v(t) * l**2 * reach * -log * phi(1, l**2 * self.b * reach * log)).sqrt()
-
-    def moments(self, s: float, t: float, l: float, n: int) -> list[Tensor]:  # noqa: E741
-        """The weights of 1, r, .., r^(n-1), r = (lam - lam_s) / (lam_t - lam_s), under the integral from s to t."""
-        p = (1 + l**2) / 2
-        first = self._first(s, t, l) if t == 0 or l in (0, 1) else None
-        if n == 1 and first is not None:
-            return [first]
-        nodes, gauss = (v.to(self.a.device).reshape(-1, *(1,) * self.a.ndim) for v in (NODES, GAUSS))
-        h, r = math.log(s / t), (1 + nodes) / 2
-        sigma = s * torch.exp(-r * h)
-        kernel = gauss / 2 * h * 2 * p * (self.v(t) / self.v(sigma)) ** p * self.out(sigma)
-        moments = [(kernel * r**k).sum(0) for k in range(n)]
-        return moments if first is None else [first, *moments[1:]]
-
-    def _first(self, s: float, t: float, l: float) -> Tensor:  # noqa: E741
-        """int_s^t 2p (v_t / v)^p c dlam in closed form, for l = 0 and l = 1."""
-        root_t = self.v(t).sqrt()
-        # sigma / sqrt(v) at t, which at t = 0 has the limit 1/sqrt(b) for C = 0.
-        out_t = torch.where((self.a == 0), self.b.rsqrt(), t / root_t)
-        if l == 1:
-            root_s = self.v(s).sqrt()
-            return 2 * (s**2 - t**2) / (root_s * (s + root_s * out_t))
-        # arctan(x) - arctan(y) = arctan((x - y) / (1 + x y)), x = s / sqrt C, y = t / sqrt C.
-        z = (s - t) * torch.where(self.a == 0, 0.0, (self.a * self.b).sqrt() / (self.a + self.b * s * t))
-        arctan = torch.where(z == 0, 1.0, z.atan() / torch.where(z == 0, 1.0, z))
-        return (s - t) / (torch.where(self.a == 0, 0.0, self.a / root_t) + self.b * s * out_t) * arctan
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,12 +157,10 @@ class Exponential(Sampler):
         "weights": ("exact", "published"),
     }
     usual_steps: ClassVar[int] = 10
-    _rules: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False)
+    _weights: WeightCache = field(default_factory=WeightCache, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in self.choices.items():
-            check_choice(name, getattr(self, name), choices)
         if self.k not in (1, 2, 3):
             raise PrescoreError(f"k: {self.k} points; there are solvers of 1, 2 and 3")
         if not 0 <= self.l <= 1:
@@ -277,12 +210,12 @@ class Exponential(Sampler):
 
         With a reference, levels in geometric progression. The reference carries the last step the better the smaller
         the noise is beside the data, so that few steps need not go down to sigma_min: no ratio of neighbours above
-        4.5, no level below 0.5 / T of the data's deviation.
+        `WIDEST_RATIO`, no level below `LOWEST_LEVEL` / T of the data's deviation.
         """
         if self.reference is None:
             return karras(steps, sigma_min, sigma_max, final_zero=True)
         deviation = self.reference.variances.mean().sqrt().item()
-        lowest = max(sigma_min, sigma_max * 4.5 ** (1 - steps), 0.5 * deviation / steps)
+        lowest = max(sigma_min, sigma_max * WIDEST_RATIO ** (1 - steps), LOWEST_LEVEL * deviation / steps)
         return geometric(steps, min(lowest, sigma_max / 2), sigma_max, final_zero=True)
 
     def total_calls(self, steps: int, final_zero: bool = True) -> int:
@@ -298,13 +231,16 @@ class Exponential(Sampler):
         if self.reference is not None:
             self.reference.check(event_shape)
 
+    def unused(self, levels: Tensor) -> dict[str, str]:
+        return {"warm_up": "a corrector, which makes the same start"} if self.corrector else {}
+
     def initial(self, noise: NoiseSource, sigma: Tensor) -> Tensor:
         """sigma_max n; with a reference, N(mu, C + sigma_max^2), what noisy data are if they are like the reference."""
         if self.reference is None:
             return super().initial(noise, sigma)
         Z = self.reference.transform(noise())
         std = (self.reference.variances + sigma.cpu() ** 2).sqrt().to(Z)
-        return self.reference.synthesise(std * Z, noise.event_shape)
+        return self.reference.synthesise(std * Z)
 
     def start(self, levels: Tensor) -> History:
         return History()
@@ -327,7 +263,7 @@ class Exponential(Sampler):
                 N, q = fresh if N is None else _add(fresh, keep, N), m
             move = Move(s, X, N, tuple(points))
             U = self._move(move, move.points, m, self.weights)
-            u = self._synthesise(U, x.shape[1:])
+            u = self._synthesise(U)
             if m > t:
                 points.append((m, self._remainder(denoise(u, sigma.new_tensor(m)), U, m)))
         past = sorted(points, key=lambda point: point[0])[: self.k - 1] if self.multistep else []
@@ -354,14 +290,14 @@ class Exponential(Sampler):
         return [s * (t / s) ** r for r in ((1 / 2,) if first else self.stages)]
 
     @cached_property
-    def _linear(self) -> Linear:
+    def _flow(self) -> GaussianFlow:
         if self.reference is not None:
-            return Linear.of(self.reference.variances)
+            return GaussianFlow.of(self.reference.variances)
         C = {"noise": math.inf, "data": 0.0, "edm": (self.sigma_data or SIGMA_DATA) ** 2}
-        return Linear.of(torch.tensor(C[self.prediction], dtype=torch.float64))
+        return GaussianFlow.of(torch.tensor(C[self.prediction], dtype=torch.float64))
 
     def _left(self, sigma: float) -> float:
-        known = None if self.reference is None else self.reference.left
+        known = None if self.reference is None else self.reference.error_share
         return 1.0 if known is None else known.at(sigma)
 
     def _analyse(self, x: Tensor) -> Tensor:
@@ -370,17 +306,17 @@ class Exponential(Sampler):
     def _transform(self, z: Tensor) -> Tensor:
         return z if self.reference is None else self.reference.transform(z)
 
-    def _synthesise(self, X: Tensor, event_shape: Sequence[int]) -> Tensor:
-        return X if self.reference is None else self.reference.synthesise(X, event_shape)
+    def _synthesise(self, X: Tensor) -> Tensor:
+        return X if self.reference is None else self.reference.synthesise(X)
 
     def _remainder(self, denoised: Tensor, X: Tensor, sigma: float) -> Tensor:
         """R = D - mu - C / (C + sigma^2) X."""
-        (skip,) = self._remember(("skip", sigma), X, lambda: [-self._linear.skip(sigma)])
+        (skip,) = self._weights(("skip", sigma), X, lambda: [-self._flow.skip(sigma)])
         return _add(self._analyse(denoised), skip, X)
 
     def _noise_rule(self, s: float, t: float, l: float, like: Tensor) -> list[Any]:  # noqa: E741
-        linear = self._linear
-        return self._remember(("noise", s, t), like, lambda: [linear.keep(s, t, l), linear.std(s, t, l)])
+        flow = self._flow
+        return self._weights(("noise", s, t), like, lambda: [flow.keep(s, t, l), flow.std(s, t, l)])
 
     def _rule(
         self,
@@ -392,44 +328,20 @@ class Exponential(Sampler):
         like: Tensor,
     ) -> tuple[Any, list[Any]]:
         """Weights of X and of the remainders at `levels`, of which the first is s, in the step from s to t."""
+        flow = self._flow
 
         def compute() -> list[Tensor]:
             if t == 0:
-                return [self._linear.end(s, self._left(s)), torch.ones(())]
-            weights = self._polynomial(s, t, levels, l, kind)
-            out = [self._linear.out(level) for level in levels]
-            return [self._linear.keep(s, t, l), *(w / c for w, c in zip(weights, out, strict=True))]
+                return [flow.end(s, self._left(s)), torch.ones(())]
+            if self.k == 3 and not self.multistep:
+                r1, r2 = self.stages
+                weights = flow.stage_integrals(s, t, l, levels, (r1, r2))
+            else:
+                weights = flow.integrals(s, t, l, levels, kind == "published")
+            return [flow.keep(s, t, l), *(w / flow.out(level) for w, level in zip(weights, levels, strict=True))]
 
-        keep, *weights = self._remember((kind, s, t, *levels), like, compute)
+        keep, *weights = self._weights((kind, s, t, *levels), like, compute)
         return keep, weights
-
-    def _polynomial(self, s: float, t: float, levels: tuple[float, ...], l: float, kind: str) -> list[Tensor]:  # noqa: E741
-        """Weights of F at `levels` in the integral from s to t."""
-        n = len(levels)
-        M = self._linear.moments(s, t, l, n)
-        if n == 1:
-            return M
-        d = [math.log(s / level) / math.log(s / t) for level in levels]  # positions, in units of the step
-        if self.k == 3 and not self.multistep:
-            # Hochbruck & Ostermann: the errors of the two stages cancel in the last line, whatever r1 and r2.
-            r1, r2 = self.stages
-            gamma = (3 * r2**2 - 2 * r2) / (2 * r1 - 3 * r1**2)
-            if n == 2:
-                slope = M[1] / d[1] + gamma * self._linear.moments(s, levels[1], l, 2)[1]
-                return [M[0] - slope, slope]
-            slope = M[1] / (gamma * r1 + r2)
-            return [M[0] - (1 + gamma) * slope, gamma * slope, slope]
-        if kind == "published":
-            M = [M[0], M[0] / 2] if n == 2 else [M[0], M[1], M[2] / 2]
-        inverse = np.linalg.inv(np.vander(d, increasing=True)).tolist()
-        return [sum((M[i] * inverse[i][j] for i in range(n)), torch.zeros(())) for j in range(n)]
-
-    def _remember(self, key: tuple[Any, ...], like: Tensor, compute: Any) -> list[Any]:
-        """Weights in the precision and on the device of `like`; plain numbers where all coordinates share them."""
-        key = (*key, like.dtype, like.device)
-        if key not in self._rules:
-            self._rules[key] = [w.item() if w.ndim == 0 else w.to(like.device, like.dtype) for w in compute()]
-        return self._rules[key]
 
 
 def _add(y: Tensor, weight: float | Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:

@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, check_choice
+from prescore.denoiser import Denoise
+from prescore.errors import PrescoreError
 from prescore.noise import NoiseSource
-from prescore.samplers.base import Denoise, Preconditionable, score
+from prescore.samplers.base import Preconditionable, score
 
 PRIORS = ("uniform", "gaussian")
 
@@ -55,7 +56,6 @@ class AnnealedLangevin(Preconditionable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("prior", self.prior, PRIORS)
         if self.level_steps < 1:
             raise PrescoreError(f"level_steps: {self.level_steps} is not positive")
         if self.step_size is not None and not self.step_size > 0:
@@ -84,6 +84,9 @@ class AnnealedLangevin(Preconditionable):
         if sigma_next == 0 and self.denoise:
             x = denoise(x, sigma)
         return x, state
+
+    def unused(self, levels: Tensor) -> dict[str, str]:
+        return {} if levels[-1] == 0 else {"denoise": "levels that do not end in 0"}
 
     def diagnosis(self, event_shape: tuple[int, ...], levels: Tensor) -> str:
         """In a coordinate with no data, a step multiplies x by 1 - a m^2 / sigma^2: beyond -1 it grows."""

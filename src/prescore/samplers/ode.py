@@ -41,13 +41,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from prescore.denoiser import expand
+from prescore.denoiser import Denoise, Evaluator, expand
 from prescore.errors import PrescoreError, check_choice
 from prescore.noise import NoiseSource
 from prescore.samplers.adaptive import AdaptiveState, check_tolerance, rows, unreached
-from prescore.samplers.base import Denoise, Model, Sampler
+from prescore.samplers.base import Sampler
 
 TRACES = ("rademacher", "gaussian", "exact")
 
@@ -276,7 +275,7 @@ def log_likelihood(
     high = getattr(denoiser, "sigma_max", None) if sigma_max is None else sigma_max
     if low is None or high is None or not 0 < low < high:
         raise PrescoreError(f"sigma_min {low} and sigma_max {high}: 0 < sigma_min < sigma_max is needed")
-    model = Model(denoiser, dict(condition or {}), torch.float64, tqdm(disable=True))
+    model = Evaluator(denoiser, condition)
     model.where = "during the integration of the likelihood"
     numbers = range(len(x)) if seeds is None else list(seeds)
     noise = NoiseSource(numbers, x.shape[1:], device=model.device)

@@ -32,12 +32,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from prescore.errors import check_choice
+from prescore.denoiser import Denoise
 from prescore.noise import NoiseSource
-from prescore.samplers.base import Denoise, Sampler
+from prescore.samplers.base import Sampler
 from prescore.samplers.deis import (
     TABLEAUX,
-    check_clock,
     check_steps,
     classical_step,
     clock,
@@ -86,11 +85,6 @@ class PNDM(Sampler):
     family: ClassVar[str] = "PNDM"
     choices: ClassVar[Mapping[str, Sequence[str]]] = {"variant": tuple(VARIANTS), "schedule": SCHEDULES}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("variant", self.variant, tuple(VARIANTS))
-        check_clock("schedule", self.schedule, SCHEDULES)
-
     @property
     def order(self) -> int:
         return 2
@@ -105,6 +99,10 @@ class PNDM(Sampler):
     def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
         time = clock(self.schedule, torch.tensor([sigma_max, sigma_min], dtype=torch.float64))
         return power_levels(time, steps, sigma_min, sigma_max, 1)
+
+    def unused(self, levels: Tensor) -> dict[str, str]:
+        is_idle = self.variant != "f-pndm" and self.grid is not None
+        return {"schedule": f"variant = {self.variant} and levels that are given"} if is_idle else {}
 
     def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
         check_steps(levels, VARIANTS[self.variant][0], self.variant)

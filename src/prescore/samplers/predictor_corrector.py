@@ -32,10 +32,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, check_choice
+from prescore.denoiser import Denoise
+from prescore.errors import PrescoreError
 from prescore.noise import NoiseSource
 from prescore.precondition import Preconditioner
-from prescore.samplers.base import Denoise, Preconditionable, score
+from prescore.samplers.base import Preconditionable, score
 
 
 def reverse_diffusion(sigma: float, sigma_next: float) -> tuple[float, float]:
@@ -120,8 +121,6 @@ class PredictorCorrector(Preconditionable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
         if not self.snr > 0:
             raise PrescoreError(f"snr: {self.snr} is not positive; the papers use 0.15 to 0.2")
         if self.corrector_steps < 1:
@@ -138,6 +137,14 @@ class PredictorCorrector(Preconditionable):
             raise PrescoreError(f"form: 'marginal' leaves predictor {self.predictor!r} nothing to precondition")
         if preconditioner.skew is not None and not langevin_part:
             raise PrescoreError("skew: only Langevin dynamics can use it; add a corrector or form='marginal'")
+
+    def unused(self, levels: Tensor) -> dict[str, str]:
+        idle = super().unused(levels)
+        if self.corrector == "none":
+            idle |= dict.fromkeys(("snr", "corrector_steps", "first", "norm"), "corrector = none")
+        if self.preconditioner is None:
+            idle |= dict.fromkeys(("form", "precondition_prior"), "preconditioner = none")
+        return idle
 
     @property
     def stochastic_predictor(self) -> bool:

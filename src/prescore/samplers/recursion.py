@@ -21,8 +21,7 @@ sums over the coordinates, v their second moments about mu. V is the variance of
 it is known of the scale that the sample will have, since which one that is, chance decides at high noise. The network
 has only seen the scales of its data: g^ stays between the least and the greatest. A sampler that leaves too much noise
 thus turns it into texture: the noise is taken for scale, and the variance that follows from it is kept. A Gaussian, of
-one scale, forgets it. On a mixture of 4 scales the recursion has between two fifths and all of the power that samples
-have in excess, and the alpha that leaves none within 30 % (tests/samplers/test_recursion.py).
+one scale, forgets it.
 """
 
 from collections.abc import Iterator
@@ -34,8 +33,9 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.operators import Frequency, Identity
-from prescore.precondition import Statistics
 from prescore.samplers.predictor_corrector import PredictorCorrector
+from prescore.statistics import Statistics
+from prescore.tuned import PRIOR
 
 GAUSSIAN = torch.ones(1, dtype=torch.float64)  # the scale of the samples of a Gaussian
 
@@ -123,7 +123,7 @@ def recursion_steps(
     v = (levels[0] * (m if from_paper else torch.ones_like(m))).square()
     e = mean_square.expand(m.shape)
     true = scales.reshape(-1, *(1,) * m.ndim)
-    known = 2 / (true**2 * scales.log().var(correction=0).clamp(min=1e-9))
+    known = PRIOR / (true**2 * scales.log().var(correction=0).clamp(min=1e-9))
     v, e, scale = v.expand(len(scales), *m.shape), e.expand(len(scales), *m.shape), true
 
     def target(v: Tensor, e: Tensor, sigma: float) -> Tensor:
@@ -173,14 +173,14 @@ def statistics_recursion(
     operator = sampler.M.M
     if not isinstance(operator, Identity | Frequency):
         raise PrescoreError("the recursion needs a preconditioner that is diagonal in frequency (no pixel part)")
-    count = statistics.size_transformed
-    mean = torch.fft.rfftn(statistics.mean, dim=statistics.transformed_dims, norm="ortho")
+    moments = statistics.moments
+    mean = torch.fft.rfftn(moments.mean, dim=moments.transformed_dims, norm="ortho")
     return gaussian_recursion(
         sampler,
         sampler.levels(sigma_min, sigma_max),
         # A frequency that never varied (a constant border) has no scale of its own: rounding decides its variance.
-        statistics.power_centred / count,
+        moments.power_centred / moments.size_transformed,
         mean_square=mean.abs() ** 2,
         gain=operator.weights if isinstance(operator, Frequency) else 1.0,
-        multiplicity=statistics.multiplicity,
+        multiplicity=moments.multiplicity,
     )

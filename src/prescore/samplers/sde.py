@@ -38,10 +38,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from prescore.denoiser import Denoise
 from prescore.errors import PrescoreError
 from prescore.grid import append_zero
 from prescore.noise import NoiseSource
-from prescore.samplers.base import Denoise
 from prescore.samplers.predictor_corrector import CHOICES, PredictorCorrector
 from prescore.schedule import SCHEDULES, Schedule, as_schedule
 
@@ -111,10 +111,6 @@ class ReverseSDE(PredictorCorrector):
     family: ClassVar[str] = "reverse SDE"
     choices: ClassVar[Mapping[str, Sequence[str]]] = {**CHOICES, "schedule": tuple(SCHEDULES)}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        as_schedule(self.schedule)
-
     def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
         """T levels at times uniform in the schedule, then 0."""
         if not sigma_min > 0:
@@ -122,6 +118,12 @@ class ReverseSDE(PredictorCorrector):
         schedule = as_schedule(self.schedule)
         first, last = schedule.t(sigma_max).item(), schedule.t(sigma_min).item()
         return append_zero(schedule.sigma(torch.linspace(first, last, steps, dtype=torch.float64)))
+
+    def unused(self, levels: Tensor) -> dict[str, str]:
+        idle = super().unused(levels)
+        if self.predictor == "none" and self.grid is not None:
+            idle["schedule"] = "predictor = none and levels that are given"
+        return idle
 
     def weights(self, sigma: float, sigma_next: float) -> Weights:
         """Those of the step to sigma_next."""

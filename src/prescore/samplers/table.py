@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from prescore.errors import PrescoreError, suggest
-from prescore.precondition import Preconditioner, Statistics
-from prescore.precondition.gaussian import Gaussian, gaussian
+from prescore.gaussian import Gaussian, gaussian
+from prescore.precondition import Preconditioner
 from prescore.samplers.adaptive import GGF
 from prescore.samplers.analytic import AnalyticDDIM
 from prescore.samplers.base import Sampler
@@ -23,6 +23,7 @@ from prescore.samplers.pndm import PNDM
 from prescore.samplers.predictor_corrector import PredictorCorrector
 from prescore.samplers.sde import ReverseSDE
 from prescore.samplers.unipc import UniPC
+from prescore.statistics import Statistics
 
 OBJECTS = ("preconditioner", "reference", "statistics")  # fields that `make_sampler` names, with `steps` and `grid`
 # What to give to a sampler that needs it.
@@ -70,8 +71,9 @@ _PNDM = "https://arxiv.org/abs/2202.09778"
 
 
 def _alone(predictor: str, about: str) -> Entry:
-    fixed = {"predictor": predictor, "corrector": "none"}
-    return Entry(PredictorCorrector, about, _SONG, fixed, idle=("snr", "corrector_steps", "first", "norm"))
+    fixed, idle = {"predictor": predictor, "corrector": "none"}, ("snr", "corrector_steps", "first", "norm")
+    # The probability flow has no Langevin part for form="marginal" to precondition.
+    return Entry(PredictorCorrector, about, _SONG, fixed, (*idle, "form") if "flow" in predictor else idle)
 
 
 def _exponential(about: str, source: str, **fixed: object) -> Entry:
@@ -168,7 +170,7 @@ def make_sampler(
         grid: or a decreasing tensor of noise levels, (T + 1,), that may end in 0.
         preconditioner: from `prescore.frequency_preconditioner` and its like.
         reference: the Gaussian that the sampler integrates exactly, or statistics of the data in the range of the
-            model's, of which it is then the one in the cosine basis (`prescore.precondition.gaussian` has others).
+            model's, of which it is then the one in the cosine basis (`prescore.gaussian.model` has others).
         statistics: of the data, with the size of the model's score where the sampler needs it.
         options: hyper-parameters of that sampler, as its class lists them.
 

@@ -43,9 +43,10 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from prescore.errors import PrescoreError, check_choice
+from prescore.denoiser import Denoise
+from prescore.errors import PrescoreError
 from prescore.noise import NoiseSource
-from prescore.samplers.base import Denoise, Sampler
+from prescore.samplers.base import Sampler
 from prescore.samplers.deis import WARMUPS, check_steps, classical_step, combine, multistep_integrals
 from prescore.schedule import GeometricVE
 
@@ -104,8 +105,6 @@ class UniPC(Sampler):
         super().__post_init__()
         if self.p not in (1, 2, 3):
             raise PrescoreError(f"p: {self.p!r} is not one of 1, 2, 3")
-        for name, words in self.choices.items():
-            check_choice(name, getattr(self, name), words)
 
     @property
     def order(self) -> int:
@@ -119,6 +118,18 @@ class UniPC(Sampler):
 
     def total_calls(self, steps: int, final_zero: bool = True) -> int:
         return steps + (3 * (self.p - 1) if self.warmup == "runge-kutta" else 0)
+
+    def unused(self, levels: Tensor) -> dict[str, str]:
+        idle = dict[str, str]()
+        if self.p == 1:
+            idle |= dict.fromkeys(("lower_order_final", "warmup"), "p = 1")
+        if self.p == 2 and levels[-1] == 0:
+            idle["lower_order_final"] = "p = 2 and levels that end in 0, a step of order 1 in any case"
+        if self.p == 1 and not self.corrector:
+            idle |= dict.fromkeys(("B", "prediction"), "p = 1 and no corrector, which is DDIM")
+        if self.p == 3 and self.warmup == "runge-kutta" and not self.lower_order_final:
+            idle["B"] = "p = 3, warmup = runge-kutta and no lower final orders"
+        return idle
 
     def check(self, event_shape: tuple[int, ...], levels: Tensor) -> None:
         check_steps(levels, self.p, f"order {self.p}")

@@ -2,7 +2,7 @@
 
 The scatter S = sum_i (x_i - mean)(x_i - mean)^T is held as B^T B. The rows of B are the samples of each piece about
 that piece's mean, and for each merge one row sqrt(n_a n_b / (n_a + n_b)) (mean_a - mean_b) (Chan, Golub & LeVeque,
-see `prescore.precondition.statistics`). The right singular vectors of B are the principal directions; the squares of
+see `prescore.statistics.moments`). The right singular vectors of B are the principal directions; the squares of
 its singular values, over the count, are the variances along them.
 
 Where B would have too many rows, its singular vectors, scaled, take their place, and the last ones are dropped. This

@@ -16,10 +16,10 @@ solving inner(lam, h) = eps for h. Around the Gaussian model the eps is taken th
 
 so the lowest level comes out by itself: few steps stop far above sigma_min.
 
-Two things make such a grid better on the whole trajectory than the measured errors by themselves (a dynamic programme
-over all sequences of levels finds smaller sums, and larger true errors). log inner is averaged over `WINDOW` in lam on
-either side, since a step is longer than the features of the curve and its errors persist; and it is replaced by the
-mean of itself and of its own mean over lam, since the later steps correct some of what an earlier one did wrong.
+Two things make such a grid better on the whole trajectory than the measured errors by themselves. log inner is
+averaged over `WINDOW` in lam on either side, since a step is longer than the features of the curve and its errors
+persist; and it is replaced by the mean of itself and of its own mean over lam, since the later steps correct some of
+what an earlier one did wrong.
 
 With data prediction most of the error of few steps is made on the Gaussian part of the data, at high noise, and the
 steps undo much of each other's: a sum of squares is wrong there by a factor. But on the Gaussian model the solver is
@@ -27,9 +27,7 @@ linear, and its error at the end follows exactly from one recursion for each var
 
     error^2 = (exact error on the Gaussian model)^2 + (sum of the squares of the steps around it)
 
-within a third of the true errors at 5 to 10 calls, on mixtures fitted to photographs and to the earth's relief; at 14
-and 20 it is half of them or less. The grid that minimises it is taken: among those of equal errors of either solver and
-all geometric ones.
+and the grid that minimises it is taken: among those of equal errors of either solver and all geometric ones.
 
 Solvers that look back further, or correct, have errors that one step does not show. For these a `Rule` says what served
 them best where it was tried: the levels of one of the two above, or a geometric progression and where it ends.
@@ -43,12 +41,11 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.grid import append_zero, geometric
+from prescore.grid import append_zero, geometric, interpolate
+from prescore.tuned import LONGEST_STEP, WINDOW
 
 Rule = str | float  # for T levels: those chosen for a prediction, or down to this share of the data's deviation over T
 PREDICTIONS = ("data", "gaussian")  # solvers whose steps are measured, by what they solve exactly
-WINDOW = 0.7
-LARGEST = 2.5  # of a step in lam: a factor 12 in sigma
 TRIALS = 400  # values of eps looked at
 TOLERANCE = 1e-3  # relative, between noise ranges that are called the same
 
@@ -85,7 +82,6 @@ class StepErrors:
             ("gaussian"), in the units of the data.
         count: number of trajectories.
         model: name of the model.
-        tried: by solver and number of steps the rule whose levels served it best where they were tried.
     """
 
     levels: Tensor
@@ -95,7 +91,6 @@ class StepErrors:
     solvers: Mapping[str, SolverErrors]
     count: int
     model: str = ""
-    tried: Mapping[str, Mapping[int, Rule]] = field(default_factory=dict)
 
     def scaled(self, a: float) -> "StepErrors":
         """Those for data that are multiplied by a, and so their noise."""
@@ -140,20 +135,11 @@ class StepErrors:
         best = torch.where(places[-1] <= lam[-1], total, math.inf).argmin()
         return append_zero(torch.exp(-places[:, best]))
 
-    def rule(self, sampler: str, prediction: str, steps: int) -> Rule:
-        """That of a solver for so many steps: of the nearest number that was tried, else of its prediction.
-
-        Raises:
-            PrescoreError: `steps` is not a positive whole number.
-        """
-        _check_steps(steps)
-        tried = self.tried.get(sampler, {})
-        return tried[min(tried, key=lambda n: abs(math.log(n / steps)))] if tried else prediction
-
     def levels_by(self, rule: Rule, steps: int) -> Tensor:
-        """Levels by a rule, as those of `grid`."""
+        """Levels by a rule, as those of `grid`; the same errors."""
         if isinstance(rule, str):
             return self.grid(rule, steps)
+        _check_steps(steps)
         low, high = self.levels[-1].item(), self.levels[0].item()
         deviation = (self.shares * self.variances).sum().sqrt().item()
         return geometric(steps, min(max(low, rule * deviation / steps), high / 2), high, final_zero=True)
@@ -170,10 +156,10 @@ class StepErrors:
         # A cube law from the highest error bounds that of many steps from below.
         lowest = highest * 1e-4 / steps**3
         eps = torch.logspace(math.log10(lowest), math.log10(highest), TRIALS, dtype=torch.float64)
-        places = [lam[:1].expand(TRIALS), torch.minimum(_invert(eps, errors.first, lam), lam[0] + LARGEST)]
+        places = [lam[:1].expand(TRIALS), torch.minimum(_invert(eps, errors.first, lam), lam[0] + LONGEST_STEP)]
         for _ in range(steps - 2):
             errors_here = interpolate(places[-1], lam, log_inner)
-            places.append(places[-1] + _widths(eps.log(), errors_here, log_widths).exp().clamp(max=LARGEST))
+            places.append(places[-1] + _widths(eps.log(), errors_here, log_widths).exp().clamp(max=LONGEST_STEP))
         return torch.stack(places), eps
 
     def _squares(self, prediction: str, places: Tensor) -> Tensor:
@@ -212,16 +198,26 @@ class StepErrors:
         return ((smooth + smooth.mean(1, keepdim=True)) / 2).cummax(0).values
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tuning:
+    """What was tuned for solvers on a model.
+
+    Attributes:
+        rules: by solver and number of steps the rule whose levels served it best where they were tried.
+    """
+
+    rules: Mapping[str, Mapping[int, Rule]] = field(default_factory=dict)
+
+    def rule(self, sampler: str, steps: int) -> Rule | None:
+        """That of a solver for so many steps: of the nearest number that was tried; None if none was."""
+        _check_steps(steps)
+        tried = self.rules.get(sampler, {})
+        return tried[min(tried, key=lambda n: abs(math.log(n / steps)))] if tried else None
+
+
 def _check_steps(steps: int) -> None:
     if not isinstance(steps, int) or steps < 1:
         raise PrescoreError(f"steps: {steps!r} is not a positive whole number")
-
-
-def interpolate(at: Tensor, positions: Tensor, values: Tensor) -> Tensor:
-    """Values (..., L) given at rising positions (L,), linear in between and constant beyond the ends."""
-    i = (torch.searchsorted(positions, at.contiguous(), right=True) - 1).clamp(0, len(positions) - 2)
-    share = ((at - positions[i]) / (positions[i + 1] - positions[i])).clamp(0, 1)
-    return torch.lerp(values[..., i], values[..., i + 1], share)
 
 
 def _invert(eps: Tensor, values: Tensor, positions: Tensor) -> Tensor:

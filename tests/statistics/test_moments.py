@@ -7,7 +7,7 @@ import torch
 from scipy.fft import dctn
 
 from prescore.errors import PrescoreError
-from prescore.precondition import Statistics, calibrate, in_range, merge
+from prescore.statistics import Moments, measure_moments, merge_moments
 
 TENSORS = ("mean", "mean_square", "power", "power_centred", "cosine_variance", "scales")
 
@@ -17,7 +17,7 @@ def images(count=11, shape=(2, 5, 6), seed=0):
 
 
 def assert_same(a, b, rtol=1e-12):
-    for f in dataclasses.fields(Statistics):
+    for f in dataclasses.fields(Moments):
         left, right = getattr(a, f.name), getattr(b, f.name)
         if f.name in TENSORS:
             torch.testing.assert_close(left, right, rtol=rtol, atol=1e-12)
@@ -30,7 +30,7 @@ def assert_same(a, b, rtol=1e-12):
 @pytest.mark.parametrize("shape", [(2, 5, 6), (1, 4, 4), (3, 7, 3)])
 def test_definition(shape):
     x = images(shape=shape)
-    s = calibrate(x)
+    s = measure_moments(x)
     spectrum = torch.fft.fft2(x)
     half = shape[-1] // 2 + 1
     raw = (spectrum * spectrum.conj()).real.mean(0)
@@ -52,7 +52,7 @@ def test_definition(shape):
 def test_the_power_is_the_variance_of_the_orthonormal_transform():
     """Parseval: summed over the full spectrum, power_centred / size is the summed variance of the entries."""
     x = images(50)
-    s = calibrate(x)
+    s = measure_moments(x)
     total = (s.power_centred * s.multiplicity).sum() / s.size_transformed
     assert total.item() == pytest.approx(x.var(0, correction=0).sum().item(), rel=1e-12)
 
@@ -62,17 +62,17 @@ def test_the_power_is_the_variance_of_the_orthonormal_transform():
 def test_batches_do_not_matter(sizes, labelled):
     x = images()
     batches = ((part, torch.zeros(len(part))) if labelled else part for part in x.split(sizes))
-    assert_same(calibrate(batches), calibrate(x))
+    assert_same(measure_moments(batches), measure_moments(x))
 
 
 def test_an_empty_last_batch_does_not_matter():
-    assert_same(calibrate([images(), images(0)]), calibrate(images()))
+    assert_same(measure_moments([images(), images(0)]), measure_moments(images()))
 
 
 def test_a_large_tensor_is_taken_in_pieces(monkeypatch):
-    whole = calibrate(images())
-    monkeypatch.setattr("prescore.precondition.statistics.PIECE", 130)
-    assert_same(calibrate(images()), whole)
+    whole = measure_moments(images())
+    monkeypatch.setattr("prescore.statistics.moments.PIECE", 130)
+    assert_same(measure_moments(images()), whole)
 
 
 def test_no_more_than_one_batch_is_read_ahead():
@@ -85,7 +85,7 @@ def test_no_more_than_one_batch_is_read_ahead():
             yield images(2, seed=k)
 
     stream = batches()
-    calibrate(stream)
+    measure_moments(stream)
     assert alive == [0, 1, 2]
     assert next(stream, None) is None
 
@@ -94,7 +94,7 @@ def test_a_small_variance_on_a_large_mean_is_not_lost():
     """E|Fx|^2 - |F Ex|^2 loses all digits here; the merged moments keep ten."""
     noise = 1e-7 * (images(40) - 0.5)
     x = 0.5 + noise
-    s = calibrate(x.split(1))
+    s = measure_moments(x.split(1))
     exact = (torch.fft.rfft2(noise - noise.mean(0)).abs() ** 2).mean(0)
     torch.testing.assert_close(s.power_centred, exact, rtol=1e-6, atol=0)
     naive = (torch.fft.rfft2(x).abs() ** 2).mean(0) - torch.fft.rfft2(x.mean(0)).abs() ** 2
@@ -102,7 +102,7 @@ def test_a_small_variance_on_a_large_mean_is_not_lost():
 
 
 def test_power_is_exactly_symmetric_in_the_ambiguous_columns():
-    s = calibrate(images(shape=(1, 6, 8)))
+    s = measure_moments(images(shape=(1, 6, 8)))
     for power in (s.power, s.power_centred):
         for column in (0, 4):
             assert torch.equal(power[..., 1:, column], power[..., 1:, column].flip(-1))
@@ -110,7 +110,7 @@ def test_power_is_exactly_symmetric_in_the_ambiguous_columns():
 
 @pytest.mark.parametrize("shape", [(9,), (2, 9), (1, 4, 5), (2, 3, 4, 5), (1, 2, 3, 2, 3)])
 def test_default_axes_leave_out_the_channels(shape):
-    s = calibrate(images(shape=shape))
+    s = measure_moments(images(shape=shape))
     assert s.axes == min(max(len(shape) - 1, 1), 3)
     assert s.power.shape == (*shape[:-1], shape[-1] // 2 + 1)
 
@@ -118,35 +118,35 @@ def test_default_axes_leave_out_the_channels(shape):
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_axes_can_be_chosen(axes):
     x = images(shape=(3, 4, 5))
-    s = calibrate(x, axes=axes)
+    s = measure_moments(x, axes=axes)
     expected = (torch.fft.rfftn(x, dim=tuple(range(-axes, 0))).abs() ** 2).mean(0)
     torch.testing.assert_close(s.power, expected, rtol=1e-12, atol=0)
 
 
 def test_bytes_are_mapped_onto_the_range():
     x = torch.randint(256, (7, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    assert_same(calibrate(x), calibrate(x.double() / 255))
-    assert_same(calibrate(x, data_range=(-1, 1)), calibrate(x.double() / 127.5 - 1, data_range=(-1, 1)))
+    assert_same(measure_moments(x), measure_moments(x.double() / 255))
+    assert_same(measure_moments(x, data_range=(-1, 1)), measure_moments(x.double() / 127.5 - 1, data_range=(-1, 1)))
 
 
 def test_single_precision_data_are_accumulated_in_double():
     x = images().float()
-    assert_same(calibrate(x), calibrate(x.double()))
+    assert_same(measure_moments(x), measure_moments(x.double()))
 
 
 @pytest.mark.parametrize("data_range", [(-1.0, 1.0), (0.0, 255.0), (-3.0, 5.0)])
 def test_in_range_is_calibrating_the_mapped_data(data_range):
     low, high = data_range
     x = images()
-    mapped = calibrate(low + (high - low) * x, data_range=data_range)
-    assert_same(in_range(calibrate(x), data_range), mapped, rtol=1e-10)
-    assert_same(in_range(mapped, (0.0, 1.0)), calibrate(x), rtol=1e-10)
+    mapped = measure_moments(low + (high - low) * x, data_range=data_range)
+    assert_same(measure_moments(x).in_range(data_range), mapped, rtol=1e-10)
+    assert_same(mapped.in_range((0.0, 1.0)), measure_moments(x), rtol=1e-10)
 
 
 def test_only_the_zero_frequency_of_the_raw_power_changes_with_the_offset():
     x = images(shape=(1, 4, 4)) / 2
-    shifted = in_range(calibrate(x), (-1.0, 0.0))
-    change = (shifted.power - calibrate(x).power).abs()
+    shifted = measure_moments(x).in_range((-1.0, 0.0))
+    change = (shifted.power - measure_moments(x).power).abs()
     assert change[0, 0, 0] > 1
     change[0, 0, 0] = 0
     assert change.max() < 1e-12
@@ -154,11 +154,11 @@ def test_only_the_zero_frequency_of_the_raw_power_changes_with_the_offset():
 
 def test_merge_is_calibrating_both():
     x = images()
-    assert_same(merge(calibrate(x[:4]), calibrate(x[4:])), calibrate(x))
+    assert_same(merge_moments(measure_moments(x[:4]), measure_moments(x[4:])), measure_moments(x))
     with pytest.raises(PrescoreError, match=r"data: event_shape \(1, 4, 4\) after \(2, 5, 6\)"):
-        merge(calibrate(x), calibrate(images(shape=(1, 4, 4))))
+        merge_moments(measure_moments(x), measure_moments(images(shape=(1, 4, 4))))
     with pytest.raises(PrescoreError, match="data_range"):
-        merge(calibrate(x), calibrate(x, data_range=(-1, 1)))
+        merge_moments(measure_moments(x), measure_moments(x, data_range=(-1, 1)))
 
 
 NAN, INF = images(2), images(2)
@@ -192,8 +192,8 @@ NAN[1, 0, 0, 0], INF[0, 0, 0, 0] = torch.nan, torch.inf
 )
 def test_bad_data_are_refused(data, options, message):
     with pytest.raises(PrescoreError, match=message):
-        calibrate(data, **options)
+        measure_moments(data, **options)
 
 
 def test_rounding_at_the_ends_of_the_range_is_allowed():
-    calibrate(torch.tensor([[1.0 + 1e-7, -1e-7]]))
+    measure_moments(torch.tensor([[1.0 + 1e-7, -1e-7]]))

@@ -6,17 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from prescore import calibrate
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
+from prescore.gaussian import Gaussian
 from prescore.noise import NoiseSource
 from prescore.operators import Pixel
-from prescore.oracle import GaussianOracle
-from prescore.precondition import calibrate, in_range, merge
-from prescore.precondition.score import score_statistics
+from prescore.statistics import ModelStatistics, in_range, merge
+from prescore.statistics.score import score_statistics
 
 SHAPE = (2, 40)
 C = torch.linspace(0.005, 0.03, 80, dtype=torch.float64).reshape(SHAPE)
-ORACLE = GaussianOracle(torch.full(SHAPE, 0.5, dtype=torch.float64), Pixel(C))
+ORACLE = Gaussian(torch.full(SHAPE, 0.5, dtype=torch.float64), Pixel(C))
 LEVELS = torch.logspace(2, -2, 9, dtype=torch.float64)
 RANGE = (-1.0, 2.0)
 
@@ -33,6 +34,10 @@ def model(function=ORACLE, **options):
 def exact_variance(levels=LEVELS):
     u = levels.reshape(-1, 1, 1) ** 2
     return (C * u / (C + u)).mean((1, 2))
+
+
+def with_score(statistics, score):
+    return replace(statistics, model=ModelStatistics(score=score))
 
 
 def test_definition():
@@ -131,26 +136,28 @@ def test_beyond_the_ends_the_share_stays_constant():
 def test_in_range_and_merge():
     x, y = data(10), data(30, seed=1)
     a, b = (
-        replace(calibrate(z, data_range=RANGE), score=score_statistics(model(), z, LEVELS, seed=seed))
+        replace(
+            calibrate(z, data_range=RANGE), model=ModelStatistics(score=score_statistics(model(), z, LEVELS, seed=seed))
+        )
         for z, seed in ((x, 0), (y, 10))
     )
     whole = score_statistics(model(), torch.cat([x, y]), LEVELS)
-    merged = merge(a, b).score
+    merged = merge(a, b).model.score
     torch.testing.assert_close(merged.residual_square, whole.residual_square, rtol=1e-12, atol=0)
     assert torch.allclose(merged.score_square, whole.score_square, rtol=1e-2)
     assert merged.count == 40
-    scaled = in_range(a, (0.0, 1.0)).score
-    torch.testing.assert_close(scaled.posterior_variance(LEVELS / 3), a.score.posterior_variance(LEVELS) / 9)
+    scaled = in_range(a, (0.0, 1.0)).model.score
+    torch.testing.assert_close(scaled.posterior_variance(LEVELS / 3), a.model.score.posterior_variance(LEVELS) / 9)
 
 
 def test_what_cannot_be_merged():
     plain = calibrate(data(4), data_range=RANGE)
     score = score_statistics(model(), data(4), LEVELS)
     with pytest.raises(PrescoreError, match="only one of two statistics has a score"):
-        merge(plain, replace(plain, score=score))
+        merge(plain, with_score(plain, score))
     for other in (replace(score, model="another"), replace(score, levels=2 * LEVELS)):
         with pytest.raises(PrescoreError, match="different models or noise levels"):
-            merge(replace(plain, score=score), replace(plain, score=other))
+            merge(with_score(plain, score), replace(plain, model=ModelStatistics(score=other)))
 
 
 @pytest.mark.parametrize(

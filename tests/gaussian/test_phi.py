@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prescore.samplers.phi import SERIES, phi
+from prescore.gaussian.phi import SERIES, phi
 
 mpmath = pytest.importorskip("mpmath")
 

@@ -2,14 +2,23 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from prescore.cli.opening import PANEL as OPENING
-from prescore.cli.opening import Class, Config, Raw, StatisticsFile, kind
+from prescore.cli.shared import (
+    BatchSize,
+    Class,
+    Config,
+    Device,
+    Dtype,
+    Model,
+    Raw,
+    Seed,
+    StatisticsFile,
+    which_weights,
+)
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
@@ -17,20 +26,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prescore import Denoiser
-    from prescore.cli.comparison import Run, Store
-    from prescore.cli.judging import Reference
-    from prescore.cli.report_html import Report
+    from prescore.cli.compare.folder import RunFolder
+    from prescore.cli.compare.page import Report
+    from prescore.cli.compare.runs import Run
 
 Value = TypeVar("Value", int, str)
 PANEL = "What the samples are compared with"
-MOST_TRUE = 5000  # true images that are read unless more are asked for: some metrics look at all pairs, for each run
-FLAGS = ("--features", "--metrics", "--reference-n", "--reference-key", "--pad", "--range")
 HEADLINE = ("frechet", "kernel", "spectrum")  # metrics that a terminal has room for
 
 
 def compare(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Name of a shipped model (mnist-ve), or a model file.")],
+    model: Model,
     samplers: Annotated[
         str,
         typer.Option(
@@ -70,7 +77,7 @@ def compare(
         typer.Option(
             "--reference-n",
             help="Take at most this many true images, drawn at random.",
-            show_default=f"{MOST_TRUE}",
+            show_default="5000",
             rich_help_panel=PANEL,
         ),
     ] = None,
@@ -91,19 +98,14 @@ def compare(
         ),
     ] = None,
     n: Annotated[int, typer.Option("--n", help="Number of samples of each run.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of the first sample of each run; the next ones count up.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Samples in one network call.")] = 64,
+    seed: Seed = 0,
+    batch_size: BatchSize = 64,
     statistics: StatisticsFile = None,
     class_: Class = None,
     config: Config = None,
     raw: Raw = False,
-    device: Annotated[
-        str | None, typer.Option(help="Where networks run: cpu, cuda, ...", rich_help_panel=OPENING)
-    ] = None,
-    dtype: Annotated[
-        str,
-        typer.Option(help="Precision of the network: float64, float32, float16, bfloat16.", rich_help_panel=OPENING),
-    ] = "float32",
+    device: Device = None,
+    dtype: Dtype = "float32",
 ) -> None:
     """Draw the same seeds by several samplers with several numbers of network calls, and report which is best.
 
@@ -112,11 +114,14 @@ def compare(
     Ctrl-C leaves the finished runs in the folder; the same command draws the others, and more samplers or numbers of
     calls may be added. All other options of the samplers have their defaults.
     """
-    from prescore.cli.comparison import Store, draw_missing, plan_runs, uses_statistics
+    from prescore.cli.compare.drawing import draw_missing
+    from prescore.cli.compare.folder import RunFolder
+    from prescore.cli.compare.page import check_parts, write_report
+    from prescore.cli.compare.reference import Reading, open_reference
+    from prescore.cli.compare.runs import plan_runs, uses_statistics
     from prescore.cli.measuring import metric_names
     from prescore.cli.plan import choose_classes, count_seeds, open_model
     from prescore.cli.report import facts
-    from prescore.cli.report_html import check_parts, write_report
 
     check_parts()
     names, numbers, asked = _samplers(samplers), _calls(calls), metric_names(metrics)
@@ -125,17 +130,14 @@ def compare(
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
     if statistics is not None and reference is not None and not any(uses_statistics(name) for name in names):
         raise PrescoreError("--statistics: none of the samplers has a use for statistics")
-    description, denoiser = open_model(model, config=config, weights=kind(raw), device=device, dtype=dtype)
-    chosen = choose_classes(description, class_)
-    opened: dict[str, object] = {"model_weights": description.weights, "dtype": dtype}
-    opened |= {"config": config} if config else {}
-    opened |= {"class": chosen.indices} if chosen else {}
-    runs = plan_runs(model, denoiser, names, numbers, statistics, opened)
+    opened = open_model(model, config=config, weights=which_weights(raw), device=device, dtype=dtype)
+    denoiser, chosen = opened.denoiser, choose_classes(opened.description, class_)
+    runs = plan_runs(opened, names, numbers, statistics, chosen)
     reading = Reading(features, asked, reference_n, reference_key, pad, data_range)
-    beside = open_reference(reference, reading, model, denoiser, statistics, n, seed)
-    common = {name: runs[0].settings[name] for name in ("prescore", "model", "model_sha256", *opened)}
+    beside = open_reference(reference, reading, denoiser, statistics, n, seed)
+    common = dict(opened.settings) | ({"class": chosen.indices} if chosen else {})
     common |= {"seed": seed, "n": n, "batch_size": batch_size, "hardware": hardware(denoiser.device)}
-    store = Store(out, common | dict(beside.settings))
+    store = RunFolder(out, common | dict(beside.settings))
     head = {
         "model": f"{model}, digest {common['model_sha256']}",
         "reference": beside.text,
@@ -145,72 +147,11 @@ def compare(
         "library": f"prescore {common['prescore']}",
     }
     print(facts(head | {"out": out}), flush=True)
-    draw_missing(denoiser, runs, store, seeds, batch_size, chosen, beside.judge)
+    draw_missing(runs, store, seeds, batch_size, chosen, beside.measure)
     title = f"{Path(model).name}: samplers compared"
     report = make_report(title, head, command_line(context), store, runs, seeds, denoiser, beside.pictures)
     write_report(out, report)
     print(f"\n{as_text(report)}\n\nThe report is {out / 'report.html'}.")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Options that say how a reference is read and looked at, in the order of `FLAGS`."""
-
-    features: str | None
-    metrics: Sequence[str] | None
-    n: int | None
-    key: str | None
-    pad: int | None
-    data_range: tuple[float, float] | None
-
-    def refuse(self, flags: Sequence[str], why: str) -> None:
-        """Raise PrescoreError if one of the options with these flags is given."""
-        values = (self.features, self.metrics, self.n, self.key, self.pad, self.data_range)
-        for flag, value in zip(FLAGS, values, strict=True):
-            if value is not None and flag in flags:
-                raise PrescoreError(f"{flag}: {why}")
-
-
-def open_reference(
-    path: Path | None,
-    reading: Reading,
-    model: str,
-    denoiser: "Denoiser",
-    statistics: str | None,
-    n: int,
-    seed: int,
-) -> "Reference":
-    """What samples are compared with: true images, statistics of them, or what the model brings."""
-    from prescore.cli.judging import no_reference, reference_images, reference_statistics
-    from prescore.images import check_picture
-    from prescore.metrics.io import is_reference
-
-    shape = denoiser.picture_shape
-    try:
-        check_picture(shape)
-    except PrescoreError:
-        raise PrescoreError(
-            f"{model}: samples of shape {shape} are not grey or RGB pictures, and are not compared"
-        ) from None
-    if path is None:
-        reading.refuse(FLAGS, "does nothing without --reference")
-        return no_reference(model, denoiser, statistics)
-    if is_reference(path):
-        reading.refuse(FLAGS[2:], f"{path} holds statistics, and no images")
-        return reference_statistics(path, shape, n, reading.features, reading.metrics, denoiser.device)
-    return reference_images(
-        path,
-        shape,
-        n,
-        reading.features,
-        reading.metrics,
-        denoiser.device,
-        most=MOST_TRUE if reading.n is None else reading.n,
-        key=reading.key,
-        seed=seed,
-        pad=reading.pad,
-        data_range=reading.data_range,
-    )
 
 
 def hardware(device: "torch.device") -> str:
@@ -227,7 +168,7 @@ def make_report(
     title: str,
     head: Mapping[str, str],
     command: str,
-    store: "Store",
+    store: "RunFolder",
     runs: Sequence["Run"],
     seeds: Sequence[int],
     denoiser: "Denoiser",
@@ -241,8 +182,8 @@ def make_report(
         seeds: of each run.
         true: true images, uint8, if they are there.
     """
-    from prescore.cli.judging import Truth
-    from prescore.cli.report_html import Report, pictures_in_a_row
+    from prescore.cli.compare.page import Report, pictures_in_a_row
+    from prescore.cli.compare.reference import ReferenceFigures
     from prescore.images import to_uint8
 
     row = pictures_in_a_row(denoiser.picture_shape)
@@ -254,14 +195,14 @@ def make_report(
         if result.failure is None
     }
     pictures |= {} if true is None else {"": true[: len(seeds[:row])]}
-    truth = store.truth or Truth()
-    floor = "none" if truth.floor is None else f"{len(seeds)} of the true images beside the others"
+    figures = store.figures or ReferenceFigures()
+    floor = "none" if figures.floor is None else f"{len(seeds)} of the true images beside the others"
     return Report(
         title=title,
         facts={**head, "floor": floor},
         command=command,
         runs=finished,
-        truth=truth,
+        figures=figures,
         n=len(seeds),
         seeds=seeds[:row],
         pictures=pictures,
@@ -271,15 +212,15 @@ def make_report(
 
 def as_text(report: "Report") -> str:
     """The most telling numbers as a table for a terminal, and the notes."""
+    from prescore.cli.compare.page import COLUMNS, values_of
     from prescore.cli.report import calls_text, table
-    from prescore.cli.report_html import COLUMNS, values_of
 
     shown = [name for name in report.metrics if name in HEADLINE] or report.metrics
     rows = []
     for run, result in report.runs:
         values = values_of(run, result, shown)
         rows.append(["failed" if value is None else value for value in values])
-    if (floor := report.truth.floor) is not None:
+    if (floor := report.figures.floor) is not None:
         rows.append(
             [f"true samples (n = {report.n})", *[""] * (len(COLUMNS) - 1), *(floor.get(name) for name in shown)]
         )
@@ -307,7 +248,7 @@ def command_line(context: typer.Context) -> str:
 
 def _samplers(text: str) -> list[str]:
     """The names in a list with commas."""
-    from prescore.cli.comparison import split_name
+    from prescore.cli.compare.runs import split_name
 
     names = _different("--samplers", [word.strip() for word in text.split(",") if word.strip()])
     for name in names:

@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-import prescore
-from prescore.cli.comparison import Result, Run
-from prescore.cli.judging import Truth
-from prescore.cli.panels import Line, colour, legend, quality_panel, sign, spectrum_panel
+from prescore.cli.compare.panels import Line, colour, legend, quality_panel, sign, spectrum_panel
+from prescore.cli.compare.reference import ReferenceFigures
+from prescore.cli.compare.runs import Result, Run
 from prescore.cli.plots import new_figure
 from prescore.cli.report import calls_text, show
 from prescore.errors import PrescoreError
@@ -22,6 +21,7 @@ from prescore.files import write_atomically
 from prescore.images import as_png
 from prescore.metrics import METRICS
 from prescore.metrics.evaluation import HIGHER_IS_BETTER
+from prescore.version import __version__
 
 COLUMNS = ("sampler", "allowed", "calls", "steps", "seconds")
 SECTIONS = {
@@ -47,7 +47,7 @@ class Report:
         facts: what was compared, by name.
         command: that makes it again.
         runs: the plan, with what came of each.
-        truth: of the true images.
+        figures: of the true images.
         n: samples in each run.
         seeds: of the first samples, those with pictures.
         pictures: uint8 (k, C, H, W), by key of the run; of these seeds, or fewer true images under the key "".
@@ -58,7 +58,7 @@ class Report:
     facts: Mapping[str, str]
     command: str
     runs: Sequence[tuple[Run, Result]]
-    truth: Truth
+    figures: ReferenceFigures
     n: int
     seeds: Sequence[int]
     pictures: Mapping[str, Tensor]
@@ -127,10 +127,10 @@ def as_json(report: Report) -> bytes:
     values = {
         "command": report.command,
         "settings": report.settings,
-        "reference": asdict(report.truth),
+        "reference": asdict(report.figures),
         "runs": runs,
         "notes": report.notes,
-        "library_version": prescore.__version__,
+        "library_version": __version__,
     }
     return (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()
 
@@ -142,8 +142,10 @@ def as_csv(report: Report) -> str:
     writer.writerow([*COLUMNS, *report.metrics, "failure"])
     for run, result in report.runs:
         writer.writerow([*values_of(run, result, report.metrics), result.failure])
-    if report.truth.floor is not None:
-        writer.writerow(["true samples", *[None] * 4, *(report.truth.floor.get(name) for name in report.metrics), None])
+    if report.figures.floor is not None:
+        writer.writerow(
+            ["true samples", *[None] * 4, *(report.figures.floor.get(name) for name in report.metrics), None]
+        )
     return buffer.getvalue()
 
 
@@ -179,7 +181,7 @@ def as_html(report: Report) -> str:
         qualities=qualities,
         spectra=spectra,
         runs=_table(report),
-        version=prescore.__version__,
+        version=__version__,
     )
 
 
@@ -251,7 +253,7 @@ def _png(image: Tensor) -> str:
 
 def _quality(report: Report, by: str) -> dict[str, Any]:
     """A figure for each metric, against calls or seconds."""
-    floor = report.truth.floor or {}
+    floor = report.figures.floor or {}
     figures = []
     for metric in report.metrics:
         lines = []
@@ -278,7 +280,7 @@ def _quality(report: Report, by: str) -> dict[str, Any]:
 
 def _spectra(report: Report) -> dict[str, Any] | None:
     """A figure of power against frequency for each number of calls; the ratio to the data's where it is known."""
-    data = report.truth.spectrum
+    data = report.figures.spectrum
     # The mean, whose frequency is 0, has no place on a logarithmic axis.
     known = None if data is None or min(data[1:]) <= 0 else data[1:]
     powers, ratios = [], []
@@ -315,7 +317,7 @@ def _table(report: Report) -> dict[str, Any]:
         {"name": name, "first": "descending" if name in HIGHER_IS_BETTER else "ascending"} for name in names + failures
     ]
     floor = None
-    if (true := report.truth.floor) is not None:
+    if (true := report.figures.floor) is not None:
         values_of_floor = [_text(true.get(name)) for name in report.metrics]
         floor = [f"true samples, n = {report.n}", *[""] * (len(COLUMNS) - 1), *values_of_floor, *[""] * len(failures)]
     text = "Click on a column to sort by it. Allowed are the calls that were asked for; bold is the best among as many."

@@ -8,7 +8,7 @@ import torch
 
 from prescore.errors import PrescoreError
 from prescore.operators import PCA
-from prescore.precondition import calibrate, in_range, merge
+from prescore.statistics import measure_moments, merge_moments
 
 SHAPE = (2, 3, 4)
 D = 24
@@ -45,19 +45,19 @@ def assert_found(statistics, x, k, rtol=1e-9):
 @pytest.mark.parametrize("sizes", [[40], [1] * 40, [30, 9, 1], [7, 33]])
 def test_batches_do_not_matter(k, sizes):
     x = samples()
-    assert_found(calibrate(x.split(sizes), components=k), x, k)
+    assert_found(measure_moments(x.split(sizes), components=k), x, k)
 
 
 def test_fewer_samples_than_numbers():
     x = samples(8)
-    s = calibrate(x.split(3), components=7)
+    s = measure_moments(x.split(3), components=7)
     assert_found(s, x, 7)
     assert s.remainder_variance == pytest.approx(0, abs=1e-15)
 
 
 def test_all_other_statistics_stay_the_same():
     x = samples()
-    plain, with_components = calibrate(x), calibrate(x, components=3)
+    plain, with_components = measure_moments(x), measure_moments(x, components=3)
     for name in ("mean", "mean_square", "power", "power_centred"):
         assert torch.equal(getattr(plain, name), getattr(with_components, name))
     assert (plain.components, plain.component_variances, plain.remainder_variance) == (None, None, None)
@@ -65,11 +65,11 @@ def test_all_other_statistics_stay_the_same():
 
 def test_a_small_spread_on_a_large_mean():
     x = 0.5 + 1e-6 * (samples() - 0.5)
-    assert_found(calibrate(x.split(5), components=4), x, 4, rtol=1e-6)
+    assert_found(measure_moments(x.split(5), components=4), x, 4, rtol=1e-6)
 
 
 def test_equal_samples_have_orthonormal_components_of_no_variance():
-    s = calibrate(torch.full((6, *SHAPE), 0.3), components=3)
+    s = measure_moments(torch.full((6, *SHAPE), 0.3), components=3)
     found = s.components.flatten(1)
     assert torch.allclose(found @ found.T, torch.eye(3).double(), atol=1e-12)
     assert s.component_variances.max() < 1e-20
@@ -78,7 +78,7 @@ def test_equal_samples_have_orthonormal_components_of_no_variance():
 
 def test_they_make_the_covariance():
     x = samples()
-    s = calibrate(x, components=24)
+    s = measure_moments(x, components=24)
     C = PCA(s.components.flatten(1).T, s.component_variances, s.remainder_variance).as_matrix(SHAPE)
     np.testing.assert_allclose(C.numpy(), np.cov(x.flatten(1).numpy().T, bias=True), atol=1e-14)
 
@@ -86,10 +86,10 @@ def test_they_make_the_covariance():
 def test_more_data_than_are_held(monkeypatch):
     """Shortened to 24 rows, the rank of the data, nothing is lost; to 4 rows the error has the stated bound."""
     x = samples(400)
-    monkeypatch.setattr("prescore.precondition.statistics.PIECE", 2 * 24 * D)
-    assert_found(calibrate(x, components=4), x, 4)
-    monkeypatch.setattr("prescore.precondition.statistics.PIECE", 2 * 4 * D)
-    s = calibrate(x, components=4)
+    monkeypatch.setattr("prescore.statistics.moments.PIECE", 2 * 24 * D)
+    assert_found(measure_moments(x, components=4), x, 4)
+    monkeypatch.setattr("prescore.statistics.moments.PIECE", 2 * 4 * D)
+    s = measure_moments(x, components=4)
     _, variances = exact(x, D)
     assert (s.component_variances.numpy() <= variances[:4] * (1 + 1e-12)).all()
     assert 0.8 * variances[0] < s.component_variances[0] < (1 - 1e-9) * variances[0]
@@ -99,14 +99,14 @@ def test_more_data_than_are_held(monkeypatch):
 
 def test_merge_of_complete_components_is_exact():
     a, b = samples(10), samples(12, seed=1)
-    merged = merge(calibrate(a, components=9), calibrate(b, components=11))
+    merged = merge_moments(measure_moments(a, components=9), measure_moments(b, components=11))
     assert_found(merged, torch.cat([a, b]), 9)
 
 
 def test_merge_of_the_leading_ones_is_a_lower_bound_and_keeps_the_total():
     a, b = samples(100), samples(60, seed=1)
-    first, second = calibrate(a, components=6), calibrate(b, components=5)
-    merged, both = merge(first, second), torch.cat([a, b])
+    first, second = measure_moments(a, components=6), measure_moments(b, components=5)
+    merged, both = merge_moments(first, second), torch.cat([a, b])
     _, variances = exact(both, D)
     found = merged.component_variances.numpy()
     dropped = (100 * exact(a, D)[1][6] + 60 * exact(b, D)[1][5]) / 160
@@ -118,17 +118,17 @@ def test_merge_of_the_leading_ones_is_a_lower_bound_and_keeps_the_total():
 
 def test_merge_needs_both_or_none():
     with pytest.raises(PrescoreError, match="only one of two statistics has components"):
-        merge(calibrate(samples(), components=2), calibrate(samples()))
+        merge_moments(measure_moments(samples(), components=2), measure_moments(samples()))
 
 
 def test_in_range_scales_the_variances():
     x = samples()
-    mapped = in_range(calibrate(x, components=4), (-3.0, 5.0))
+    mapped = measure_moments(x, components=4).in_range((-3.0, 5.0))
     assert_found(mapped, 8 * x - 3, 4)
 
 
 def test_the_remainder_follows_a_changed_list():
-    s = calibrate(samples(), components=4)
+    s = measure_moments(samples(), components=4)
     shorter = replace(s, components=s.components[:2], component_variances=s.component_variances[:2])
     assert_found(shorter, samples(), 2)
 
@@ -145,5 +145,5 @@ def test_the_remainder_follows_a_changed_list():
 )
 def test_bad_input(count, components, message):
     with pytest.raises(PrescoreError, match=message) as error:
-        calibrate(samples(count), components=components)
+        measure_moments(samples(count), components=components)
     assert "\n" not in str(error.value)

@@ -1,5 +1,6 @@
 """Statistics files."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -8,11 +9,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from prescore import calibrate
 from prescore.errors import PrescoreError
-from prescore.precondition import calibrate, load_statistics, save_statistics
-from prescore.precondition.io import COMPONENTS, SCORE
-from prescore.precondition.score import ScoreStatistics
-from prescore.precondition.steps import PREDICTIONS, SolverErrors, StepErrors
+from prescore.statistics import ModelStatistics, Tuning, load_statistics, save_statistics
+from prescore.statistics.io import COMPONENTS, SCORE
+from prescore.statistics.score import ScoreStatistics
+from prescore.statistics.steps import PREDICTIONS, SolverErrors, StepErrors
 
 
 @pytest.fixture
@@ -43,10 +45,13 @@ def rewrite(path, tensors=None, **metadata):
 def test_round_trip_is_exact(statistics, path):
     loaded = load_statistics(path)
     for name in ("mean", "mean_square", "power", "power_centred", "cosine_variance", "scales"):
-        assert torch.equal(getattr(loaded, name), getattr(statistics, name))
-    for name in ("count", "event_shape", "axes", "data_range", "minimum", "maximum", "version"):
-        assert getattr(loaded, name) == getattr(statistics, name)
-        assert type(getattr(loaded, name)) is type(getattr(statistics, name))
+        assert torch.equal(getattr(loaded.moments, name), getattr(statistics.moments, name))
+    for name in ("count", "event_shape", "axes", "data_range", "minimum", "maximum"):
+        assert getattr(loaded.moments, name) == getattr(statistics.moments, name)
+        assert type(getattr(loaded.moments, name)) is type(getattr(statistics.moments, name))
+    assert loaded.version == statistics.version
+    assert loaded.source == str(path)
+    assert loaded.digest == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def test_what_the_file_says_of_itself(path):
@@ -160,8 +165,8 @@ def test_unusable_tensors(path, name, value, message):
 def test_early_files_have_neither_cosines_nor_scales(path):
     rewrite(path, {"cosine_variance": None, "scales": None})
     loaded = load_statistics(path)
-    assert loaded.cosine_variance is None
-    assert loaded.scales is None
+    assert loaded.moments.cosine_variance is None
+    assert loaded.moments.scales is None
 
 
 @pytest.fixture
@@ -184,9 +189,12 @@ def full(tmp_path):
         solvers={name: SolverErrors.of(k * rows) for k, name in enumerate(PREDICTIONS)},
         count=6,
         model="some model",
-        tried={"unipc": {5: "gaussian", 8: 0.25}},
     )
-    statistics = replace(calibrate(x, components=3), score=score, step_errors=steps)
+    statistics = replace(
+        calibrate(x, components=3),
+        model=ModelStatistics(score=score, steps=steps),
+        tuning=Tuning(rules={"unipc": {5: "gaussian", 8: 0.25}}),
+    )
     save_statistics(statistics, tmp_path / "f.safetensors")
     return statistics, tmp_path / "f.safetensors"
 
@@ -195,15 +203,15 @@ def test_components_and_score_come_back(full):
     statistics, path = full
     loaded = load_statistics(path)
     for name in COMPONENTS:
-        assert torch.equal(getattr(loaded, name), getattr(statistics, name))
-    assert loaded.remainder_variance == statistics.remainder_variance
+        assert torch.equal(getattr(loaded.moments, name), getattr(statistics.moments, name))
+    assert loaded.moments.remainder_variance == statistics.moments.remainder_variance
     for name in ("levels", "score_square", "residual_square"):
-        assert torch.equal(getattr(loaded.score, name), getattr(statistics.score, name))
-    assert (loaded.score.count, loaded.score.model) == (7, "some model")
+        assert torch.equal(getattr(loaded.model.score, name), getattr(statistics.model.score, name))
+    assert (loaded.model.score.count, loaded.model.score.model) == (7, "some model")
 
 
 def test_errors_of_steps_come_back(full):
-    steps, loaded = full[0].step_errors, load_statistics(full[1]).step_errors
+    steps, loaded = full[0].model.steps, load_statistics(full[1]).model.steps
     for name in ("levels", "widths", "variances", "shares"):
         assert torch.equal(getattr(loaded, name), getattr(steps, name))
     for name in PREDICTIONS:
@@ -211,29 +219,36 @@ def test_errors_of_steps_come_back(full):
             assert torch.equal(getattr(loaded.solvers[name], part), getattr(steps.solvers[name], part))
     assert (loaded.count, loaded.model) == (6, "some model")
     assert loaded.solvers["gaussian"].inner.shape == (3, 4)
-    assert loaded.tried == {"unipc": {5: "gaussian", 8: 0.25}}
+    assert load_statistics(full[1]).tuning.rules == {"unipc": {5: "gaussian", 8: 0.25}}
 
 
 def test_files_without_them_have_none(path):
     loaded = load_statistics(path)
-    assert (loaded.components, loaded.component_variances, loaded.remainder_variance, loaded.score) == (None,) * 4
-    assert loaded.step_errors is None
+    assert (
+        loaded.moments.components,
+        loaded.moments.component_variances,
+        loaded.moments.remainder_variance,
+        loaded.model.score,
+    ) == (None,) * 4
+    assert (loaded.model.score, loaded.model.steps) == (None, None)
 
 
 def test_tensors_that_share_memory_are_written(full):
     statistics, path = full
-    save_statistics(replace(statistics, mean_square=statistics.mean), path)
-    assert torch.equal(load_statistics(path).mean_square, statistics.mean)
+    save_statistics(with_moments(statistics, mean_square=statistics.moments.mean), path)
+    assert torch.equal(load_statistics(path).moments.mean_square, statistics.moments.mean)
 
 
 def test_each_comes_without_the_other(full):
     statistics, path = full
-    save_statistics(replace(statistics, score=None), path)
-    assert load_statistics(path).score is None
-    assert load_statistics(path).components.shape == (3, 2, 4, 5)
-    save_statistics(replace(statistics, components=None, component_variances=None), path)
-    assert load_statistics(path).score.model == "some model"
-    assert load_statistics(path).components is None
+    save_statistics(replace(statistics, model=ModelStatistics()), path)
+    assert load_statistics(path).model.score is None
+    assert load_statistics(path).moments.components.shape == (3, 2, 4, 5)
+    save_statistics(
+        replace(statistics, moments=replace(statistics.moments, components=None, component_variances=None)), path
+    )
+    assert load_statistics(path).model.score.model == "some model"
+    assert load_statistics(path).moments.components is None
 
 
 F64 = torch.float64

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from prescore.precondition import calibrate, merge
-from prescore.precondition.scales import COEFFICIENTS, PARTS, SAMPLES, equal_parts
+from prescore.statistics import measure_moments, merge_moments
+from prescore.statistics.scales import COEFFICIENTS, PARTS, SAMPLES, equal_parts
 
 RANGE = (-100.0, 100.0)
 
@@ -19,7 +19,9 @@ def textures(scales, shape=(2, 16, 16), seed=0):
 
 def test_the_scales_of_a_mixture_are_found():
     true = torch.tensor([0.2, 1.0, 1.8]).repeat_interleave(80)
-    found = calibrate(textures(true[torch.randperm(240, generator=torch.Generator().manual_seed(1))]), data_range=RANGE)
+    found = measure_moments(
+        textures(true[torch.randperm(240, generator=torch.Generator().manual_seed(1))]), data_range=RANGE
+    )
     assert found.scales is not None
     torch.testing.assert_close(found.scales, equal_parts(true, torch.ones(240)), rtol=0.1, atol=0)
     assert found.scales.mean().item() == pytest.approx(1)
@@ -28,37 +30,37 @@ def test_the_scales_of_a_mixture_are_found():
 @pytest.mark.parametrize("shape", [(1, 4, 4), (1, 16, 16), (1, 64, 64)])
 def test_a_gaussian_has_one_scale_however_few_its_coordinates(shape):
     """Sixteen squared normals by themselves spread by a third."""
-    scales = calibrate(textures(torch.ones(1000), shape), data_range=RANGE).scales
+    scales = measure_moments(textures(torch.ones(1000), shape), data_range=RANGE).scales
     assert (scales - 1).abs().max() < 0.2
 
 
 def test_neither_unit_nor_a_constant_nor_batches_matter():
     x = textures(torch.rand(40, generator=torch.Generator().manual_seed(2)) + 0.1)
-    scales = calibrate(x, data_range=RANGE).scales
-    torch.testing.assert_close(calibrate(7 * x - 4, data_range=(-1000, 1000)).scales, scales)
-    torch.testing.assert_close(calibrate(list(x.split(7)), data_range=RANGE).scales, scales)
+    scales = measure_moments(x, data_range=RANGE).scales
+    torch.testing.assert_close(measure_moments(7 * x - 4, data_range=(-1000, 1000)).scales, scales)
+    torch.testing.assert_close(measure_moments(list(x.split(7)), data_range=RANGE).scales, scales)
     doubled = x.repeat(1, 1, 2, 1)  # every second frequency is 0
-    torch.testing.assert_close(calibrate(doubled, data_range=RANGE).scales, scales, rtol=0.02, atol=0)
+    torch.testing.assert_close(measure_moments(doubled, data_range=RANGE).scales, scales, rtol=0.02, atol=0)
 
 
 def test_many_samples_and_coefficients_are_looked_at_in_part():
     true = torch.tensor([0.5, 1.5]).repeat(SAMPLES)
     x = textures(true, (1, 48, 48))
     assert x[0].numel() // 2 > COEFFICIENTS
-    found = calibrate(x, data_range=RANGE).scales
+    found = measure_moments(x, data_range=RANGE).scales
     torch.testing.assert_close(found, torch.tensor([0.5] * 4 + [1.5] * 4).double(), rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_or_constant_samples_have_scales_too(count):
-    assert calibrate(textures(torch.ones(count)), data_range=RANGE).scales.shape == (count,)
-    assert calibrate(torch.ones(count, 1, 4, 4)).scales.tolist() == [1.0]
+    assert measure_moments(textures(torch.ones(count)), data_range=RANGE).scales.shape == (count,)
+    assert measure_moments(torch.ones(count, 1, 4, 4)).scales.tolist() == [1.0]
 
 
 def test_scales_of_two_data_sets_are_those_of_both():
     """Each set is relative to its own power."""
     few, many = textures(torch.full((50,), 1.0)), textures(torch.tensor([0.4, 1.6]).repeat(75), seed=1)
-    both = merge(calibrate(few, data_range=RANGE), calibrate(many, data_range=RANGE)).scales
+    both = merge_moments(measure_moments(few, data_range=RANGE), measure_moments(many, data_range=RANGE)).scales
     assert both.shape == (PARTS,)
     # A quarter is of the first set, between the halves of the second.
     torch.testing.assert_close(both, torch.tensor([0.4] * 3 + [1.0] * 2 + [1.6] * 3).double(), rtol=0.2, atol=0)

@@ -8,8 +8,8 @@ import torch
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.grid import geometric
-from prescore.precondition.steps import PREDICTIONS, SolverErrors, StepErrors
 from prescore.samplers import make_sampler, sample
+from prescore.statistics.steps import PREDICTIONS, SolverErrors, StepErrors
 
 LEVELS = torch.logspace(2, -3, 51, dtype=torch.float64)
 LAM = -LEVELS.log()

@@ -22,17 +22,18 @@ Sources: Bao et al., "Analytic-DPM", ICLR 2022, https://arxiv.org/abs/2201.06503
 optimal covariance with imperfect mean in diffusion probabilistic models", ICML 2022, https://arxiv.org/abs/2206.07309.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from prescore.errors import PrescoreError, SamplingError
-from prescore.grid import check_grid, geometric
+from prescore.denoiser import Evaluator
+from prescore.errors import PrescoreError
+from prescore.grid import check_grid, geometric, interpolate
 from prescore.noise import NoiseSource
-from prescore.precondition.batches import Batch, batches, checked
+from prescore.statistics.batches import Batch, batches, checked
 
 ESTIMATES = ("score", "residual")
 USUAL_LEVELS = 24
@@ -60,7 +61,32 @@ class ScoreStatistics:
         """Mean variance of an entry of x0 given x at the levels sigma, between 0 and sigma^2, like sigma."""
         explained = self.score_square if estimate == "score" else 1 - self.residual_square
         logit = torch.logit(explained, eps=1e-12)
-        return sigma**2 * torch.sigmoid(-interpolate(sigma.log(), self.levels.log(), logit))
+        return sigma**2 * torch.sigmoid(-interpolate(sigma.log(), self.levels.log().flip(0), logit.flip(0)))
+
+    def scaled(self, a: float) -> "ScoreStatistics":
+        """Those for data that are multiplied by a, and so their noise."""
+        return replace(self, levels=a * self.levels)
+
+
+def merge_scores(a: ScoreStatistics | None, b: ScoreStatistics | None) -> ScoreStatistics | None:
+    """Means over the samples of both.
+
+    Raises:
+        PrescoreError: there is only one, or they are of different models or levels.
+    """
+    if a is None and b is None:
+        return None
+    if a is None or b is None:
+        raise PrescoreError("data: only one of two statistics has a score; both or none are needed")
+    if a.model != b.model or not torch.equal(a.levels, b.levels):
+        raise PrescoreError("data: the scores of two statistics are of different models or noise levels")
+    count = a.count + b.count
+    return replace(
+        a,
+        count=count,
+        score_square=(a.count * a.score_square + b.count * b.score_square) / count,
+        residual_square=(a.count * a.residual_square + b.count * b.residual_square) / count,
+    )
 
 
 def score_statistics(
@@ -69,6 +95,7 @@ def score_statistics(
     levels: Tensor | Sequence[float] | None = None,
     *,
     data_range: tuple[float, float] | None = None,
+    condition: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     batch_size: int = 64,
     model: str | None = None,
@@ -82,6 +109,7 @@ def score_statistics(
         data: samples as the model sees them, (N, *event), or an iterable of batches, as in `calibrate`.
         levels: decreasing positive noise levels; by default 24 in geometric progression over the model's range.
         data_range: (lowest, highest) value of the data; by default the model's, or (0, 1).
+        condition: named tensors with a row for each sample, or one for all, passed to the denoiser by keyword.
         seed: sample k at level i is noised by draw i of the generator of seed + k, whatever its batch.
         batch_size: samples in one network call.
         model: name to remember; by default the model's own.
@@ -100,6 +128,7 @@ def score_statistics(
         raise PrescoreError(f"batch_size: {batch_size} is not a positive whole number")
     sums, count, shape = torch.zeros(3, len(grid), dtype=torch.float64), 0, getattr(denoiser, "event_shape", None)
     with tqdm(unit="call", disable=None if progress else True, leave=False) as bar, torch.no_grad():
+        evaluator = Evaluator(denoiser, on_call=lambda calls: bar.update())
         for batch in batches(data):
             for piece in batch.split(batch_size):
                 if len(piece) == 0:
@@ -108,15 +137,17 @@ def score_statistics(
                 if tuple(piece.shape[1:]) != tuple(shape):
                     raise PrescoreError(f"data: samples of shape {tuple(piece.shape[1:])}, {tuple(shape)} are needed")
                 x0 = checked(piece, limits)
+                evaluator.condition = _rows(condition, count, len(x0), evaluator.device)
                 noise = NoiseSource(range(seed + count, seed + count + len(x0)), tuple(shape))
                 for i, sigma in enumerate(grid):
                     n = noise()
-                    eps = n - (_denoised(denoiser, x0 + sigma * n, sigma) - x0) / sigma
+                    evaluator.where = f"at sigma = {sigma.item():.4g}"
+                    eps = n - (evaluator(x0 + sigma * n, sigma).cpu() - x0) / sigma
                     sums[:, i] += torch.stack([y.square().sum() for y in (eps, n - eps, n)])
-                    bar.update()
                 count += len(x0)
     if count == 0:
         raise PrescoreError("data: no samples given")
+    _rows(condition, 0, count, torch.device("cpu"), exactly=True)
     assert shape is not None
     return ScoreStatistics(
         levels=grid,
@@ -125,6 +156,20 @@ def score_statistics(
         count=count,
         model=getattr(denoiser, "name", "") if model is None else model,
     )
+
+
+def _rows(
+    condition: Mapping[str, Tensor] | None, first: int, n: int, device: torch.device, exactly: bool = False
+) -> dict[str, Tensor]:
+    """The rows of n samples from the first on, of which there have to be enough, or exactly n in all."""
+    rows = {}
+    for name, values in (condition or {}).items():
+        known = len(values)
+        if known != 1 and (known < first + n or (exactly and known != n)):
+            raise PrescoreError(f"condition {name!r} has {known} rows; one for each sample, or one for all, is needed")
+        part = values.expand(n, *values.shape[1:]) if known == 1 else values[first : first + n]
+        rows[name] = part.to(device)
+    return rows
 
 
 def _levels(denoiser: Callable[..., Tensor], levels: Tensor | Sequence[float] | None) -> Tensor:
@@ -137,23 +182,3 @@ def _levels(denoiser: Callable[..., Tensor], levels: Tensor | Sequence[float] | 
     if low is None or high is None:
         raise PrescoreError("levels: the model does not say its noise range; give decreasing noise levels")
     return geometric(USUAL_LEVELS, low, high)
-
-
-def _denoised(denoiser: Callable[..., Tensor], x: Tensor, sigma: Tensor) -> Tensor:
-    """D(x, sigma) in float64 on the CPU, x and sigma going to the model as it wants them."""
-    device, dtype = getattr(denoiser, "device", "cpu"), getattr(denoiser, "dtype", torch.float32)
-    x0 = denoiser(x.to(device, dtype), sigma.to(device, dtype))
-    if not isinstance(x0, Tensor) or x0.shape != x.shape:
-        found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
-        raise SamplingError(f"the model returned {found} instead of shape {tuple(x.shape)}")
-    if not torch.isfinite(x0).all():
-        raise SamplingError(f"the output of the model is not finite at sigma = {sigma.item():.4g}")
-    return x0.cpu().double()
-
-
-def interpolate(at: Tensor, falling: Tensor, values: Tensor) -> Tensor:
-    """Values given at falling positions, linear in between and constant beyond the ends."""
-    positions, values = falling.flip(0).to(at), values.flip(0).to(at)
-    first = (torch.searchsorted(positions, at.contiguous(), right=True) - 1).clamp(0, len(positions) - 2)
-    share = (at - positions[first]) / (positions[first + 1] - positions[first])
-    return torch.lerp(values[first], values[first + 1], share.clamp(0, 1))

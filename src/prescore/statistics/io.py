@@ -11,6 +11,7 @@ the tensors `step_levels`, `step_widths`, `step_variances`, `step_shares`, `step
 and number of steps a rule, a name or a number. Readers that know none of these pass over them.
 """
 
+import hashlib
 import json
 from math import inf, prod
 from pathlib import Path
@@ -24,11 +25,13 @@ from torch import Tensor
 from prescore.assets import STATISTICS_SUFFIX, find
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
-from prescore.precondition.score import ScoreStatistics
-from prescore.precondition.statistics import Statistics
-from prescore.precondition.steps import PREDICTIONS, Rule, SolverErrors, StepErrors
+from prescore.statistics.moments import Moments
+from prescore.statistics.record import ModelStatistics, Statistics
+from prescore.statistics.score import ScoreStatistics
+from prescore.statistics.steps import PREDICTIONS, Rule, SolverErrors, StepErrors, Tuning
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
+DIGITS = 16  # of a digest
 TENSORS = ("mean", "mean_square", "power", "power_centred")
 COSINE, SCALES = "cosine_variance", "scales"
 COMPONENTS = ("components", "component_variances")
@@ -44,24 +47,25 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
     Raises:
         PrescoreError: the path cannot be written.
     """
-    tensors = {name: getattr(statistics, name) for name in TENSORS}
+    moments, score, steps = statistics.moments, statistics.model.score, statistics.model.steps
+    tensors = {name: getattr(moments, name) for name in TENSORS}
     metadata = {"format": FORMAT, "format_version": json.dumps(FORMAT_VERSION)}
     metadata["library_version"] = json.dumps(statistics.version)
     for name in ("count", "event_shape", "axes", "data_range", "minimum", "maximum"):
-        metadata[name] = json.dumps(getattr(statistics, name))
-    early = {COSINE: statistics.cosine_variance, SCALES: statistics.scales}
+        metadata[name] = json.dumps(getattr(moments, name))
+    early = {COSINE: moments.cosine_variance, SCALES: moments.scales}
     tensors |= {name: tensor for name, tensor in early.items() if tensor is not None}
-    if statistics.components is not None:
-        tensors |= {name: getattr(statistics, name) for name in COMPONENTS}
-    if (score := statistics.score) is not None:
+    if moments.components is not None:
+        tensors |= {name: getattr(moments, name) for name in COMPONENTS}
+    if score is not None:
         tensors |= dict(zip(SCORE, (score.levels, score.score_square, score.residual_square), strict=True))
         metadata |= {"score_count": json.dumps(score.count), "score_model": json.dumps(score.model)}
-    if (steps := statistics.step_errors) is not None:
+    if steps is not None:
         tensors |= dict(zip(STEPS, (steps.levels, steps.widths, steps.variances, steps.shares), strict=True))
         tensors |= {name: steps.solvers[prediction].rows for prediction, name in STEP_ERRORS.items()}
         metadata |= {"step_count": json.dumps(steps.count), "step_model": json.dumps(steps.model)}
-        if steps.tried:
-            metadata["step_tried"] = json.dumps({name: dict(rules) for name, rules in steps.tried.items()})
+        if rules := statistics.tuning.rules:
+            metadata["step_tried"] = json.dumps({name: dict(by_steps) for name, by_steps in rules.items()})
     own = {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     write_atomically(path, save(own, metadata))
 
@@ -72,8 +76,9 @@ def load_statistics(path: str | Path) -> Statistics:
     Raises:
         PrescoreError: the file is not there, not whole, of another format or a newer version, or inconsistent.
     """
-    path = find(path, STATISTICS_SUFFIX)
+    source, path = str(path), find(path, STATISTICS_SUFFIX)
     try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -83,9 +88,17 @@ def load_statistics(path: str | Path) -> Statistics:
     fields = _fields(path, values)
     _check_tensors(path, tensors, fields["event_shape"])
     kept = [name for name in (*TENSORS, COSINE, SCALES, *COMPONENTS) if name in tensors]
-    score = _score(path, values, tensors) if SCORE[0] in tensors else None
-    steps = _steps(path, values, tensors) if STEPS[0] in tensors else None
-    return Statistics(**fields, **{name: tensors[name] for name in kept}, score=score, step_errors=steps)
+    return Statistics(
+        moments=Moments(**fields, **{name: tensors[name] for name in kept}),
+        model=ModelStatistics(
+            score=_score(path, values, tensors) if SCORE[0] in tensors else None,
+            steps=_steps(path, values, tensors) if STEPS[0] in tensors else None,
+        ),
+        tuning=Tuning(rules=_rules(path, values.get("step_tried", {}))),
+        version=str(values.get("library_version")),
+        source=source,
+        digest=digest,
+    )
 
 
 def _values(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
@@ -104,7 +117,7 @@ def _values(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """The entries of Statistics that are not tensors."""
+    """The entries of Moments that are not tensors."""
     try:
         low, high = (float(end) for end in values["data_range"])
         fields: dict[str, Any] = {
@@ -114,7 +127,6 @@ def _fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
             "data_range": (low, high),
             "minimum": float(values["minimum"]),
             "maximum": float(values["maximum"]),
-            "version": str(values["library_version"]),
         }
     except (KeyError, TypeError, ValueError) as error:
         _refuse(path, f"its metadata cannot be read ({error!r})")
@@ -148,11 +160,10 @@ def _steps(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> St
         solvers=solvers,
         count=count,
         model=model,
-        tried=_tried(path, values.get("step_tried", {})),
     )
 
 
-def _tried(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
+def _rules(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
     """The rules by solver and number of steps, which JSON has as text."""
     try:
         tried = {str(name): {int(n): rule for n, rule in rules.items()} for name, rules in value.items()}

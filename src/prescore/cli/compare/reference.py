@@ -3,32 +3,42 @@ model brings, or nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from prescore.assets import STATISTICS_SUFFIX, find, shipped_models
-from prescore.cli.measuring import Measuring, Sets, compare, finite, hexadecimal, measured_reference, stored_reference
+from prescore.cli.measuring import (
+    Measuring,
+    ReferenceSets,
+    compare,
+    finite,
+    hexadecimal,
+    measured_reference,
+    stored_reference,
+)
 from prescore.data import load_images
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
-from prescore.images import to_uint8
+from prescore.images import check_picture, to_uint8
 from prescore.metrics import load_reference, make_features, radial_power
 from prescore.metrics.evaluation import check_possible
 from prescore.metrics.features import unit_images
-from prescore.metrics.pretrained import file_digest
+from prescore.metrics.io import is_reference
 from prescore.metrics.sets import WORD, check_shapes, image_digest, image_power
 from prescore.metrics.spectrum import power_error
 from prescore.models.latent import LatentDenoiser
-from prescore.precondition import in_range, load_statistics
+from prescore.statistics import load_statistics
 
 SHOWN = 16  # digits of a digest
 BATCH = 256  # images that a digest is taken of at once
+MOST_TRUE = 5000  # true images that are read unless more are asked for: some metrics look at all pairs, for each run
+FLAGS = ("--features", "--metrics", "--reference-n", "--reference-key", "--pad", "--range")
 
 
 @dataclass(frozen=True)
-class Truth:
+class ReferenceFigures:
     """What is known of true images.
 
     Attributes:
@@ -40,17 +50,17 @@ class Truth:
     floor: Mapping[str, float | None] | None = None
 
 
-class Judge:
+class SampleMeasure:
     """What measures samples. This one has nothing to compare them with: they have spectra only."""
 
-    truth = Truth()
+    figures = ReferenceFigures()
 
     def __call__(self, unit: Tensor) -> tuple[Mapping[str, float], Sequence[str], Tensor]:
         """Metrics of samples (N, C, H, W), in [0, 1] before they are clipped; notes; their power spectrum."""
         return {}, (), image_power(unit)
 
 
-class SpectrumJudge(Judge):
+class SpectrumMeasure(SampleMeasure):
     """The power spectrum of the data is known, and nothing else.
 
     Args:
@@ -60,14 +70,14 @@ class SpectrumJudge(Judge):
 
     def __init__(self, power: Tensor, width: int) -> None:
         self.power, self.width = power, width
-        self.truth = Truth(spectrum=profile(power, width))
+        self.figures = ReferenceFigures(spectrum=profile(power, width))
 
     def __call__(self, unit: Tensor) -> tuple[Mapping[str, float], Sequence[str], Tensor]:
         own = image_power(unit)
         return {"spectrum": power_error(own, self.power, self.width)}, (), own
 
 
-class SetJudge(Judge):
+class SetMeasure(SampleMeasure):
     """True images, or statistics of them.
 
     Args:
@@ -80,12 +90,12 @@ class SetJudge(Judge):
         PrescoreError: a metric that is asked for needs more samples, or other features.
     """
 
-    def __init__(self, sets: Sets, measuring: Measuring, n: int, as_bytes: bool) -> None:
+    def __init__(self, sets: ReferenceSets, measuring: Measuring, n: int, as_bytes: bool) -> None:
         reference = sets.reference
         check_possible(replace(reference, count=n), reference, measuring.metrics)
         self.sets, self.measuring, self.as_bytes = sets, measuring, as_bytes
         floor, power = sets.floor(measuring.metrics), reference.power
-        self.truth = Truth(
+        self.figures = ReferenceFigures(
             None if power is None else profile(power, reference.shape[-1]), None if floor is None else finite(floor)
         )
 
@@ -109,89 +119,109 @@ class Reference:
         text: what it is, for a reader.
         features: what sees the images, likewise; empty if nothing does.
         settings: what must be the same of runs that are compared, JSON values.
-        judge: measures it, which may take long.
+        measure: measures it, which may take long.
         pictures: true images, uint8, if they are there.
     """
 
     text: str
     features: str
     settings: Mapping[str, object]
-    judge: Callable[[], Judge]
+    measure: Callable[[], SampleMeasure]
     pictures: Tensor | None = None
 
 
-def no_reference(model: str, denoiser: Denoiser, statistics: str | None) -> Reference:
-    """The power spectrum in the statistics of the data, where the model brings them or they are given."""
+@dataclass(frozen=True)
+class Reading:
+    """Options that say how a reference is read and looked at, in the order of `FLAGS`."""
+
+    features: str | None
+    metrics: Sequence[str] | None
+    n: int | None
+    key: str | None
+    pad: int | None
+    data_range: tuple[float, float] | None
+
+    def refuse(self, flags: Sequence[str], why: str) -> None:
+        """Raise PrescoreError if one of the options with these flags is given."""
+        values = (self.features, self.metrics, self.n, self.key, self.pad, self.data_range)
+        for flag, value in zip(FLAGS, values, strict=True):
+            if value is not None and flag in flags:
+                raise PrescoreError(f"{flag}: {why}")
+
+
+def open_reference(
+    path: Path | None, reading: Reading, denoiser: Denoiser, statistics: str | None, n: int, seed: int
+) -> Reference:
+    """What samples are compared with: true images, statistics of them, or what the model brings.
+
+    Args:
+        path: of the reference, if one was given.
+        statistics: of the model's data, if a file was given.
+        n: samples of each run.
+        seed: of the draw of true images.
+    """
     shape = denoiser.picture_shape
-    name = statistics or (model if model in shipped_models() else None)
-    if name is None or isinstance(denoiser, LatentDenoiser) or denoiser.data_mean_removed:
-        return Reference("none", "", {"reference": "none"}, Judge)
-    measured = in_range(load_statistics(name), (0.0, 1.0))
+    try:
+        check_picture(shape)
+    except PrescoreError:
+        raise PrescoreError(
+            f"{denoiser.name}: samples of shape {shape} are not grey or RGB pictures, and are not compared"
+        ) from None
+    if path is None:
+        reading.refuse(FLAGS, "does nothing without --reference")
+        return _of_model(denoiser, statistics)
+    if is_reference(path):
+        reading.refuse(FLAGS[2:], f"{path} holds statistics, and no images")
+        return _of_statistics(path, reading, shape, n, denoiser.device)
+    return _of_images(path, reading, shape, n, denoiser.device, seed)
+
+
+def _of_model(denoiser: Denoiser, statistics: str | None) -> Reference:
+    """The power spectrum in the statistics of the data, where the model brings them or they are given."""
+    shape, name = denoiser.picture_shape, statistics or denoiser.statistics
+    if not isinstance(name, str) or isinstance(denoiser, LatentDenoiser) or denoiser.data_mean_removed:
+        return Reference("none", "", {"reference": "none"}, SampleMeasure)
+    found = load_statistics(name)
+    measured = found.moments.in_range((0.0, 1.0))
     if measured.axes != 2 or measured.event_shape != shape:
         sizes = [" x ".join(map(str, size)) for size in (measured.event_shape, shape)]
         raise PrescoreError(f"--statistics: {name} is of samples {sizes[0]}, the model's are {sizes[1]}")
-    digest = file_digest(find(name, STATISTICS_SUFFIX))[:SHOWN]
     text = f"the power spectrum of the {measured.count} images in the statistics {name}"
-    return Reference(text, "", {"reference": digest}, lambda: SpectrumJudge(measured.power, shape[-1]))
+    return Reference(text, "", {"reference": found.digest}, lambda: SpectrumMeasure(measured.power, shape[-1]))
 
 
-def reference_statistics(
-    path: Path,
-    shape: tuple[int, ...],
-    n: int,
-    features: str | None,
-    metrics: Sequence[str] | None,
-    device: torch.device,
-) -> Reference:
+def _of_statistics(path: Path, reading: Reading, shape: tuple[int, ...], n: int, device: torch.device) -> Reference:
     """A file from `prescore evaluate --save-reference`; by default with the features that it was measured with."""
     found = load_reference(path)
-    extractor = make_features(features or str(found.extractor["name"]), shape, device)
-    measuring = Measuring(extractor, metrics)
+    extractor = make_features(reading.features or str(found.extractor["name"]), shape, device)
+    measuring = Measuring(extractor, reading.metrics)
     sets = stored_reference(path, shape, extractor, floor=True)
-    settings = _settings(measuring, found.digest, found.count)
     text = f"{path}, statistics of {found.count} images, digest {hexadecimal(found.digest)[:SHOWN]}"
-    return Reference(text, _text(measuring), settings, lambda: SetJudge(sets, measuring, n, as_bytes=True))
+    measure = partial(SetMeasure, sets, measuring, n, as_bytes=True)
+    return Reference(text, _text(measuring), _settings(measuring, found.digest, found.count), measure)
 
 
-def reference_images(
-    path: Path,
-    shape: tuple[int, ...],
-    n: int,
-    features: str | None,
-    metrics: Sequence[str] | None,
-    device: torch.device,
-    *,
-    most: int,
-    key: str | None,
-    seed: int,
-    pad: int | None,
-    data_range: tuple[float, float] | None,
+def _of_images(
+    path: Path, reading: Reading, shape: tuple[int, ...], n: int, device: torch.device, seed: int
 ) -> Reference:
-    """True images from a file or folder.
-
-    Args:
-        shape, n: of a sample, and how many each run has.
-        most, key, seed, pad, data_range: how the images are read, see `prescore.data.load_images`.
-    """
-    data = load_images(path, key=key, n=most, seed=seed, pad=pad, data_range=data_range)
+    """True images from a file or folder."""
+    most, (low, high) = MOST_TRUE if reading.n is None else reading.n, reading.data_range or (0.0, 1.0)
+    data = load_images(path, key=reading.key, n=most, seed=seed, pad=reading.pad, data_range=reading.data_range)
     try:
         check_shapes(shape, tuple(data.shape[1:]))
     except PrescoreError as error:
         raise PrescoreError(f"{path}: {error} (smaller ones by --pad)") from None
-    if as_bytes := data.dtype == torch.uint8:
-        pictures = data
-    else:
-        low, high = data_range or (0.0, 1.0)
+    if not (as_bytes := data.dtype == torch.uint8):
         data = (data - low) / (high - low)
-        pictures = to_uint8(data[:n])
-    measuring = Measuring(make_features(features or usual_features(shape), shape, device), metrics)
+    measuring = Measuring(make_features(reading.features or usual_features(shape), shape, device), reading.metrics)
     digest = sum(image_digest(unit_images(part)) for part in data.split(BATCH)) % WORD
 
-    def judge() -> Judge:
-        return SetJudge(measured_reference(data, shape, n, measuring, True, seed), measuring, n, as_bytes)
+    def measure() -> SetMeasure:
+        return SetMeasure(measured_reference(data, shape, n, measuring, True, seed), measuring, n, as_bytes)
 
     text = f"{path}, {len(data)} images, digest {hexadecimal(digest)[:SHOWN]}"
-    return Reference(text, _text(measuring), _settings(measuring, digest, len(data)), judge, pictures)
+    pictures = data if as_bytes else to_uint8(data[:n])
+    return Reference(text, _text(measuring), _settings(measuring, digest, len(data)), measure, pictures)
 
 
 def usual_features(shape: tuple[int, ...]) -> str:

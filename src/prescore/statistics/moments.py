@@ -1,17 +1,13 @@
-"""Second-order statistics of data: what a preconditioner is built from.
+"""Second-order moments of data: what a preconditioner and a Gaussian model are built from.
 
 About 200 samples are enough, since a preconditioner needs only the scale of each frequency or pixel. They are read
 once, batch by batch, and the batches' statistics are merged by the formula of Chan, Golub & LeVeque (1983, "Algorithms
 for computing the sample variance", https://doi.org/10.1080/00031305.1983.10483115): the centred power never comes out
 as a difference of two large numbers.
-
-Three things are optional: the leading principal components (`components`), the size of a model's score on the data
-(`score`), which `score_statistics` measures, and what the steps of solvers do wrong on a model (`step_errors`), which
-`prescore.samplers.measure_steps` measures.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -20,24 +16,15 @@ from torch import Tensor
 from prescore.errors import PrescoreError
 from prescore.operators.cosine import cosine_transform
 from prescore.operators.frequency import multiplicity, symmetric_part
-from prescore.precondition.batches import Batch, batches, checked
-from prescore.precondition.components import Scatter, leading
-from prescore.precondition.scales import Scales, equal_parts
-from prescore.precondition.score import ScoreStatistics
-from prescore.precondition.steps import StepErrors
+from prescore.statistics.batches import Batch, batches, checked
+from prescore.statistics.components import Scatter, leading
+from prescore.statistics.scales import Scales, equal_parts
 
 PIECE = 2**22  # numbers transformed at once: 64 MiB with their spectrum
 
 
-def library_version() -> str:
-    # The package imports this module before it defines its version.
-    from prescore import __version__
-
-    return __version__
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Statistics:
+class Moments:
     """Moments of a data set in its own coordinates. Tensors are float64.
 
     Attributes:
@@ -53,14 +40,11 @@ class Statistics:
         cosine_variance: variance of each coefficient of the orthonormal cosine transform over the same axes,
             `event_shape`; None in files of earlier versions.
         minimum, maximum: found in the data.
-        version: of the library that measured it.
-        scales: how much the samples differ in scale (prescore/precondition/scales.py), increasing, of mean 1, (K,);
+        scales: how much the samples differ in scale (prescore/statistics/scales.py), increasing, of mean 1, (K,);
             None in files of earlier versions.
         components: the K leading principal components of the data about their mean, orthonormal, (K, *event_shape),
             or None. Signs are arbitrary.
         component_variances: variances along them, decreasing, (K,), or None.
-        score: how large a model's score is on these data, or None.
-        step_errors: what the steps of solvers do wrong on a model of these data, or None.
     """
 
     count: int
@@ -73,13 +57,10 @@ class Statistics:
     power_centred: Tensor
     minimum: float
     maximum: float
-    version: str = field(default_factory=library_version)
     cosine_variance: Tensor | None = None
     scales: Tensor | None = None
     components: Tensor | None = None
     component_variances: Tensor | None = None
-    score: ScoreStatistics | None = None
-    step_errors: StepErrors | None = None
 
     @property
     def remainder_variance(self) -> float | None:
@@ -110,15 +91,45 @@ class Statistics:
         """Entries of the full spectrum that each column of the half spectrum stands for, shape (length // 2 + 1,)."""
         return multiplicity(self.length)
 
+    def in_range(self, data_range: tuple[float, float]) -> "Moments":
+        """Those of the same data mapped affinely from their data range onto another, exact up to rounding."""
+        (low, high), (new_low, new_high) = self.data_range, data_range
+        a = (new_high - new_low) / (high - low)
+        b = new_low - a * low
+        mean, power_centred, variances = a * self.mean + b, a**2 * self.power_centred, self.component_variances
+        return replace(
+            self,
+            data_range=(float(new_low), float(new_high)),
+            mean=mean,
+            mean_square=a**2 * self.mean_square + 2 * a * b * self.mean + b**2,
+            power=power_centred + mean_power(mean[None], self.transformed_dims),
+            power_centred=power_centred,
+            cosine_variance=None if self.cosine_variance is None else a**2 * self.cosine_variance,
+            minimum=a * self.minimum + b,
+            maximum=a * self.maximum + b,
+            component_variances=None if variances is None else a**2 * variances,
+        )
 
-def calibrate(
+    def centred(self) -> "Moments":
+        """Those of the data less their mean, as a model sees them whose data have their mean removed."""
+        return replace(
+            self,
+            mean=torch.zeros_like(self.mean),
+            mean_square=(self.mean_square - self.mean**2).clamp(min=0),
+            power=self.power_centred,
+            minimum=self.minimum - self.mean.max().item(),
+            maximum=self.maximum - self.mean.min().item(),
+        )
+
+
+def measure_moments(
     data: Tensor | Iterable[Batch],
     *,
     data_range: tuple[float, float] = (0.0, 1.0),
     axes: int | None = None,
     components: int | None = None,
-) -> Statistics:
-    """Measure the statistics of data.
+) -> Moments:
+    """Measure the moments of data.
 
     Args:
         data: samples as the model sees them, (N, *event), or an iterable of such batches or of tuples that start with
@@ -143,7 +154,7 @@ def calibrate(
         raise PrescoreError(f"data_range: {data_range} given; two finite numbers, the lower first, are needed")
     if components is not None and (not isinstance(components, int) or components < 1):
         raise PrescoreError(f"components: {components!r} is not a positive whole number")
-    total: Statistics | None = None
+    total: Moments | None = None
     scatter: Scatter | None = None
     scales = Scales()
     for batch in batches(data):
@@ -154,7 +165,7 @@ def calibrate(
             if components is not None:
                 scatter = scatter or Scatter(rows.shape[1], max(components, PIECE // 2 // rows.shape[1]))
                 scatter.add(rows if total is None else torch.cat([rows, _between(total, part)]))
-            total = part if total is None else merge(total, part)
+            total = part if total is None else merge_moments(total, part)
     if total is None:
         raise PrescoreError("data: no samples given")
     c = total.power_centred / total.size_transformed
@@ -170,18 +181,15 @@ def calibrate(
     return _with_components(total, scatter.rows, components)
 
 
-def merge(a: Statistics, b: Statistics) -> Statistics:
-    """The statistics of both data sets together.
+def merge_moments(a: Moments, b: Moments) -> Moments:
+    """The moments of both data sets together, exact up to rounding.
 
-    Moments are exact up to rounding. Of the components as many are kept as the shorter list has; they are exact if
-    each list holds all variance of its data (`remainder_variance` 0), else their variances are too small by at most
-    the sum of the first variance that either list leaves out. The means of the score are weighted by count, and so are
-    the scales, each relative to the power of its own data. The errors of steps are left out: they belong to one
-    Gaussian model of the data.
+    Of the components as many are kept as the shorter list has; they are exact if each list holds all variance of its
+    data (`remainder_variance` 0), else their variances are too small by at most the sum of the first variance that
+    either list leaves out. The scales, each relative to the power of its own data, are weighted by count.
 
     Raises:
-        PrescoreError: they are of different event shapes, axes or data ranges, only one has components or a score,
-            or the scores are of different models or levels.
+        PrescoreError: they are of different event shapes, axes or data ranges, or only one has components.
     """
     for name in ("event_shape", "axes", "data_range"):
         if getattr(a, name) != getattr(b, name):
@@ -200,8 +208,6 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
         maximum=max(a.maximum, b.maximum),
         cosine_variance=_merged_variance(a, b),
         scales=_merged_scales(a, b),
-        score=_merged_score(a.score, b.score),
-        step_errors=None,
     )
     of_a, of_b = _rows(a), _rows(b)
     if of_a is None and of_b is None:
@@ -209,29 +215,6 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     if of_a is None or of_b is None:
         raise PrescoreError("data: only one of two statistics has components; both or none are needed")
     return _with_components(both, torch.cat([of_a, of_b, _between(a, b)]), min(len(of_a), len(of_b)))
-
-
-def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statistics:
-    """The statistics of the same data mapped affinely from their data range onto another, exact up to rounding."""
-    (low, high), (new_low, new_high) = statistics.data_range, data_range
-    a = (new_high - new_low) / (high - low)
-    b = new_low - a * low
-    mean, power_centred = a * statistics.mean + b, a**2 * statistics.power_centred
-    variances, score = statistics.component_variances, statistics.score
-    return replace(
-        statistics,
-        data_range=(float(new_low), float(new_high)),
-        mean=mean,
-        mean_square=a**2 * statistics.mean_square + 2 * a * b * statistics.mean + b**2,
-        power=power_centred + mean_power(mean[None], statistics.transformed_dims),
-        power_centred=power_centred,
-        cosine_variance=None if statistics.cosine_variance is None else a**2 * statistics.cosine_variance,
-        minimum=a * statistics.minimum + b,
-        maximum=a * statistics.maximum + b,
-        component_variances=None if variances is None else a**2 * variances,
-        score=None if score is None else replace(score, levels=a * score.levels),
-        step_errors=None if statistics.step_errors is None else statistics.step_errors.scaled(a),
-    )
 
 
 def mean_power(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -243,8 +226,8 @@ def mean_power(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return symmetric_part(spectrum.square().sum(-1).mean(0), len(dims), x.shape[-1])
 
 
-def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> tuple[Statistics, Tensor]:
-    """Statistics of one piece (n, *event) by themselves, and its samples about their mean, (n, d)."""
+def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> tuple[Moments, Tensor]:
+    """Moments of one piece (n, *event) by themselves, and its samples about their mean, (n, d)."""
     event_shape = tuple(x.shape[1:])
     axes = min(max(len(event_shape) - 1, 1), 3) if axes is None else axes
     if not 1 <= axes <= min(3, len(event_shape)) or 0 in event_shape:
@@ -253,7 +236,7 @@ def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> tu
     mean, dims = x.mean(0), tuple(range(-axes, 0))
     centred = x - mean
     power_centred = mean_power(centred, dims)
-    statistics = Statistics(
+    moments = Moments(
         count=len(x),
         event_shape=event_shape,
         axes=axes,
@@ -266,36 +249,36 @@ def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> tu
         maximum=x.max().item(),
         cosine_variance=cosine_transform(centred, axes).square().mean(0),
     )
-    return statistics, centred.flatten(1)
+    return moments, centred.flatten(1)
 
 
 def _pieces(batch: Tensor) -> Iterator[Tensor]:
     return (piece for piece in batch.split(max(1, PIECE // max(1, batch[:1].numel()))) if len(piece))
 
 
-def _rows(statistics: Statistics) -> Tensor | None:
+def _rows(moments: Moments) -> Tensor | None:
     """The scatter that the components hold, as rows (K, d) for `leading`."""
-    if statistics.components is None or statistics.component_variances is None:
+    if moments.components is None or moments.component_variances is None:
         return None
-    sizes = (statistics.count * statistics.component_variances).sqrt()
-    return sizes.unsqueeze(1) * statistics.components.flatten(1)
+    sizes = (moments.count * moments.component_variances).sqrt()
+    return sizes.unsqueeze(1) * moments.components.flatten(1)
 
 
-def _between(a: Statistics, b: Statistics) -> Tensor:
+def _between(a: Moments, b: Moments) -> Tensor:
     """The row, (1, d), that the distance of two means adds to the rows of both."""
     return (a.count * b.count / (a.count + b.count)) ** 0.5 * (a.mean - b.mean).reshape(1, -1)
 
 
-def _with_components(statistics: Statistics, rows: Tensor, k: int) -> Statistics:
+def _with_components(moments: Moments, rows: Tensor, k: int) -> Moments:
     directions, squares = leading(rows, k)
     return replace(
-        statistics,
-        components=directions.reshape(-1, *statistics.event_shape),
-        component_variances=squares / statistics.count,
+        moments,
+        components=directions.reshape(-1, *moments.event_shape),
+        component_variances=squares / moments.count,
     )
 
 
-def _merged_variance(a: Statistics, b: Statistics) -> Tensor | None:
+def _merged_variance(a: Moments, b: Moments) -> Tensor | None:
     if a.cosine_variance is None or b.cosine_variance is None:
         return None
     p, q = a.count / (a.count + b.count), b.count / (a.count + b.count)
@@ -303,26 +286,10 @@ def _merged_variance(a: Statistics, b: Statistics) -> Tensor | None:
     return p * a.cosine_variance + q * b.cosine_variance + p * q * between
 
 
-def _merged_scales(a: Statistics, b: Statistics) -> Tensor | None:
+def _merged_scales(a: Moments, b: Moments) -> Tensor | None:
     if a.scales is None or b.scales is None:
         return None
     weights = [
         torch.full_like(part.scales, part.count / len(part.scales)) for part in (a, b) if part.scales is not None
     ]
     return equal_parts(torch.cat([a.scales, b.scales]), torch.cat(weights))
-
-
-def _merged_score(a: ScoreStatistics | None, b: ScoreStatistics | None) -> ScoreStatistics | None:
-    if a is None and b is None:
-        return None
-    if a is None or b is None:
-        raise PrescoreError("data: only one of two statistics has a score; both or none are needed")
-    if a.model != b.model or not torch.equal(a.levels, b.levels):
-        raise PrescoreError("data: the scores of two statistics are of different models or noise levels")
-    count = a.count + b.count
-    return replace(
-        a,
-        count=count,
-        score_square=(a.count * a.score_square + b.count * b.score_square) / count,
-        residual_square=(a.count * a.residual_square + b.count * b.residual_square) / count,
-    )

@@ -1,0 +1,26 @@
+"""The Gaussian model of the data: exact denoiser, coordinates, flow, and how it is made from statistics."""
+
+from prescore.gaussian.fit import (
+    GAUSSIANS,
+    cosine_gaussian,
+    error_share,
+    frequency_gaussian,
+    gaussian,
+    pca_gaussian,
+    pixel_gaussian,
+)
+from prescore.gaussian.flow import GaussianFlow
+from prescore.gaussian.model import ErrorShare, Gaussian
+
+__all__ = [
+    "GAUSSIANS",
+    "ErrorShare",
+    "Gaussian",
+    "GaussianFlow",
+    "cosine_gaussian",
+    "error_share",
+    "frequency_gaussian",
+    "gaussian",
+    "pca_gaussian",
+    "pixel_gaussian",
+]

@@ -1,0 +1,95 @@
+"""The Gaussian model of data, from their statistics, and how far a network says that the data are from it.
+
+Of the mean square error that the Gaussian model leaves at a noise level, E|x0 - D_G|^2 / d = mean of
+C sigma^2 / (C + sigma^2), a network leaves a share,
+
+    left(sigma) = sigma^2 R(sigma) / mean(C sigma^2 / (C + sigma^2)),
+
+R measured by `calibrate --model` (`prescore.statistics.score`). It is 1 where nothing is known beside the model.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+
+from prescore.errors import PrescoreError
+from prescore.gaussian.model import ErrorShare, Gaussian
+from prescore.operators import PCA, Cosine, Frequency, LinearOperator, Pixel
+from prescore.statistics import Statistics
+
+
+def gaussian(statistics: Statistics) -> Gaussian:
+    """The default: in the cosine basis if the statistics have it, else per frequency."""
+    has_cosines = statistics.moments.cosine_variance is not None
+    return cosine_gaussian(statistics) if has_cosines else frequency_gaussian(statistics)
+
+
+def cosine_gaussian(statistics: Statistics) -> Gaussian:
+    """One variance for each cosine and channel: for images and signals, whose opposite borders differ.
+
+    Raises:
+        PrescoreError: the statistics are of an earlier version, which did not measure it.
+    """
+    if statistics.moments.cosine_variance is None:
+        raise PrescoreError(
+            "statistics: of an earlier version, without the cosine basis; run `prescore calibrate` again"
+        )
+    return _of(statistics, Cosine(statistics.moments.cosine_variance, statistics.moments.axes), "cosine")
+
+
+def frequency_gaussian(statistics: Statistics) -> Gaussian:
+    """One variance for each frequency and channel: for periodic fields. Two real FFTs for each network call."""
+    moments = statistics.moments
+    C = Frequency(moments.power_centred / moments.size_transformed, moments.axes, moments.length)
+    return _of(statistics, C, "frequency")
+
+
+def pixel_gaussian(statistics: Statistics) -> Gaussian:
+    """One variance for each entry of an event."""
+    moments = statistics.moments
+    return _of(statistics, Pixel((moments.mean_square - moments.mean**2).clamp(min=0)), "pixel")
+
+
+def pca_gaussian(statistics: Statistics) -> Gaussian:
+    """One variance for each principal component, and one for all that is left. Two matrix products for each call.
+
+    Raises:
+        PrescoreError: the statistics have no components.
+    """
+    moments = statistics.moments
+    if moments.components is None or moments.component_variances is None:
+        raise PrescoreError("statistics: they have no principal components; measure them with `--components K`")
+    rest = moments.remainder_variance or 0.0
+    Q = moments.components.flatten(1).mT.contiguous()
+    return _of(statistics, PCA(Q, moments.component_variances, rest), "pca")
+
+
+# By the name of the basis in which it is diagonal.
+GAUSSIANS: Mapping[str, Callable[[Statistics], Gaussian]] = MappingProxyType(
+    {"cosine": cosine_gaussian, "frequency": frequency_gaussian, "pixel": pixel_gaussian, "pca": pca_gaussian}
+)
+
+
+def error_share(statistics: Statistics) -> ErrorShare:
+    """What the network leaves of the error of the Gaussian model, which is that of `gaussian` for all bases.
+
+    Raises:
+        PrescoreError: the statistics are without the score of a model.
+    """
+    score, moments = statistics.model.score, statistics.moments
+    if score is None:
+        raise PrescoreError("statistics: without the score of a model; run `prescore calibrate DATA --model MODEL`")
+    C, count = moments.cosine_variance, torch.ones(())
+    if C is None:
+        C, count = moments.power_centred / moments.size_transformed, moments.multiplicity
+    C, count, u = C.flatten(), count.expand(C.shape).flatten(), score.levels.square()[:, None]
+    error = (count * C * u / (C + u)).sum(1) / count.sum()
+    # The floor is for data that are constant.
+    return ErrorShare(score.levels, u[:, 0] * score.residual_square / error.clamp(min=1e-300))
+
+
+def _of(statistics: Statistics, covariance: LinearOperator, label: str) -> Gaussian:
+    moments = statistics.moments
+    share = None if statistics.model.score is None else error_share(statistics)
+    return Gaussian(moments.mean, covariance, label, moments.event_shape, moments.data_range, share)

@@ -1,0 +1,444 @@
+"""A run, decided in one place: a model, what is known of its data, and what was asked for become a sampler on its noise
+levels, with everything that decides a sample beside its seed, and the reasons for what was chosen.
+
+Whoever runs a sampler by its name runs a `Plan`: `draw`, the command line, comparisons, experiments and benchmarks.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prescore.denoiser import Denoise, Denoiser, Evaluator
+from prescore.errors import PrescoreError, check_choice
+from prescore.gaussian import GAUSSIANS, Gaussian, gaussian
+from prescore.grid import GRIDS, check_grid
+from prescore.operators import Identity
+from prescore.precondition import Preconditioner, frequency_preconditioner, pixel_preconditioner
+from prescore.samplers import PredictorCorrector, Sampler, choose_alpha, choose_sampler, find_sampler
+from prescore.samplers import make_sampler as make
+from prescore.samplers import sample as run
+from prescore.samplers.base import steps_for_calls
+from prescore.samplers.calibrated import errors_of, levels_source, prediction_of
+from prescore.statistics import Statistics, in_range, load_statistics
+
+AUTO = "auto"  # a sampler, noise levels, or a strength that is to be chosen
+RHO = 7.0  # of the grid "karras"
+WEAKEST_ALPHA = 1e4  # what stands for no preconditioner among the settings
+FEW = 16  # steps, fewer than which are enough for any sampler
+PLAIN = (bool, int, float, str, tuple)  # types of what stands among the settings as it is
+SHOWN = 12  # levels that a plan shows
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a run is.
+
+    Attributes:
+        denoiser: the model, limited to the noise range of the run.
+        name: of the sampler, in `prescore.SAMPLERS`.
+        sampler: ready to run.
+        levels: its noise levels, (T + 1,), decreasing, float64.
+        calls: network calls of a sample; None if the sampler makes as many as its tolerance needs.
+        settings: everything that decides a sample beside its seed and the model's weights, as JSON values.
+        reasons: why "sampler", "grid" and "alpha" are what they are, for those that were chosen.
+    """
+
+    denoiser: Denoiser
+    name: str
+    sampler: Sampler
+    levels: Tensor
+    calls: int | None
+    settings: Mapping[str, object]
+    reasons: Mapping[str, str]
+
+    @property
+    def steps(self) -> int:
+        return len(self.levels) - 1
+
+    def sample(self, seeds: Iterable[int], **how: Any) -> Tensor:
+        """One sample for each seed in the model's own coordinates; `how` and errors are those of `prescore.sample`."""
+        return run(self.denoiser, self.sampler, seeds=seeds, **how)
+
+    def __repr__(self) -> str:
+        calls = "as many network calls as its tolerance needs" if self.calls is None else f"{self.calls} network calls"
+        levels = [f"{level:.3g}" for level in self.levels.tolist()]
+        levels = levels if len(levels) <= SHOWN else [*levels[: SHOWN - 2], "...", levels[-1]]
+        lines = [f"Plan: {self.name} on {self.denoiser.name or 'the model'}, {self.steps} steps, {calls}"]
+        lines += [f"levels: {', '.join(levels)}"]
+        lines += [f"{name}: {self.settings.get(name)}, because {reason}" for name, reason in self.reasons.items()]
+        said = {"sampler", "steps", *self.reasons, *(f"{name}_chosen" for name in self.reasons)}
+        others = (f"{name} {value}" for name, value in self.settings.items() if name not in said and value is not None)
+        return "\n  ".join([*lines, f"settings: {', '.join(others)}"])
+
+
+def plan(
+    model: Denoise,
+    *,
+    sampler: str = AUTO,
+    calls: int | None = None,
+    steps: int | None = None,
+    grid: str | Tensor | Sequence[float] | None = None,
+    rho: float | None = None,
+    statistics: Statistics | str | Path | None = None,
+    basis: str | None = None,
+    alpha: float | str | None = None,
+    pixel: bool | None = None,
+    reference: Gaussian | None = None,
+    preconditioner: Preconditioner | None = None,
+    event_shape: Sequence[int] | None = None,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    data_range: tuple[float, float] | None = None,
+    **options: Any,
+) -> Plan:
+    """Decide a run.
+
+    Args:
+        model: what `prescore.load` returns, a `Denoiser`, or a function `(x, sigma) -> x0`.
+        sampler: a name in `prescore.SAMPLERS`, or "auto": chosen by `calls` and the statistics.
+        calls: the most network calls that a sample may take; as many steps are taken as they allow.
+        steps: or the number of steps; by default the sampler's usual one.
+        grid: the noise levels, a decreasing row of numbers; or how to spread them: a name in `prescore.grid.GRIDS`, or
+            "auto", levels that serve the model, from what `calibrate` measured of it. By default the sampler's usual
+            ones, or with sampler="auto" levels that serve the model if they are known.
+        rho: of grid="karras", by default 7.
+        statistics: of the model's data, or the path of their file; by default those that the model brings.
+        basis: in which the Gaussian model of the data is diagonal, for samplers that have one: "cosine" (the default),
+            "frequency", "pixel" or "pca".
+        alpha: strength of a preconditioner, at least 1, which is the strongest; "auto", and the default of samplers
+            that need one, is to choose it by `choose_alpha`.
+        pixel: whether the preconditioner scales pixels as well as frequencies.
+        reference, preconditioner: objects made by hand, instead of those that are made from the statistics.
+        event_shape: of a sample, for a function; by default that of the statistics.
+        sigma_min, sigma_max: noise range, which a function needs, and a `Denoiser` may be limited to.
+        data_range: of a function's data, by default that of the statistics, else (0, 1).
+        options: hyper-parameters of the sampler (`prescore samplers NAME` lists them).
+
+    Raises:
+        PrescoreError: something that was asked for is unknown, does not fit the rest, or would do nothing.
+    """
+    if isinstance(statistics, str | Path):
+        statistics = load_statistics(statistics)
+    given = {"event_shape": event_shape, "sigma_min": sigma_min, "sigma_max": sigma_max, "data_range": data_range}
+    denoiser = _denoiser(model, statistics, given)
+    known = _Known(denoiser, statistics)
+    if calls is not None and (not isinstance(calls, int) or calls < 1):
+        raise PrescoreError(f"calls: {calls!r} is not a positive whole number")
+    if calls is not None and (steps is not None or (grid is not None and not isinstance(grid, str))):
+        raise PrescoreError("calls: gives the number of steps, as steps or a list of noise levels would")
+    reasons: dict[str, str] = {}
+    if sampler == AUTO:
+        if calls is None:
+            raise PrescoreError("sampler: 'auto' needs calls, the most network calls that a sample may take")
+        choice = choose_sampler(max(1, calls // denoiser.network_calls), known.statistics)
+        sampler, reasons["sampler"] = choice.name, choice.reason
+        grid = AUTO if grid is None and known.has_levels else grid
+    entry, facts = find_sampler(sampler), dict[str, object]()
+    objects = {"reference": reference, "preconditioner": preconditioner}
+    made: dict[str, Any] = {name: value for name, value in objects.items() if value is not None}
+    for_grid = bool(reasons) or (isinstance(grid, str) and grid == AUTO)
+    wanted = _wanted(sampler, known, made, alpha, pixel, basis, for_grid)
+    facts |= {name: value.label or type(value).__name__ for name, value in made.items()}
+
+    def on_levels(**objects: Any) -> Sampler:
+        method = make(sampler, steps=steps, **objects, **options)
+        if calls is not None:
+            method = replace(method, steps=_steps(sampler, method, denoiser, calls))
+        method, spread = _on_grid(sampler, method, known, grid, rho, (sigma_min, sigma_max) != (None, None))
+        facts.update(spread)
+        return method
+
+    if "preconditioner" in wanted:
+        bare = on_levels(preconditioner=Preconditioner(Identity())) if alpha in (None, AUTO) else None
+        strength, reason = _strength(alpha, sampler, bare, known, bool(pixel))
+        M = frequency_preconditioner(known.needed, strength)
+        made["preconditioner"] = M @ pixel_preconditioner(known.needed, strength) if pixel else M
+        facts |= {"alpha": strength, "pixel": bool(pixel)}
+        reasons |= {"alpha": reason} if reason else {}
+    if "reference" in wanted:
+        made["reference"] = reference_of(known.needed, basis)
+        facts["basis"] = made["reference"].label
+    if "statistics" in wanted:
+        made["statistics"] = known.needed
+    method = on_levels(**made)
+    levels = method.levels(denoiser.sigma_min, denoiser.sigma_max)
+    method.check(denoiser.event_shape, levels)
+    for option, beside in method.unused(levels).items():
+        if option in options:
+            raise PrescoreError(f"{option}: does nothing in sampler {sampler!r} with {beside}")
+    reasons |= {"grid": str(facts.pop("grid_chosen"))} if "grid_chosen" in facts else {}
+    if wanted or facts.get("grid") == AUTO:
+        facts |= known.facts
+    settings = {
+        "sampler": sampler,
+        "steps": len(levels) - 1,
+        "sigma_min": denoiser.sigma_min,
+        "sigma_max": denoiser.sigma_max,
+        **_options(method, (*entry.fixed, *entry.options), options),
+        **{f"{name}_chosen": reason for name, reason in reasons.items()},
+        **facts,
+    }
+    each = method.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
+    total = None if each is None else each * denoiser.network_calls
+    return Plan(denoiser, sampler, method, levels, total, settings, reasons)
+
+
+def draw(
+    model: Denoise,
+    n: int = 16,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    condition: Mapping[str, Tensor] | None = None,
+    progress: bool = True,
+    **planned: Any,
+) -> Tensor:
+    """Draw samples in the units of the data, by a plan.
+
+    Args:
+        model: as `plan` takes it.
+        n, seed: number of samples, and the seed of the first; the next ones count up.
+        batch_size: samples in one network call; all at once by default.
+        condition: named tensors of n rows, passed to the model as keyword arguments.
+        progress: show a bar that counts network calls.
+        planned: everything else that `plan` takes, such as sampler, calls, statistics.
+
+    Returns:
+        (n, *shape): samples, or what they decode to if the model is one of latents; float64 on the model's device.
+
+    Raises:
+        PrescoreError: as `plan` and `prescore.sample`.
+    """
+    decided = plan(model, **planned)
+    if not isinstance(n, int) or n < 1:
+        raise PrescoreError(f"n: {n!r} samples asked for; at least 1 is needed")
+    x = decided.sample(range(seed, seed + n), batch_size=batch_size, condition=condition, progress=progress)
+    return decided.denoiser.decode(x)
+
+
+def seen_by(denoiser: Denoiser, statistics: Statistics) -> Statistics:
+    """The statistics of the data as a model sees them: in its data range, and less their mean if it was removed."""
+    seen = in_range(statistics, denoiser.data_range)
+    return replace(seen, moments=seen.moments.centred()) if denoiser.data_mean_removed else seen
+
+
+def reference_of(statistics: Statistics, basis: str | None = None) -> Gaussian:
+    """The Gaussian model of the data in one of the bases of `GAUSSIANS`. Raises PrescoreError for another."""
+    if basis is None:
+        return gaussian(statistics)
+    check_choice("basis", basis, GAUSSIANS)
+    return GAUSSIANS[basis](statistics)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a model's data: the statistics that were given or that the model brings, read when they are
+    first needed."""
+
+    denoiser: Denoiser
+    given: Statistics | None
+
+    @cached_property
+    def statistics(self) -> Statistics | None:
+        """As the model sees the data; None if there are none."""
+        found = self.denoiser.statistics if self.given is None else self.given
+        if isinstance(found, str | Path):
+            found = load_statistics(found)
+        if found is not None and not isinstance(found, Statistics):
+            raise PrescoreError(f"statistics: {type(found).__name__} given; prescore.Statistics or a path is needed")
+        return None if found is None else seen_by(self.denoiser, found)
+
+    @property
+    def needed(self) -> Statistics:
+        assert self.statistics is not None
+        return self.statistics
+
+    def require(self, what: str, with_model: bool) -> None:
+        """Raise PrescoreError unless there are statistics."""
+        if self.statistics is None:
+            name, own = self.denoiser.name or "the model", " --model MODEL" if with_model else ""
+            raise PrescoreError(
+                f"{what}: {name} comes without statistics of its data; measure them with `prescore calibrate DATA"
+                f"{own} --out FILE` or prescore.calibrate, and give them as statistics"
+            )
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether levels were measured for the model's noise range."""
+        errors = None if self.statistics is None else self.statistics.model.steps
+        return errors is not None and errors.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        statistics = self.needed
+        name = statistics.source or f"{statistics.moments.count} samples"
+        return {"statistics": name, **({"statistics_sha256": statistics.digest} if statistics.digest else {})}
+
+
+def _on_grid(
+    name: str,
+    sampler: Sampler,
+    known: _Known,
+    grid: str | Tensor | Sequence[float] | None,
+    rho: float | None,
+    is_narrowed: bool,
+) -> tuple[Sampler, dict[str, object]]:
+    """The sampler of this name on the noise levels asked for, and what these are.
+
+    Args:
+        is_narrowed: whether a noise range was asked for, in which a list of levels has no part.
+    """
+    low, high = known.denoiser.sigma_min, known.denoiser.sigma_max
+    if rho is not None and not (isinstance(grid, str) and grid == "karras"):
+        raise PrescoreError("rho: belongs to grid karras")
+    if grid is None:
+        return sampler, {}
+    if not isinstance(grid, str):
+        levels = check_grid(grid)
+        if is_narrowed:
+            raise PrescoreError("sigma_min, sigma_max: do nothing beside a list of noise levels")
+        positive = levels[levels > 0]
+        if positive[0] > high or positive[-1] < low:
+            bad = positive[0] if positive[0] > high else positive[-1]
+            raise PrescoreError(f"grid: level {bad:g} asked for, the model knows noise from {low:g} to {high:g}")
+        return replace(sampler, steps=None, grid=levels), {"grid": levels.tolist()}
+    check_choice("grid", grid, (*GRIDS, AUTO))
+    usual = sampler.levels(low, high)
+    steps, final_zero = len(usual) - 1, usual[-1].item() == 0
+    if grid == AUTO:
+        known.require("grid auto", with_model=True)
+        errors, rule = errors_of(known.needed), known.needed.tuning.rule(name, steps)
+        errors.check_range(low, high)
+        levels = errors.levels_by(rule or prediction_of(name), steps)
+        facts: dict[str, object] = {"grid": AUTO, "grid_chosen": levels_source(name, rule, errors.model)}
+    else:
+        shape = {"rho": RHO if rho is None else rho} if grid == "karras" else {}
+        levels = GRIDS[grid](steps + 1 - final_zero, low, high, final_zero=final_zero, **shape)
+        facts = {"grid": grid, **shape}
+    return replace(sampler, steps=None, grid=levels), facts
+
+
+def _denoiser(model: Denoise, statistics: Statistics | None, given: Mapping[str, Any]) -> Denoiser:
+    """The model with all that has to be known of it, limited to the noise range asked for.
+
+    Args:
+        given: what was said of it, by the names of a `Denoiser`'s attributes; None is nothing.
+    """
+    told = {name: value for name, value in given.items() if value is not None}
+    if not isinstance(model, Denoiser):
+        return _wrapped(model, statistics, told)
+    for name in told.keys() & {"event_shape", "data_range"}:
+        if tuple(told[name]) != tuple(getattr(model, name)):
+            raise PrescoreError(f"{name}: {tuple(told[name])} given, the model's own is {getattr(model, name)}")
+    low, high = told.get("sigma_min", model.sigma_min), told.get("sigma_max", model.sigma_max)
+    if low < model.sigma_min or high > model.sigma_max:
+        own = f"{model.sigma_min:g} to {model.sigma_max:g}"
+        raise PrescoreError(f"sigma_min, sigma_max: {low:g} to {high:g} asked for, the model knows noise from {own}")
+    return replace(model, sigma_min=low, sigma_max=high)
+
+
+def _wrapped(function: Denoise, statistics: Statistics | None, told: Mapping[str, Any]) -> Denoiser:
+    """A function or an `nn.Module` with what is told, else what it says of itself, else what the statistics say."""
+    known: dict[str, Any] = {}
+    for name in ("event_shape", "sigma_min", "sigma_max", "data_range"):
+        said = (told.get(name), getattr(function, name, None), getattr(statistics, name, None))
+        known[name] = next((value for value in said if value is not None), None)
+        if known[name] is None and name != "data_range":
+            raise PrescoreError(f"{name}: the function does not say it; give it, or wrap it by prescore.Denoiser")
+    known |= {"event_shape": tuple(known["event_shape"]), "data_range": known["data_range"] or (0.0, 1.0)}
+    evaluator = Evaluator(function)
+    return Denoiser(function, dtype=evaluator.model_dtype, device=evaluator.device, **known)
+
+
+def _wanted(
+    sampler: str,
+    known: _Known,
+    made: Mapping[str, object],
+    alpha: object,
+    pixel: bool | None,
+    basis: str | None,
+    for_grid: bool,
+) -> list[str]:
+    """Which arguments of the sampler are to be made from statistics.
+
+    Args:
+        made: those that were made by hand.
+        for_grid: whether noise levels or the choice of the sampler come from the statistics, which then have a use.
+    """
+    entry = find_sampler(sampler)
+    asked = {"alpha": ("preconditioner", alpha), "pixel": ("preconditioner", pixel), "basis": ("reference", basis)}
+    for option, (argument, value) in asked.items():
+        if value is not None and not entry.takes(argument):
+            raise PrescoreError(f"{option}: sampler {sampler!r} cannot use a {argument}")
+        if value is not None and argument in made:
+            raise PrescoreError(f"{option}: does nothing beside a {argument} that is given")
+    taken = [a for a in ("preconditioner", "reference", "statistics") if entry.takes(a) and a not in made]
+    if known.given is not None and not taken and not for_grid:
+        raise PrescoreError(f"statistics: sampler {sampler!r} has no use for statistics")
+    needs = {"preconditioner": alpha, "reference": basis}
+    wanted = [a for a in taken if a in entry.needs or known.given is not None or needs.get(a) is not None]
+    if pixel is not None and "preconditioner" not in wanted:
+        raise PrescoreError("pixel: there is no preconditioner; give alpha or statistics")
+    if wanted:
+        given = [option for option, value in (("alpha", alpha), ("basis", basis)) if value is not None]
+        known.require((*given, f"sampler {sampler}")[0], with_model="statistics" in wanted)
+    return wanted
+
+
+def _strength(
+    alpha: float | str | None, name: str, bare: Sampler | None, known: _Known, pixel: bool
+) -> tuple[float, str]:
+    """alpha as a number, and why if it was left to be chosen.
+
+    Args:
+        bare: then, the sampler on its levels without preconditioner.
+    """
+    if bare is None:
+        try:
+            return float(str(alpha)), ""
+        except ValueError:
+            raise PrescoreError(f"alpha: {alpha!r} given; a number, at least 1, or auto is needed") from None
+    if not isinstance(bare, PredictorCorrector):
+        raise PrescoreError(
+            f"alpha: is chosen for predictor-corrector samplers only; give sampler {name!r} a number, such as 5 "
+            "(1 is the strongest)"
+        )
+    denoiser = known.denoiser
+    choice = choose_alpha(bare, known.needed, denoiser.sigma_min, denoiser.sigma_max, pixel=pixel)
+    # Three digits are all that matters, and do not depend on how a processor rounds.
+    return float(f"{min(choice.alpha, WEAKEST_ALPHA):.3g}"), choice.reason
+
+
+def _steps(name: str, sampler: Sampler, denoiser: Denoiser, calls: int) -> int:
+    """The most steps that so many calls of the network allow."""
+    each = denoiser.network_calls
+
+    def runs_in(steps: int) -> bool:
+        method = replace(sampler, steps=steps)
+        with suppress(PrescoreError):
+            method.check(denoiser.event_shape, method.levels(denoiser.sigma_min, denoiser.sigma_max))
+            return True
+        return False
+
+    # If none of these runs, the number of steps is not the reason, and whoever checks the sampler says what is.
+    needed = (sampler.total_calls(next(filter(runs_in, range(1, FEW)), 1)) or 0) * each
+    if needed > calls:
+        raise PrescoreError(f"calls: {calls} are too few for sampler {name!r}; it needs at least {needed}")
+    return steps_for_calls(sampler, max(1, calls // each))
+
+
+def _options(sampler: Sampler, names: Iterable[str], given: Mapping[str, object]) -> dict[str, object]:
+    """The sampler's options as JSON values; those that are none in words, if they were given."""
+    values: dict[str, object] = {}
+    for name in names:
+        value = getattr(sampler, name)
+        if value is None or isinstance(value, PLAIN):
+            values[name] = list(value) if isinstance(value, tuple) else value
+        elif name in given:
+            values[name] = repr(value)
+    return values

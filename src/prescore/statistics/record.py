@@ -1,0 +1,72 @@
+"""Everything that samplers and preconditioners may know beside the network, in three parts."""
+
+from dataclasses import dataclass, field, replace
+
+from prescore.statistics.moments import Moments, merge_moments
+from prescore.statistics.score import ScoreStatistics, merge_scores
+from prescore.statistics.steps import StepErrors, Tuning
+from prescore.version import __version__
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ModelStatistics:
+    """What was measured of a model of the data.
+
+    Attributes:
+        score: how large its score is on the data (`score_statistics`), or None.
+        steps: what the steps of solvers do wrong on it (`prescore.measure_steps`), or None.
+    """
+
+    score: ScoreStatistics | None = None
+    steps: StepErrors | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Statistics:
+    """What is known of a data set, and of a model of it.
+
+    Attributes:
+        moments: of the data.
+        model: what was measured of a model of them.
+        tuning: what was tuned for solvers on that model.
+        version: of the library that measured it.
+        source, digest: name or path of the file that it was read from, and the start of that file's SHA-256.
+    """
+
+    moments: Moments
+    model: ModelStatistics = field(default_factory=ModelStatistics)
+    tuning: Tuning = field(default_factory=Tuning)
+    version: str = __version__
+    source: str = ""
+    digest: str = ""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.moments.event_shape
+
+    @property
+    def data_range(self) -> tuple[float, float]:
+        return self.moments.data_range
+
+
+def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statistics:
+    """The statistics of the same data mapped affinely from their data range onto another, exact up to rounding."""
+    (low, high), (new_low, new_high) = statistics.data_range, data_range
+    a = (new_high - new_low) / (high - low)
+    score, steps = statistics.model.score, statistics.model.steps
+    model = ModelStatistics(score=score and score.scaled(a), steps=steps and steps.scaled(a))
+    return replace(statistics, moments=statistics.moments.in_range(data_range), model=model)
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """The statistics of both data sets together.
+
+    Moments as `merge_moments` has them; the means of the score are weighted by count. The errors of steps and what was
+    tuned are left out: they belong to one Gaussian model of the data.
+
+    Raises:
+        PrescoreError: they are of different event shapes, axes or data ranges, only one has components or a score,
+            or the scores are of different models or levels.
+    """
+    score = merge_scores(a.model.score, b.model.score)
+    return Statistics(moments=merge_moments(a.moments, b.moments), model=ModelStatistics(score=score))

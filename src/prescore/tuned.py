@@ -1,0 +1,24 @@
+"""Numbers that were chosen by measurement, together: what each is, and the script whose tables it was chosen from.
+
+docs/design.md says how they were found, and on which data.
+"""
+
+# Which sampler (`prescore.samplers.choose`): benchmarks/solvers.py, Frechet distances and errors of the state.
+NEAR_GAUSSIAN = 0.2  # share of the Gaussian model's error that a network leaves, from which on the data are near it
+FEW_CALLS = 4  # up to which p-ode-2m serves better than p-ode-3m, which takes a call to start
+MANY_CALLS = 40  # from which on churn serves better than exponential steps with noise
+
+# Usual levels of solvers with a reference (`prescore.samplers.exponential`): benchmarks/solvers.py, grid "short".
+WIDEST_RATIO = 4.5  # of neighbouring levels
+LOWEST_LEVEL = 0.5  # of the data's deviation, over the number of steps
+
+# Levels from errors of steps (`prescore.statistics.steps`): benchmarks/solvers.py --grids auto.
+WINDOW = 0.7  # in lam, over which errors are averaged on either side
+LONGEST_STEP = 2.5  # in lam: a factor 12 in sigma
+TRIED_SOLVERS = ("unipc", "p-ode-3m")  # whose steps by themselves say too little: levels are tried for them
+TRIED_STEPS = (4, 5, 6, 7, 8, 10, 13, 16, 20)
+TRIED_LENGTHS = (0.125, 0.25, 0.5, 1.0)  # lowest level of geometric ones: of the data's deviation, over the steps
+
+# alpha of PDS (`prescore.samplers.alpha`, `recursion`): experiments/automatic_alpha.py.
+FARTHEST = 1.1  # that samples may be from the marginals on the way, relative to the plain sampler
+PRIOR = 2.0  # weight of what is known of a sample's scale beforehand, in the network's estimate of it

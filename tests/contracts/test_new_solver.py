@@ -1,0 +1,105 @@
+"""A solver that somebody adds: one class, by public names alone, and a row in the table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+import prescore
+from prescore.cli import main
+from prescore.errors import PrescoreError
+from prescore.gaussian import Gaussian
+from prescore.samplers import SAMPLERS, Entry, Sampler
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Relaxation(Sampler):
+    """x <- D + (t / s)^power (x - D), with or without noise.
+
+    Args:
+        power: of the ratio of levels, positive.
+        mode: "plain", or "noisy", which adds a tenth of the noise of the level.
+        tone: size of that noise.
+
+    Raises:
+        PrescoreError: power is not positive.
+    """
+
+    power: float = 1.0
+    mode: str = "plain"
+    tone: float = 0.1
+
+    family: ClassVar[str] = "toy"
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"mode": ("plain", "noisy")}
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.power > 0:
+            raise PrescoreError(f"power: {self.power} is not positive")
+
+    @property
+    def stochastic(self):
+        return self.mode == "noisy"
+
+    def unused(self, levels):
+        return {} if self.stochastic else {"tone": "mode = plain"}
+
+    def step(self, denoise, x, sigma, sigma_next, state, noise):
+        x = torch.lerp(denoise(x, sigma), x, ((sigma_next / sigma) ** self.power).item())
+        return (x + self.tone * sigma_next * noise() if self.stochastic else x), state
+
+
+@pytest.fixture(autouse=True)
+def added(monkeypatch):
+    """The table with one row more."""
+    rows = {**SAMPLERS, "relax": Entry(Relaxation, "relaxation towards D", "https://example.org/relax")}
+    monkeypatch.setattr("prescore.samplers.table.SAMPLERS", rows)
+    monkeypatch.setattr("prescore.samplers.SAMPLERS", rows)
+
+
+MODEL = prescore.Denoiser(Gaussian.power_law((1, 8, 8)), (1, 8, 8), 0.01, 20.0, dtype=torch.float64)
+
+
+def test_it_is_in_the_table_and_in_the_help(capsys):
+    assert main(["samplers"]) == 0
+    assert "  relax" in capsys.readouterr().out
+    assert main(["samplers", "relax"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "relaxation towards D" in shown
+    assert "--mode (plain, noisy; default: plain)" in shown
+    assert "of the ratio of levels, positive" in shown
+
+
+def test_it_is_planned_and_drawn_like_any_other():
+    decided = prescore.plan(MODEL, sampler="relax", calls=6, grid="karras", power=1.5)
+    assert (decided.calls, decided.settings["power"], decided.settings["mode"]) == (6, 1.5, "plain")
+    x = decided.sample([1, 2, 3], progress=False)
+    one_by_one = torch.cat([decided.sample([seed], progress=False) for seed in (1, 2, 3)])
+    assert torch.equal(x, one_by_one)
+    noisy = prescore.plan(MODEL, sampler="relax", steps=4, mode="noisy", tone=0.2)
+    assert torch.equal(noisy.sample([5, 6], progress=False)[1:], noisy.sample([6], progress=False))
+
+
+def test_its_mistakes_are_refused():
+    for asked, message in {
+        "tone": "tone: does nothing in sampler 'relax' with mode = plain",
+        "speed": "speed: sampler 'relax' has no such option; it has power, mode, tone",
+    }.items():
+        with pytest.raises(PrescoreError, match=message):
+            prescore.plan(MODEL, sampler="relax", steps=3, **{asked: 0.5})
+    with pytest.raises(PrescoreError, match="mode: unknown value 'loud'"):
+        prescore.plan(MODEL, sampler="relax", steps=3, mode="loud")
+
+
+def test_the_command_line_takes_its_options(tmp_path, capsys):
+    out = tmp_path / "a.npz"
+    words = ["sample", "mnist-ve", "--sampler", "relax", "--steps", "2", "--n", "1", "--out", str(out)]
+    assert main([*words, "--power", "2", "--mode", "noisy", "--tone", "0.3"]) == 0
+    assert out.exists()
+    capsys.readouterr()
+    assert main([*words, "--tone", "0.3"]) == 2
+    assert "--tone: does nothing in sampler 'relax' with mode = plain" in capsys.readouterr().err
+    assert main([*words, "--power", "fast"]) == 2
+    assert "--power: 'fast' given; a number is needed" in capsys.readouterr().err

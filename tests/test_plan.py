@@ -1,0 +1,248 @@
+"""A run decided in Python: what the plan chooses, refuses and says, and that the command line decides the same."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import prescore
+from prescore import calibrate, draw, plan
+from prescore.assets import shipped_models
+from prescore.cli import main
+from prescore.denoiser import Denoiser, guided
+from prescore.errors import PrescoreError
+from prescore.gaussian import Gaussian, frequency_gaussian
+from prescore.plan import WEAKEST_ALPHA
+from prescore.precondition import frequency_preconditioner, radial_preconditioner
+from prescore.samplers import SAMPLERS, auto_grid, choose_alpha, make_sampler, sample
+
+SHAPE = (1, 8, 8)
+LOW, HIGH = 0.01, 50.0
+
+
+@cache
+def statistics():
+    """Of a field with the spectrum of images, and of the steps of solvers on its exact model."""
+    oracle = Gaussian.power_law(SHAPE)
+    data = oracle.sample(100, torch.Generator().manual_seed(0))
+    exact = Denoiser(oracle, SHAPE, LOW, HIGH, data_range=(-1.0, 2.0), dtype=torch.float64, name="field")
+    return calibrate(data, data_range=(-1.0, 2.0), model=exact, trajectories=3, tries=2, calls=(5, 6))
+
+
+def field(**options):
+    """The model, which brings its statistics."""
+    oracle = Gaussian.power_law(SHAPE)
+    options = {"statistics": statistics(), "name": "field", **options}
+    return Denoiser(oracle, SHAPE, LOW, HIGH, data_range=(-1.0, 2.0), dtype=torch.float64, **options)
+
+
+def by_parts(name, steps, **options):
+    return partial(sample, field(), make_sampler(name, steps=steps, **options), progress=False)
+
+
+@pytest.mark.parametrize("name", ["dpmpp-2m", "unipc", "pc", "ald", "edm-heun"])
+def test_without_statistics_it_is_the_sampler_on_its_usual_levels(name):
+    decided = plan(field(), sampler=name, steps=6)
+    assert torch.equal(decided.sample([3, 4], progress=False), by_parts(name, 6)(seeds=[3, 4]))
+    assert torch.equal(decided.levels, decided.sampler.levels(LOW, HIGH))
+    assert decided.calls == decided.sampler.total_calls(6)
+    assert decided.reasons == {}
+
+
+def test_a_reference_is_made_of_the_statistics_that_the_model_brings():
+    decided = plan(field(), sampler="p-ode-2m", steps=5)
+    assert torch.equal(decided.sample([1], progress=False), by_parts("p-ode-2m", 5, reference=statistics())(seeds=[1]))
+    assert decided.settings["basis"] == "cosine"
+    decided = plan(field(statistics=None), sampler="p-ode-2m", steps=5, statistics=statistics(), basis="frequency")
+    expected = by_parts("p-ode-2m", 5, reference=frequency_gaussian(statistics()))(seeds=[1])
+    assert torch.equal(decided.sample([1], progress=False), expected)
+
+
+def test_alpha_is_chosen_by_one_rule_and_the_plan_says_so():
+    decided = plan(field(), sampler="pds", steps=20)
+    choice = choose_alpha(make_sampler("pc", steps=20), statistics(), LOW, HIGH)
+    alpha = float(f"{min(choice.alpha, WEAKEST_ALPHA):.3g}")
+    assert decided.settings["alpha"] == alpha
+    assert decided.reasons["alpha"] == choice.reason
+    M = frequency_preconditioner(statistics(), alpha)
+    assert torch.equal(decided.sample([2], progress=False), by_parts("pds", 20, preconditioner=M)(seeds=[2]))
+    assert plan(field(), sampler="pds", steps=20, alpha=3).settings["alpha"] == 3.0
+    with pytest.raises(PrescoreError, match="alpha: is chosen for predictor-corrector samplers only"):
+        plan(field(), sampler="ald", steps=5, alpha="auto")
+
+
+def test_levels_that_serve_the_model():
+    for name, how in {"p-ode-2m": "measured", "p-ode-3m": "tried", "unipc": "tried"}.items():
+        decided = plan(field(), sampler=name, calls=6, grid="auto")
+        assert torch.equal(decided.levels, auto_grid(name, statistics(), 6))
+        assert decided.reasons["grid"].endswith(f"{how} on field")
+    other = plan(field(), sampler="ddim", calls=6, grid="auto")
+    assert torch.equal(other.levels, plan(field(), sampler="dpmpp-2m", calls=6, grid="auto").levels)
+    assert other.reasons["grid"].endswith("no levels were measured for ddim itself")
+
+
+def test_all_of_it_at_once():
+    decided = plan(field(), calls=6)
+    assert decided.name in SAMPLERS
+    assert decided.calls == 6
+    assert decided.reasons.keys() == {"sampler", "grid"}
+    same = plan(field(), sampler=decided.name, calls=6, grid="auto")
+    assert torch.equal(decided.sample([0], progress=False), same.sample([0], progress=False))
+    text = repr(decided)
+    for part in (decided.name, "field", "6 network calls", decided.reasons["sampler"], "levels: 50, "):
+        assert part in text
+    json.dumps(decided.settings, allow_nan=False)
+
+
+def test_calls_are_those_of_the_network():
+    twice = guided(field(), 2.0)
+    decided = plan(twice, sampler="dpmpp-2m", calls=9)
+    assert (decided.steps, decided.calls) == (4, 8)
+    assert plan(field(), sampler="p-seeds-3", calls=9).calls == 7
+    with pytest.raises(PrescoreError, match="calls: 9 are too few for sampler 'pndm'; it needs at least 13"):
+        plan(field(), sampler="pndm", calls=9)
+    with pytest.raises(PrescoreError, match="calls: this sampler makes as many as its tolerance needs"):
+        plan(field(), sampler="ggf", calls=9)
+    assert plan(field(), sampler="ggf").calls is None
+
+
+def test_a_function_needs_what_it_does_not_say():
+    oracle = Gaussian.power_law(SHAPE)
+
+    def function(x, sigma):
+        return oracle(x, sigma)
+
+    arguments = {"calls": 5, "sigma_min": LOW, "sigma_max": HIGH, "statistics": statistics(), "progress": False}
+    images = draw(function, 3, **arguments)
+    assert images.shape == (3, *SHAPE)
+    double = draw(field(), 3, calls=5, progress=False)
+    torch.testing.assert_close(images, double, rtol=0, atol=1e-4)  # the function is called in float32
+    with pytest.raises(PrescoreError, match="sigma_max: the function does not say it; give it"):
+        plan(function, calls=5, event_shape=SHAPE, sigma_min=LOW)
+    with pytest.raises(PrescoreError, match="event_shape: the function does not say it"):
+        plan(function, calls=5, sigma_min=LOW, sigma_max=HIGH)
+
+
+def test_a_module_is_called_in_its_own_precision():
+    class Module(torch.nn.Linear):
+        def forward(self, x, sigma):
+            assert x.dtype == torch.float64
+            return super().forward(x)
+
+    x = draw(Module(4, 4).double(), 2, sampler="ddim", steps=3, event_shape=(4,), sigma_min=0.1, sigma_max=1.0)
+    assert x.shape == (2, 4)
+
+
+def test_objects_made_by_hand_take_the_place_of_statistics():
+    M = radial_preconditioner(SHAPE, 1.6, 1.6)
+    decided = plan(field(statistics=None), sampler="ald", steps=4, preconditioner=M)
+    assert decided.sampler.preconditioner is M
+    assert decided.settings["preconditioner"] == M.label
+    G = frequency_gaussian(statistics())
+    assert plan(field(statistics=None), sampler="p-ode-1", steps=4, reference=G).sampler.reference is G
+    with pytest.raises(PrescoreError, match="alpha: does nothing beside a preconditioner that is given"):
+        plan(field(), sampler="pds", steps=4, preconditioner=M, alpha=3)
+
+
+def test_the_mean_that_was_removed_from_a_models_data_is_taken_from_their_statistics():
+    """The model of data less their mean, with the statistics of the data, draws what the model of the data draws, less
+    the mean; a reference that still has the mean is refused."""
+    oracle = Gaussian.power_law(SHAPE)
+    mean = statistics().moments.mean
+
+    def centred(x, sigma):
+        return oracle(x + mean, sigma) - mean
+
+    removed = field(data_mean_removed=True)
+    removed = replace(removed, function=centred)
+    for name in ("p-ode-2m", "p-ode-3m", "p-seeds-2"):
+        x = plan(removed, sampler=name, steps=6).sample([0, 1], progress=False)
+        y = plan(field(), sampler=name, steps=6).sample([0, 1], progress=False)
+        torch.testing.assert_close(x + mean, y, rtol=0, atol=1e-10)
+        with pytest.raises(PrescoreError, match="reference: has the mean of the data, which was removed"):
+            sample(removed, make_sampler(name, steps=6, reference=statistics()), seeds=[0], progress=False)
+    assert plan(removed, sampler="pds", steps=9).settings["alpha"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "sampler: 'auto' needs calls"),
+        ({"sampler": "unipcc", "steps": 3}, "did you mean unipc"),
+        ({"sampler": "pc", "calls": 4, "steps": 3}, "calls: gives the number of steps"),
+        ({"sampler": "pc", "calls": 4, "grid": [9.0, 1.0, 0.0]}, "calls: gives the number of steps"),
+        ({"sampler": "unipc", "alpha": 3, "steps": 4}, "alpha: sampler 'unipc' cannot use a preconditioner"),
+        ({"sampler": "unipc", "basis": "pixel", "steps": 4}, "basis: sampler 'unipc' cannot use a reference"),
+        ({"sampler": "p-ode-1", "basis": "wavelet", "steps": 4}, "basis: unknown value 'wavelet'"),
+        ({"sampler": "pc", "pixel": True, "steps": 4}, "pixel: there is no preconditioner; give alpha or statistics"),
+        ({"sampler": "pds", "alpha": "strong", "steps": 4}, "alpha: 'strong' given; a number, at least 1, or auto"),
+        ({"sampler": "pc", "grid": "karas", "steps": 4}, "grid: unknown value 'karas'; did you mean karras"),
+        ({"sampler": "pc", "rho": 3, "steps": 4}, "rho: belongs to grid karras"),
+        (
+            {"sampler": "pc", "grid": [99.0, 1.0, 0.0]},
+            "grid: level 99 asked for, the model knows noise from 0.01 to 50",
+        ),
+        ({"sampler": "pc", "grid": [9.0, 1.0, 0.0], "sigma_max": 20}, "sigma_min, sigma_max: do nothing beside a list"),
+        ({"sampler": "pc", "sigma_max": 60, "steps": 3}, "sigma_min, sigma_max: 0.01 to 60 asked for, the model knows"),
+        ({"sampler": "unipc", "grid": "auto", "sigma_max": 9, "steps": 4}, "auto was measured for noise from"),
+        ({"sampler": "pc", "steps": 3, "event_shape": (2, 2)}, r"event_shape: \(2, 2\) given, the model's own is"),
+        ({"sampler": "pc", "steps": 3, "speed": 9}, "speed: sampler 'pc' has no such option"),
+        (
+            {"sampler": "pc", "steps": 3, "corrector": "none", "snr": 0.2},
+            "snr: does nothing in sampler 'pc' with correc",
+        ),
+        ({"sampler": "pc", "steps": 3, "statistics": 7}, "statistics: int given; prescore.Statistics or a path"),
+        ({"sampler": "pc", "steps": 3, "statistics": "nowhere"}, "nowhere: no such file"),
+        ({"sampler": "p-ode-3m", "steps": 2}, "steps: 2 are too few"),
+    ],
+)
+def test_what_does_not_fit_is_refused(asked, message):
+    with pytest.raises(PrescoreError, match=message) as caught:
+        plan(field(), **asked)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["p-ode-2m", "pds", "analytic-ddim"])
+def test_without_statistics_their_need_is_named(name):
+    with pytest.raises(PrescoreError, match=f"sampler {name}: field comes without statistics of its data; measure"):
+        plan(field(statistics=None), sampler=name, steps=4)
+
+
+def test_statistics_without_a_use_are_refused():
+    with pytest.raises(PrescoreError, match="statistics: sampler 'ddim' has no use for statistics"):
+        plan(field(), sampler="ddim", steps=4, statistics=statistics())
+
+
+def test_the_file_of_a_models_statistics_is_read_once(monkeypatch, tmp_path):
+    prescore.save_statistics(statistics(), tmp_path / "s")
+    reads = []
+
+    def counted(path):
+        reads.append(path)
+        return prescore.load_statistics(path)
+
+    monkeypatch.setattr(sys.modules["prescore.plan"], "load_statistics", counted)
+    model = field(statistics=str(tmp_path / "s"))
+    decided = plan(model, calls=6)
+    assert reads == [str(tmp_path / "s")]
+    assert decided.settings["statistics"] == str(tmp_path / "s")
+    assert len(decided.settings["statistics_sha256"]) == 16
+    plan(model, sampler="pc", steps=3)  # needs none
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize("name", shipped_models())
+@pytest.mark.parametrize("asked", [{"calls": 5}, {"sampler": "p-ode-2m", "steps": 3}, {"sampler": "pds", "steps": 3}])
+def test_python_and_the_command_line_draw_the_same(tmp_path: Path, name, asked):
+    """Bit for bit, for every shipped model."""
+    images = draw(prescore.load(name), 2, seed=7, progress=False, **asked)
+    words = [word for option, value in ({"sampler": "auto"} | asked).items() for word in (f"--{option}", str(value))]
+    out = tmp_path / "a.npz"
+    assert main(["sample", name, *words, "--n", "2", "--seed", "7", "--out", str(out), "--float"]) == 0
+    drawn = np.load(out)["images"]
+    assert np.array_equal(drawn, images.float().numpy().transpose(0, 2, 3, 1))
