@@ -111,7 +111,7 @@ def plan(
         basis: in which the Gaussian model of the data is diagonal, for samplers that have one: "cosine" (the default),
             "frequency", "pixel" or "pca".
         alpha: strength of a preconditioner, at least 1, which is the strongest; "auto", and the default of samplers
-            that need one, is to choose it by `choose_alpha`.
+            that need one, is to choose it by `choose_alpha`. Samplers with an option of this name (EDM's) get that.
         pixel: whether the preconditioner scales pixels as well as frequencies.
         reference, preconditioner: objects made by hand, instead of those that are made from the statistics.
         event_shape: of a sample, for a function; by default that of the statistics.
@@ -139,6 +139,8 @@ def plan(
         sampler, reasons["sampler"] = choice.name, choice.reason
         grid = AUTO if grid is None and known.has_levels else grid
     entry, facts = find_sampler(sampler), dict[str, object]()
+    if alpha is not None and "alpha" in entry.options:
+        options, alpha = {**options, "alpha": alpha}, None
     objects = {"reference": reference, "preconditioner": preconditioner}
     made: dict[str, Any] = {name: value for name, value in objects.items() if value is not None}
     for_grid = bool(reasons) or (isinstance(grid, str) and grid == AUTO)
@@ -258,12 +260,12 @@ class _Known:
         assert self.statistics is not None
         return self.statistics
 
-    def require(self, what: str, with_model: bool) -> None:
-        """Raise PrescoreError unless there are statistics."""
+    def require(self, option: str, with_model: bool) -> None:
+        """Raise PrescoreError unless there are statistics, which this option needs."""
         if self.statistics is None:
             name, own = self.denoiser.name or "the model", " --model MODEL" if with_model else ""
             raise PrescoreError(
-                f"{what}: {name} comes without statistics of its data; measure them with `prescore calibrate DATA"
+                f"{option}: {name} comes without statistics of its data; measure them with `prescore calibrate DATA"
                 f"{own} --out FILE` or prescore.calibrate, and give them as statistics"
             )
 
@@ -306,12 +308,12 @@ def _on_grid(
         if positive[0] > high or positive[-1] < low:
             bad = positive[0] if positive[0] > high else positive[-1]
             raise PrescoreError(f"grid: level {bad:g} asked for, the model knows noise from {low:g} to {high:g}")
-        return replace(sampler, steps=None, grid=levels), {"grid": levels.tolist()}
+        return replace(sampler, grid=levels), {"grid": levels.tolist()}
     check_choice("grid", grid, (*GRIDS, AUTO))
     usual = sampler.levels(low, high)
     steps, final_zero = len(usual) - 1, usual[-1].item() == 0
     if grid == AUTO:
-        known.require("grid auto", with_model=True)
+        known.require("grid", with_model=True)
         errors, rule = errors_of(known.needed), known.needed.tuning.rule(name, steps)
         errors.check_range(low, high)
         levels = errors.levels_by(rule or prediction_of(name), steps)
@@ -386,7 +388,7 @@ def _wanted(
         raise PrescoreError("pixel: there is no preconditioner; give alpha or statistics")
     if wanted:
         given = [option for option, value in (("alpha", alpha), ("basis", basis)) if value is not None]
-        known.require((*given, f"sampler {sampler}")[0], with_model="statistics" in wanted)
+        known.require((*given, "sampler")[0], with_model="statistics" in wanted)
     return wanted
 
 
@@ -417,6 +419,8 @@ def _strength(
 def _steps(name: str, sampler: Sampler, denoiser: Denoiser, calls: int) -> int:
     """The most steps that so many calls of the network allow."""
     each = denoiser.network_calls
+    if sampler.total_calls(1) is None:
+        raise PrescoreError(f"calls: sampler {name!r} makes as many as its tolerance needs; give it tolerances instead")
 
     def runs_in(steps: int) -> bool:
         method = replace(sampler, steps=steps)

@@ -32,7 +32,7 @@ def test_the_file_holds_the_statistics_of_the_subset(tmp_path: Path, data: Path,
     expected = prescore.calibrate(load_images(data, n=5, seed=3, pad=12))
     assert written.event_shape == (1, 12, 12)
     for name in ("mean", "mean_square", "power", "power_centred"):
-        assert torch.equal(getattr(written, name), getattr(expected, name))
+        assert torch.equal(getattr(written.moments, name), getattr(expected.moments, name))
 
 
 def test_by_default_200_are_enough(tmp_path: Path, cli: Callable[..., Any]) -> None:
@@ -106,7 +106,7 @@ def test_bad_arguments(tmp_path: Path, data: Path, refused: Callable[..., str]) 
     assert "no array 'train'; it has images, labels" in refused(*arguments, "--key", "train")
     assert "n: 0 " in refused(*arguments, "--n", 0)
     assert "n: -3 " in refused(*arguments, "--n", -3)
-    assert "data_range: (1.0, 0.0)" in refused(*arguments, "--range", 1, 0)
+    assert "--range: (1.0, 0.0)" in refused(*arguments, "--range", 1, 0)
     assert "pad: 4" in refused(*arguments, "--pad", 4)
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
 
@@ -172,7 +172,7 @@ def test_floats_are_mapped_onto_the_range_of_the_model(
     a, b = (prescore.load_statistics(tmp_path / name) for name in "ab")
     assert a.data_range == b.data_range == (0.0, 1.0)
     torch.testing.assert_close(b.model.score.residual_square, a.model.score.residual_square, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(b.mean, a.mean)
+    torch.testing.assert_close(b.moments.mean, a.moments.mean)
 
 
 def test_what_a_model_cannot_be_measured_on(
@@ -186,5 +186,5 @@ def test_what_a_model_cannot_be_measured_on(
     for given in (["--device", "cpu"], ["--raw"], ["--config", "x.yml"]):
         assert f"{given[0]}: does nothing without --model or --encode" in refused("calibrate", small, *out, *given)
     assert "n: 1 noise levels" in refused("calibrate", small, *out, "--model", model, "--levels", 1)
-    assert "batch_size: 0" in refused("calibrate", small, *out, "--model", model, "--batch-size", 0)
+    assert "--batch-size: 0" in refused("calibrate", small, *out, "--model", model, "--batch-size", 0)
     assert not (tmp_path / "s").exists()

@@ -24,8 +24,8 @@ from support import with_function
 import prescore
 from prescore.cli import main
 from prescore.cli.app import app
-from prescore.cli.compare import command_line
-from prescore.cli.panels import COLOURS
+from prescore.cli.compare.command import command_line
+from prescore.cli.compare.panels import COLOURS
 from prescore.denoiser import Denoiser
 from prescore.images import to_uint8
 from prescore.metrics import METRICS, evaluate, hold_out, make_features, measure, power_spectrum_error
@@ -48,7 +48,7 @@ def figures() -> None:
 def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "figures" not in request.fixturenames:
         for name in ("quality_panel", "spectrum_panel"):
-            monkeypatch.setattr(f"prescore.cli.report_html.{name}", lambda *_: "<svg></svg>")
+            monkeypatch.setattr(f"prescore.cli.compare.page.{name}", lambda *_: "<svg></svg>")
 
 
 @pytest.fixture
@@ -500,7 +500,7 @@ def test_options_that_do_nothing(refused: Refused, model: Path, statistics: Path
         assert f"{option}: does nothing without --reference" in refused(*arguments(model, out), option, *values)
     message = refused(*arguments(model, out), "--reference", data, "--statistics", statistics)
     assert "--statistics: none of the samplers has a use for statistics" in message
-    assert "batch_size: 0 is not positive" in refused(*arguments(model, out), "--batch-size", 0)
+    assert "--batch-size: 0 is not positive" in refused(*arguments(model, out), "--batch-size", 0)
     assert "n: 0 samples asked for" in refused(*arguments(model, out), "--n", 0)
 
 

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 import prescore
-from prescore.cli.demo import ALPHA, STEPS, usual_alpha
 from prescore.metrics import Conditioning, power_spectrum_error
 
 pytestmark = pytest.mark.usefixtures("shipped")
@@ -47,10 +46,11 @@ def test_the_picture_is_written_and_nothing_else(tmp_path: Path, cli: Callable[.
     assert len(np.unique(np.array(Image.open(tmp_path / "demo.png").convert("L")))) > 20
 
 
-def test_alpha_is_that_of_the_nearest_number_of_steps() -> None:
-    assert [usual_alpha(T) for T in STEPS] == [ALPHA[T] for T in STEPS]
-    assert usual_alpha(1) == ALPHA[10]
-    assert usual_alpha(1000) == ALPHA[50]
+def test_alpha_is_chosen_as_elsewhere(tmp_path: Path, cli: Callable[..., Any], shipped: str) -> None:
+    text = cli("demo", "--out", tmp_path / "demo.png", "--n", 1, "--steps", 9).out
+    row = next(line for line in text.splitlines() if line.startswith("PDS"))
+    chosen = prescore.plan(prescore.load(shipped), sampler="pds", steps=9).settings["alpha"]
+    assert float(row.split()[2]) == chosen
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,6 @@ def test_bad_options_before_anything_is_drawn(
     expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(prescore, "sample", lambda *_, **__: pytest.fail("it sampled"))
+    monkeypatch.setattr(prescore.Plan, "sample", lambda *_, **__: pytest.fail("it sampled"))
     assert expected in refused("demo", *options)
     assert not list(tmp_path.iterdir())

@@ -89,7 +89,7 @@ def test_subsets_and_batches(samples: Path, data: Path, cli: Callable[..., Any],
     own, reference = (measure(load_images(p, n=n, seed=4), features) for p, n in ((samples, 7), (data, 11)))
     assert rows(out)["pixel-mean"][0] == f"{evaluate(own, reference)['pixel-mean']:.4g}"
     assert cli(*arguments, "--batch-size", 5).out == cli(*arguments).out
-    assert "batch_size: 0" in refused(*arguments, "--batch-size", 0)
+    assert "--batch-size: 0" in refused(*arguments, "--batch-size", 0)
     assert "n: 0 images" in refused(*arguments, "--n", 0)
     assert "device: 'warp'" in refused(*arguments, "--device", "warp")
 

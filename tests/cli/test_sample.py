@@ -20,11 +20,12 @@ from safetensors.torch import save_file
 from support import with_function
 
 import prescore
+from prescore.checkpoints.native import read as read_model
+from prescore.checkpoints.native import save_model
 from prescore.cli.options import options_of
-from prescore.cli.plan import BASES, open_model, open_statistics
 from prescore.cli.sample import sample
 from prescore.denoiser import Denoiser
-from prescore.gaussian import Gaussian
+from prescore.gaussian import GAUSSIANS, Gaussian
 from prescore.grid import geometric, iddpm, karras, uniform_t
 from prescore.images import grid, to_uint8
 from prescore.samplers import SAMPLERS, Entry
@@ -194,7 +195,7 @@ def test_the_noise_range_may_be_narrowed(tmp_path: Path, cli: Cli, refused: Refu
     x = prescore.sample(denoiser, prescore.make_sampler("pc", steps=3), seeds=[0], progress=False)
     assert np.array_equal(images_of(tmp_path / "a.npz"), to_uint8(x)[:, 0].numpy())
     assert "0.01 to 60 asked for, the model knows noise from 0.01 to 50" in refused(*arguments, "--sigma-max", 60)
-    assert "sigma_min" in refused(*arguments, "--sigma-min", 0.001)
+    assert "--sigma-min" in refused(*arguments, "--sigma-min", 0.001)
     assert "sigma_min < sigma_max" in refused(*arguments, "--sigma-min", 5, "--sigma-max", 5)
 
 
@@ -231,11 +232,11 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> str:
     return "toy"
 
 
-@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("basis", GAUSSIANS)
 def test_the_reference_gaussian_is_made_from_statistics(
     tmp_path: Path, cli: Cli, shipped: str, model: Path, statistics: Path, reference: str, basis: str
 ) -> None:
-    G = BASES[basis](prescore.load_statistics(statistics))
+    G = GAUSSIANS[basis](prescore.load_statistics(statistics))
     expected = to_uint8(G.mean + G.variances.mean())[0].numpy()
     usual = [] if basis == "cosine" else ["--basis", basis]
     arguments = ("--sampler", reference, "--steps", 2, "--n", 1, "--out", tmp_path / "a.npz")
@@ -253,8 +254,8 @@ def test_a_reference_that_cannot_be_made(
 ) -> None:
     arguments = ("sample", model, "--sampler", reference, "--out", tmp_path / "a.png")
     message = refused(*arguments)
-    assert f"--sampler toy: {model} comes without statistics of its data" in message
-    assert f"--basis: {model} comes without statistics" in refused(*arguments, "--basis", "pixel")
+    assert "--sampler: tiny comes without statistics of its data" in message
+    assert "--basis: tiny comes without statistics" in refused(*arguments, "--basis", "pixel")
     assert "--alpha: sampler 'toy' cannot use a preconditioner" in refused(*arguments, "--alpha", 3)
     message = refused(*arguments, "--statistics", statistics, "--basis", "pixels")
     assert "basis: unknown value 'pixels'; did you mean pixel?" in message
@@ -422,16 +423,16 @@ def test_the_noise_levels_may_be_listed(tmp_path: Path, cli: Cli, model: Path, m
 USELESS: dict[str, list[object]] = {
     "--snr: does nothing in sampler 'pc' with corrector = none": ["--corrector", "none", "--snr", 0.2],
     "--form: does nothing in sampler 'pc' with preconditioner = none": ["--form", "paper"],
-    "--pixel, --no-pixel: there is no preconditioner": ["--pixel"],
-    "--pixel, --no-pixel: there is": ["--no-pixel"],
+    "--pixel: there is no preconditioner": ["--pixel"],
+    "--pixel: there is": ["--no-pixel"],
     "--warmup: does nothing in sampler 'unipc' with p = 1": ["--sampler", "unipc", "--p", 1, "--warmup", "runge-kutta"],
-    "--b: does nothing in sampler 'unipc' with p = 1 and corrector = no": [
+    "--b: does nothing in sampler 'unipc' with p = 1 and no corrector, which is DDIM": [
         *("--sampler", "unipc", "--p", 1, "--no-corrector", "--b", "bh1")
     ],
-    "--schedule: does nothing in sampler 'plms' with variant = plms and usual_grid = no": [
+    "--schedule: does nothing in sampler 'plms' with variant = plms and levels that are given": [
         *("--sampler", "plms", "--grid", "karras", "--schedule", "cosine")
     ],
-    "--denoise: does nothing in sampler 'ald' with final_zero = no": [
+    "--denoise: does nothing in sampler 'ald' with levels that do not end in 0": [
         *("--sampler", "ald", "--grid", "20,5,1", "--no-denoise")
     ],
 }
@@ -450,12 +451,12 @@ BAD: dict[str, list[object]] = {
     "n: -2 samples asked for": ["--n", -2],
     "steps: 0 is not a positive": ["--steps", 0],
     "steps: -1 is not a positive": ["--steps", -1],
-    "batch_size: 0 is not positive": ["--batch-size", 0],
+    "--batch-size: 0 is not positive": ["--batch-size", 0],
     "seeds: -1 is not": ["--seed", -1],
     "alpha: 0.5 given; it must be at least 1": ["--alpha", 0.5],
     "alpha: nan given": ["--alpha", "nan"],
     "alpha: 'strong' given; a number, at least 1, or auto is needed": ["--alpha", "strong"],
-    "alpha: auto is for predictor-corrector samplers": ["--alpha", "auto", "--sampler", "ald"],
+    "--alpha: is chosen for predictor-corrector samplers only": ["--alpha", "auto", "--sampler", "ald"],
     "snr: -1.0 is not positive": ["--snr", -1],
     "'pcc'; did you mean pc": ["--sampler", "pcc"],
     "'ancestrl'; did you mean ancestral?": ["--predictor", "ancestrl"],
@@ -478,7 +479,7 @@ BAD: dict[str, list[object]] = {
     "grid: level 0.001 asked for, the model": ["--grid", "5,0.001,0"],
     "steps and grid: give one of them": ["--grid", "5,1,0", "--steps", 2],
     "--sigma-min, --sigma-max: do nothing beside a list": ["--grid", "5,1,0", "--sigma-max", 20],
-    "--rho: belongs to --grid karras": ["--rho", 5],
+    "--rho: belongs to grid karras": ["--rho", 5],
     "--basis: sampler 'pc' cannot use a reference": ["--basis", "pixel"],
     "rho: -1.0 is not a positive number": ["--grid", "karras", "--rho", -1],
     "levels asked for, but only": ["--grid", "iddpm", "--steps", 5000],
@@ -499,7 +500,7 @@ BAD: dict[str, list[object]] = {
     "steps: 2 are too few for this solver of order 3, it needs 3": ["--sampler", "p-ode-3m", "--steps", 2],
     "steps: 1 are too few for this solver of order 2, it needs 2": ["--sampler", "dpm-solver-2", "--steps", 1],
     "prediction='gaussian' needs one; p-ode-1": ["--sampler", "seeds-1", "--prediction", "gaussian"],
-    "sigma_data: prediction='noise' does not use it": ["--sampler", "seeds-1", "--sigma-data", 0.3],
+    "--sigma-data: prediction='noise' does not use it": ["--sampler", "seeds-1", "--sigma-data", 0.3],
     "rtol: 0.0 is not a positive number": ["--sampler", "ode-rk45", "--rtol", 0],
     "tolerance: rtol = 1e-12, atol = 1e-12 not met for 16 samples": [
         *("--sampler", "ode-rk45", "--rtol", 1e-12, "--atol", 1e-12, "--max-calls", 20)
@@ -523,9 +524,9 @@ def test_unknown_models_name_the_near_ones(tmp_path: Path, refused: Refused, shi
 
 
 def test_alpha_needs_statistics(tmp_path: Path, refused: Refused, model: Path) -> None:
-    for options, named in ((["--alpha", 3], "--alpha"), (["--sampler", "pds"], "--sampler pds")):
+    for options in (["--alpha", 3], ["--sampler", "pds"]):
         message = refused("sample", model, "--out", tmp_path / "a.png", *options)
-        assert message.startswith(f"prescore: error: {named}: {model} comes without statistics")
+        assert message.startswith(f"prescore: error: {options[0]}: tiny comes without statistics")
 
 
 def test_statistics_of_another_shape(tmp_path: Path, refused: Refused, model: Path) -> None:
@@ -591,7 +592,7 @@ def test_too_little_memory_names_the_batch_size(
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
 
     with_function(monkeypatch, exhaust)
-    assert "batch_size: 16 samples do not fit" in refused("sample", model, "--out", tmp_path / "a.png")
+    assert "--batch-size: 16 samples do not fit" in refused("sample", model, "--out", tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -665,11 +666,20 @@ def test_ctrl_c_while_a_picture_is_written_leaves_no_half_of_it(
     assert all(read(tmp_path / "f" / name).shape == (8, 8) for name in ("000000.png", "000001.png"))
 
 
-def test_the_reference_of_a_model_without_its_mean_is_at_zero(model: Path, statistics: Path) -> None:
-    denoiser = replace(open_model(str(model))[1], data_mean_removed=True)
-    sampler = prescore.make_sampler("p-ode-1", steps=2, reference=prescore.load_statistics(statistics))
-    made, _ = open_statistics(str(model), denoiser, "p-ode-1", str(statistics), None, None, None, lambda: sampler)
-    assert not made["reference"].mean.any()
+def test_a_model_without_its_mean_is_drawn_as_in_python(
+    tmp_path: Path, cli: Cli, model: Path, statistics: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With statistics of data that have it."""
+    stored = read_model(model)
+    description = replace(stored.description, data_mean_removed=True, name="centred")
+    save_model(tmp_path / "m.safetensors", description, stored.state)
+    for name in ("p-ode-2m", "pds"):
+        arguments = ("--sampler", name, "--steps", 3, "--statistics", statistics, "--n", 2, "--float")
+        assert cli("sample", tmp_path / "m.safetensors", *arguments, "--out", tmp_path / "a.npz").code == 0
+        own = prescore.load(tmp_path / "m.safetensors")
+        images = prescore.draw(own, 2, sampler=name, steps=3, statistics=statistics, progress=False)
+        with np.load(tmp_path / "a.npz") as file:
+            assert np.array_equal(file["images"], images.float().numpy().transpose(0, 2, 3, 1))
 
 
 def test_a_network_that_cannot_be_compiled(
@@ -680,6 +690,6 @@ def test_a_network_that_cannot_be_compiled(
     def fail(*_: object, **__: object) -> None:
         raise TorchDynamoException("No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
 
-    monkeypatch.setattr(prescore, "sample", fail)
+    monkeypatch.setattr(prescore.Plan, "sample", fail)
     message = refused("sample", model, "--steps", 2, "--out", tmp_path / "a.npz", "--compile")
     assert "--compile: the network cannot be compiled here (No working C++ compiler found); leave it out" in message

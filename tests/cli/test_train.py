@@ -123,7 +123,7 @@ def test_pictures_of_a_model_with_classes(cli, data, tmp_path):
     ("options", "message"),
     [
         ("--recipe ncsm", "recipe: unknown value 'ncsm'; did you mean ncsn"),
-        ("--recipe ve --p-mean -1", "P_mean: belongs to noise log-normal"),
+        ("--recipe ve --p-mean -1", "--p-mean: belongs to noise log-normal"),
         ("--recipe ncsn --dropuot 1", "--dropuot: recipe 'ncsn' has no such option; did you mean --dropout"),
         ("--recipe ncsn --dropout 0.1", "dropout: belongs to the networks ddpmpp and ncsnpp"),
         ("--recipe edm --configuration B", "configuration: recipe 'edm' has none; ve and vp have"),
@@ -132,12 +132,12 @@ def test_pictures_of_a_model_with_classes(cli, data, tmp_path):
         ("--noise uniform", "noise: unknown value 'uniform'"),
         ("--device nowhere", "device: 'nowhere'"),
         ("--precision float16", "precision: float16 needs a GPU"),
-        ("--checkpoint-every 0", "checkpoint_every: 0"),
+        ("--checkpoint-every 0", "--checkpoint-every: 0"),
         ("--labels nothing", "has no array 'nothing'; it has train, labels, fields"),
         ("--labels labels --recipe ncsn", "labels: the network ncsn takes no classes"),
         ("--channel-mult 1,1,1,1", "img_resolution: 6 cannot be halved"),
         ("--range 5 -5", "range: (5.0, -5.0) is not an interval"),
-        ("--batch-size 3 --accumulate 2", "batch_size: 3 examples cannot be shared equally"),
+        ("--batch-size 3 --accumulate 2", "--batch-size: 3 examples cannot be shared equally"),
     ],
 )
 def test_wrong_options(refused, data, tmp_path, options, message):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support import with_moments
 
 from prescore import calibrate
 from prescore.errors import PrescoreError

@@ -141,11 +141,10 @@ def sample(
         rho=rho,
         statistics=statistics,
         basis=basis,
-        alpha=alpha,
         pixel=pixel,
         sigma_min=sigma_min,
         sigma_max=sigma_max,
-        **context.obj,
+        **{"alpha": alpha, **context.obj},
     )
     settings = settings_of(opened, decided, chosen)
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates

@@ -12,7 +12,8 @@ Their difference measures the error of the step against a tolerance, element by 
     delta = max(eps_abs, eps_rel max(|x'|, |x'_prev|)),    E = | (x' - x'') / delta |,    |v| = sqrt(mean of v^2)
 
 where x'_prev is the x' of the last accepted step. E <= 1 accepts: the state becomes x'' (extrapolation) and t becomes
-t - h. Either way the next length is h <- min(t - t_end, theta h E^-r). Every sample has its own t, h and E.
+t - h. Either way the next length is h <- min(t - t_end, theta E^-r h), the factor rounded down to a power of 2^(1/8).
+Every sample has its own t, h and E.
 
 x'' has weak order 2 and strong order 1, x' order 1 in both senses.
 
@@ -74,6 +75,23 @@ class AdaptiveState:
     def zero(cls, x: Tensor) -> "AdaptiveState":
         count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return cls(count, count, count.double())
+
+
+def quantised(factor: Tensor) -> Tensor:
+    """The largest power of 2^(1/8) that is not above a factor by which a step changes.
+
+    An error is rounded by the size of its batch. Steps that followed its last bits would take other paths with other
+    batch-mates; so they only follow it in such coarse steps.
+    """
+    factor = factor.clamp(1e-30, 1e30)
+    mantissa, _ = torch.frexp(factor)  # in [1/2, 1); factor / mantissa is a power of 2, exactly
+    powers = torch.tensor([2 ** (k / 8 - 1) for k in range(8)], dtype=factor.dtype, device=factor.device)
+    return powers[torch.searchsorted(powers, mantissa, right=True) - 1] * (factor / mantissa)
+
+
+def at_most(h: Tensor, length: Tensor) -> Tensor:
+    """The smaller one; all of the length where only a rounding of it would be left."""
+    return torch.where(h < length * (1 - 1e-9), h, length)
 
 
 def check_tolerance(name: str, value: float) -> None:
@@ -178,7 +196,7 @@ class GGF(Sampler):
         x = expand(self.schedule.s(t), x) * x
         previous, path, tried = x, BrownianMemory(x), 0
         wish = torch.where(state.h > 0, state.h, self.first_step)
-        h = torch.minimum(wish, t - end)
+        h = at_most(wish, t - end)
         while (active := t > end).any():
             h, w = path.increment(h, noise().to(x))
             if tried + 2 > self.max_calls or (active & ~(t - h < t)).any():
@@ -198,8 +216,9 @@ class GGF(Sampler):
             previous = torch.where(rows(move, x), lower, previous)
             t = torch.where(move, torch.where(h < t - end, t - h, end), t)
             # No error at all would allow any step; the power needs a number.
-            wish = torch.where(active, self.safety * h * E.double().clamp_min(1e-100) ** -self.exponent, wish)
-            h = torch.minimum(wish, t - end)
+            factor = quantised(self.safety * E.double().clamp_min(1e-100) ** -self.exponent)
+            wish = torch.where(active, h * factor, wish)
+            h = at_most(wish, t - end)
         # The draws of the next leg start at an index that no sample of the batch has a say in.
         noise.draw = first_draw + self.max_calls
         return x / expand(self.schedule.s(t), x), AdaptiveState(calls, rejections, wish)
@@ -240,7 +259,7 @@ class BrownianMemory:
         """
         known = self.depth > 0
         length = self.lengths[self.depth, self.sample]
-        h = torch.where(known, torch.minimum(h, length), h)
+        h = torch.where(known, at_most(h, length), h)
         part = torch.where(known & (length > 0), h / length, 0)
         w = expand(part, z) * self.increments[self.depth, self.sample]
         return h, w + expand((h * (1 - part)).sqrt(), w) * z

@@ -45,7 +45,7 @@ from torch import Tensor
 from prescore.denoiser import Denoise, Evaluator, expand
 from prescore.errors import PrescoreError, check_choice
 from prescore.noise import NoiseSource
-from prescore.samplers.adaptive import AdaptiveState, check_tolerance, rows, unreached
+from prescore.samplers.adaptive import AdaptiveState, check_tolerance, quantised, rows, unreached
 from prescore.samplers.base import Sampler
 
 TRACES = ("rademacher", "gaussian", "exact")
@@ -77,8 +77,8 @@ def dormand_prince(
     """Solve dy/dt = f(t, y) from t = start to t = end (0-d), for each row of y with steps of its own.
 
     A step is accepted if E = sqrt(mean of (error / (atol + rtol max(|y|, |y_new|)))^2) < 1; the next length is h times
-    0.9 E^(-1/5), limited to [0.2, 10], and to [0.2, 1] after a rejection. The first length is chosen from f and one
-    Euler step (Hairer, Norsett and Wanner).
+    0.9 E^(-1/5), limited to [0.2, 10], and to [0.2, 1] after a rejection, rounded down to a power of 2^(1/8)
+    (`quantised`). The first length is chosen from f and one Euler step (Hairer, Norsett and Wanner), and rounded too.
 
     Args:
         f: (t, y) -> like y, t of shape (B,).  y: (B, *any), floating point.
@@ -112,7 +112,8 @@ def dormand_prince(
         accept = active & (size < 1)
         # No error at all would allow any step; the power needs a number.
         factor = (0.9 * size.clamp_min(1e-100) ** -0.2).clamp(0.2, 10)
-        wish = torch.where(active, h * torch.where(~accept | rejected, factor.clamp_max(1), factor), wish)
+        factor = quantised(torch.where(~accept | rejected, factor.clamp_max(1), factor))
+        wish = torch.where(active, h * factor, wish)
         rejected = active & ~accept
         calls, needed, rejections = calls + len(C), needed + len(C) * active, rejections + rejected
         y, slope = torch.where(rows(accept, y), new, y), torch.where(rows(accept, y), end_slope, slope)
@@ -145,12 +146,12 @@ def _first_length(
     """Length of the first step such that its error is about 1 % of the tolerance, (B,)."""
     scale, span = atol + rtol * y.abs(), (end - t).abs()
     d0, d1 = norm(y / scale), norm(slope / scale)
-    h0 = torch.minimum(torch.where(torch.minimum(d0, d1) < 1e-5, 1e-6, 0.01 * d0 / d1), span)
+    h0 = torch.minimum(quantised(torch.where(torch.minimum(d0, d1) < 1e-5, 1e-6, 0.01 * d0 / d1)), span)
     step = torch.sign(end - t) * h0
     d2 = norm((f(t + step, y + expand(step, y) * slope) - slope) / scale) / h0
     steepest = torch.maximum(d1, d2)
     h1 = torch.where(steepest <= 1e-15, (1e-3 * h0).clamp_min(1e-6), (0.01 / steepest) ** 0.2)
-    return torch.minimum(torch.minimum(100 * h0, h1), span)
+    return torch.minimum(quantised(torch.minimum(100 * h0, h1)), span)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
