@@ -17,16 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.data.arrays import NEEDED, StoredArray, npy_header, open_array, read_npy
+from prescore.data.arrays import NEEDED, StoredArray, open_array, read_npy
 from prescore.data.pictures import open_pictures, read_pictures
 from prescore.data.reading import DataWarning, check_total, open_regular, reading, shown
 from prescore.data.sizes import Frame, Look, Size, background_of
 from prescore.errors import PrescoreError, check_choice
 
-__all__ = ["DataWarning", "left_out", "load_images", "npy_header", "open_regular", "read_npy", "reading", "shown"]
+__all__ = ["DataWarning", "left_out", "load_images", "open_regular", "read_npy", "reading", "shown"]
 
 Item = TypeVar("Item")
 SLACK = 1e-5  # of the range: resizing and narrow types overshoot its ends by a rounding
+MAX_COUNT = 2**24  # images in a file, whose header alone says it
 OVERSHOOT = 0.5  # of the range: what samples of a model may exceed it by, where the range was not named
 
 
@@ -157,6 +158,8 @@ def _read_array(
     axis = _channel_axis(array, channels)
     if 0 in array.shape:
         raise PrescoreError(f"{array.name}: no images in it, its shape is {array.shape}")
+    if array.shape[0] > MAX_COUNT:
+        raise PrescoreError(f"{array.name}: {array.shape[0]} images; at most {MAX_COUNT} can be read")
     rows = subset.of(range(array.shape[0]))
     item = (1, *array.shape[1:]) if axis is None else (array.shape[axis], *np.delete(array.shape, [0, axis]).tolist())
     width = 1 if array.dtype == np.uint8 else max(4, array.dtype.itemsize)

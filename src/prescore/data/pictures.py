@@ -46,7 +46,6 @@ FORMATS = {
     "XBM": ".xbm",
     "XPM": ".xpm",
     "MSP": ".msp",
-    "IM": ".im",
 }
 SUFFIXES = tuple(" ".join(FORMATS.values()).split())
 OWN = ("settings.json",)  # what `prescore sample` writes beside its pictures
@@ -57,7 +56,7 @@ GREY, WIDE = ("1", "L", "LA", "La"), ("I", "F")  # Pillow's modes of one channel
 FRAMES = ("PNG", "WEBP", "AVIF", "TIFF", "GIF")  # formats of several; other formats have previews, sizes, layers
 DEEP = {"uchar": 255, "ushort": 65535, "float": 1}  # types of pyvips, and their full scale
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_PLANES, TIFF_EXTRA = 258, 262, 284, 338
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_PLANES, TIFF_EXTRA = 256, 257, 258, 262, 284, 338
 
 
 def is_picture(name: str) -> bool:
@@ -73,12 +72,14 @@ class Pictures:
         name: of the folder or zip, for messages.
         names: of its pictures, sorted.
         left_out: the files that are no pictures which can be read.
+        size: bytes of one, uncompressed.
         open: the content of one.
     """
 
     name: str
     names: list[str]
     left_out: list[str]
+    size: Callable[[str], int]
     open: Callable[[str], IO[bytes]]
 
     def check(self) -> None:
@@ -99,26 +100,17 @@ def open_pictures(path: Path) -> Iterator[Pictures]:
     if path.is_dir():
         names, left_out = _sorted_out(_files(path))
 
-        def entry(name: str) -> IO[bytes]:
-            _check_file((path / name).stat().st_size)
-            return open_regular(path / name)
+        def size(name: str) -> int:
+            return (path / name).stat().st_size
 
-        yield Pictures(shown(path), names, left_out, entry)
+        yield Pictures(shown(path), names, left_out, size, lambda name: open_regular(path / name))
         return
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         members = {m.filename: m for m in archive.infolist() if not m.is_dir()}
         names, left_out = _sorted_out(members)
-
-        def member(name: str) -> IO[bytes]:
-            _check_file(members[name].file_size)
-            return archive.open(members[name])
-
-        yield Pictures(shown(path), names, left_out, member)
-
-
-def _check_file(size: int) -> None:
-    if size > MAX_FILE:
-        raise PrescoreError(f"a picture of {gibibytes(size)}; {gibibytes(MAX_FILE)} are allowed")
+        yield Pictures(
+            shown(path), names, left_out, lambda name: members[name].file_size, lambda name: archive.open(members[name])
+        )
 
 
 def _files(path: Path) -> Iterator[str]:
@@ -176,7 +168,7 @@ def read_pictures(
     for name in names:
         where = f"{pictures.name}/{shown(name)}"
         with reading(where), pictures.open(name) as file:
-            image, has_more = _decode(where, file, look)
+            image, has_more = _decode(where, file, pictures.size(name), look)
             image = look.framed(where, image)
         animated += [name] if has_more else []
         if not images:
@@ -210,13 +202,14 @@ def _stacked(name: str, images: list[np.ndarray], look: Look) -> np.ndarray:
     return stacked
 
 
-def _decode(name: str, file: IO[bytes], look: Look) -> tuple[np.ndarray, bool]:
+def _decode(name: str, file: IO[bytes], size: int, look: Look) -> tuple[np.ndarray, bool]:
     """The first frame of a picture, (C, H, W), C = 1 or 3, uint8 or float32 in the units of `look`; and whether it has
     more frames."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise PrescoreError(f"{name}: reading images needs Pillow; pip install 'prescore[cli]'") from None
+    _check_size(name, size)
     Image.init()
     head = file.read(HEAD)
     file.seek(0)
@@ -224,7 +217,7 @@ def _decode(name: str, file: IO[bytes], look: Look) -> tuple[np.ndarray, bool]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if head.startswith(TIFF_MAGIC) and _is_deep_tiff(name, file):
+            if head.startswith(TIFF_MAGIC) and _is_deep_tiff(name, file, size):
                 return _decode_deep(name, "tiff", file, 1, look)
             with Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN]) as image:
                 has_more = image.format in FRAMES and getattr(image, "is_animated", False)
@@ -233,6 +226,7 @@ def _decode(name: str, file: IO[bytes], look: Look) -> tuple[np.ndarray, bool]:
                     raise PrescoreError(f"{name}: more than 8 bits a channel; store it as PNG or TIFF, or as .npz")
                 orientation = _orientation(image)
                 if is_deep:
+                    _check_size(name, size, image.width * image.height)
                     return _decode_deep(name, "png", file, orientation, look)[0], has_more
                 return _channels_first(_pixels(name, image, look), orientation), has_more
     except PrescoreError:
@@ -245,10 +239,19 @@ def _decode(name: str, file: IO[bytes], look: Look) -> tuple[np.ndarray, bool]:
         raise PrescoreError(f"{name}: cannot be read ({in_one_line(error)})") from None
 
 
+def _check_size(name: str, size: int, pixels: int | None = None) -> None:
+    """Raise PrescoreError if a file is too large, or too large for so many pixels, to be read as a whole."""
+    most = MAX_FILE if pixels is None else min(MAX_FILE, 2**26 + 64 * pixels)
+    if size > most:
+        raise PrescoreError(f"{name}: {gibibytes(size)} for one picture; {gibibytes(most)} are allowed")
+
+
 def _bits(image: Any, head: bytes) -> int:
     """How many bits the file has for a channel, which Pillow may cut to 8."""
     if image.format == "PNG":
         return head[24]  # in its IHDR
+    if image.format == "SGI":
+        return 8 * head[3]
     if image.format == "JPEG2000":
         return (head[head.index(b"\xff\x4f\xff\x51") + 42] & 0x7F) + 1  # in the marker segment SIZ
     if image.format == "AVIF":
@@ -306,7 +309,7 @@ def _opaque(name: str, pixels: np.ndarray, most: int, look: Look) -> np.ndarray:
     return np.rint(share * colour + (1 - share) * behind * most).astype(pixels.dtype)
 
 
-def _is_deep_tiff(name: str, file: IO[bytes]) -> bool:
+def _is_deep_tiff(name: str, file: IO[bytes], size: int) -> bool:
     """Whether a TIFF is one for pyvips: of more than 8 bits, or grey with opacity, which Pillow takes for another."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -315,6 +318,7 @@ def _is_deep_tiff(name: str, file: IO[bytes]) -> bool:
     file.seek(tags.next)
     tags.load(file)
     file.seek(0)
+    _check_size(name, size, tags[TIFF_WIDTH] * tags[TIFF_HEIGHT])
     bits = max(tags.get(TIFF_BITS, (1,)))
     has_opacity = tags.get(TIFF_PHOTOMETRIC, 1) <= 1 and TIFF_EXTRA in tags
     if has_opacity and tags.get(TIFF_PLANES, 1) == 2:  # pyvips mixes their rows

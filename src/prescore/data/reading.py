@@ -97,8 +97,8 @@ def check_total(name: str, size: int) -> None:
     most = min(MAX_BYTES, _memory() // 2)
     if size > most:
         raise PrescoreError(
-            f"{name}: {gibibytes(size)} uncompressed, {gibibytes(most)} are allowed; take fewer images (n) or make them "
-            "smaller (crop, fit; on the command line --n, --crop, --fit)"
+            f"{name}: {gibibytes(size)} uncompressed, {gibibytes(most)} are allowed; take fewer images (n), or make "
+            "them smaller (crop, fit; on the command line --n, --crop, --fit)"
         )
 
 
