@@ -35,8 +35,8 @@ def tiff(
 
     Args:
         order: of bytes, "<" or ">".
-        bits, photometric, extra, planes, orientation: tags 258, 262 (by default black is 0, or RGB), 338 (what a channel
-            beyond the colours is), 284 and 274.
+        bits, photometric, extra, planes, orientation: tags 258, 262 (by default black is 0, or RGB), 338 (what a
+            channel beyond the colours is), 284 and 274.
     """
     H, W, C = pixels.shape
     stored = pixels if planes == 1 else np.moveaxis(pixels, 2, 0)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import pyvips
 import torch
-from PIL import Image, ImageOps
 from pictures import png16, png_chunk, tiff
+from PIL import Image, ImageOps
 
 from prescore.data import DataWarning, left_out, load_images
-from prescore.data.pictures import FORMATS, SUFFIXES
+from prescore.data.pictures import FORMATS
 from prescore.errors import PrescoreError
 
 GREY = np.random.default_rng(0).integers(0, 256, (6, 9, 7), dtype=np.uint8)
@@ -207,7 +207,7 @@ def test_truncated_deep_pictures_are_named(tmp_path: Path, kind: str) -> None:
 
 def test_every_ending_that_pillow_knows_is_read_or_left_out_for_a_reason() -> None:
     Image.init()
-    known = {kind for kind in Image.registered_extensions().values()} - OTHERS
+    known = set(Image.registered_extensions().values()) - OTHERS
     assert known == FORMATS.keys()
     for kind in FORMATS:
         endings = {ending for ending, of in Image.registered_extensions().items() if of == kind}

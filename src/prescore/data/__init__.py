@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from prescore.data.arrays import NEEDED, StoredArray, open_array, read_npy
+from prescore.data.guards import DataWarning, check_total, open_regular, reading, shown
 from prescore.data.pictures import open_pictures, read_pictures
-from prescore.data.reading import DataWarning, check_total, open_regular, reading, shown
 from prescore.data.sizes import Frame, Look, Size, background_of
 from prescore.errors import PrescoreError, check_choice
 
@@ -164,8 +164,9 @@ def _read_array(
     item = (1, *array.shape[1:]) if axis is None else (array.shape[axis], *np.delete(array.shape, [0, axis]).tolist())
     width = 1 if array.dtype == np.uint8 else max(4, array.dtype.itemsize)
     check_total(array.name, len(rows) * math.prod(item) * width)
+    shape = (len(rows), *look.shape(item))
     if check is not None:
-        check((len(rows), *look.shape(item)))
+        check(shape)
     values = array.read(None if len(rows) == array.shape[0] else rows)
     return values[:, None] if axis is None else np.moveaxis(values, axis, 1)
 

@@ -8,7 +8,6 @@ The IDX format is that of MNIST, http://yann.lecun.com/exdb/mnist/.
 
 import gzip
 import math
-import os
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -19,8 +18,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from prescore.data.guards import gibibytes, in_one_line, open_regular, read_exactly, shown, skip
 from prescore.data.pictures import is_picture
-from prescore.data.reading import gibibytes, in_one_line, open_regular, read_exactly, shown
 from prescore.errors import PrescoreError
 
 KEYS = ("train", "images", "data", "samples", "arr_0")  # usual names of the images in an .npz, in order of preference
@@ -68,7 +67,7 @@ class StoredArray:
             return values if rows is None else values[list(rows)]
         size, content, at = self.size // self.shape[0], bytearray(), 0
         for row in rows:
-            self.file.seek((row - at) * size, os.SEEK_CUR)
+            skip(self.file, (row - at) * size)
             content += read_exactly(self.file, size)
             at = row + 1
         return np.frombuffer(content, self.dtype).reshape(len(rows), *self.shape[1:])

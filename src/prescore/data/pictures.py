@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from prescore.data.reading import check_total, gibibytes, in_one_line, open_regular, reading, shown
+from prescore.data.guards import check_total, gibibytes, in_one_line, open_regular, reading, shown
 from prescore.data.sizes import Look
 from prescore.errors import PrescoreError
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from prescore.data.reading import check_total, shown
+from prescore.data.guards import check_total, shown
 from prescore.errors import PrescoreError
 
 Size = int | tuple[int, int]  # of a square, or height and width

@@ -92,6 +92,13 @@ def read_exactly(file: IO[bytes], length: int) -> bytearray:
     return content
 
 
+def skip(file: IO[bytes], length: int) -> None:
+    """Passes over `length` bytes, a mebibyte at a time, since a compressed file has to be read for it."""
+    while length > 0:
+        file.seek(min(2**20, length), os.SEEK_CUR)
+        length -= 2**20
+
+
 def check_total(name: str, size: int) -> None:
     """Raise PrescoreError if data of `size` bytes are too much to keep: 8 GiB, or half of this machine's memory."""
     most = min(MAX_BYTES, _memory() // 2)
