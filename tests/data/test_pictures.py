@@ -1,5 +1,6 @@
 """Pictures: their pixels, depth, orientation and number are those of the files, and what is not read is named."""
 
+import contextlib
 import io
 import os
 import signal
@@ -27,8 +28,8 @@ COLOUR = np.random.default_rng(1).integers(0, 256, (6, 9, 7, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(2).integers(1000, 1256, (9, 7, 4), dtype=np.uint16)
 QUARTERS = np.kron(np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [240, 240, 240]]]), np.ones((20, 12, 1)))
 # Formats that Pillow has an ending for, and that are not read: it runs another program for them (EPS), has no decoder,
-# cuts them to 8 bits in silence or will drop them, or they are films, brushes and textures rather than pictures.
-OTHERS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "DDS", "FITS", "IM"}
+# cuts them to 8 bits in silence, loses their palette or will drop them, or they are films, brushes and textures.
+OTHERS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "DDS", "FITS", "IM", "ICNS"}
 OTHERS |= {"BLP", "CUR", "DCX", "FLI", "FTEX", "GBR", "IPTC", "PCD", "PIXAR", "SPIDER"}
 
 
@@ -226,8 +227,7 @@ def test_every_format_is_read(tmp_path: Path, kind: str) -> None:
     assert len(x) == k + 1
     assert not notes
     wanted = np.broadcast_to(pixels[..., None] * 255 if pixels.ndim == 2 else pixels, (64, 64, len(x[0])))
-    if kind != "ICNS":  # which has sizes of its own
-        assert (x[-1].movedim(0, -1).numpy() - wanted.astype(float)).__abs__().mean() < 6
+    assert np.abs(x[-1].movedim(0, -1).numpy() - wanted.astype(float)).mean() < 6
 
 
 def test_the_content_decides_and_no_program_is_run_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,13 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
         archive.writestr("b.heic", b"")
         archive.mkdir("folder.png")
     assert left_out(tmp_path / "a.zip") == ["b.heic"]
-    assert "1 of 2 files left out, as no pictures that can be read: b.heic" in noted(tmp_path / "a.zip")[1][0]
+    assert (
+        "1 of 2 files left out (in no format that is read, or there twice): b.heic" in noted(tmp_path / "a.zip")[1][0]
+    )
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("./a.png", encoded(COLOUR[1], "PNG"))
+    assert torch.equal(noted(tmp_path / "a.zip")[0][0], torch.from_numpy(COLOUR[1]).movedim(-1, 0))
+    assert left_out(tmp_path / "a.zip") == ["b.heic", "./a.png"]
     assert "there is b.heic" in refusal(only(tmp_path / "none", "b.heic", b""))
 
 
@@ -371,6 +377,40 @@ def test_a_file_that_is_too_large_for_its_pixels_is_not_read(tmp_path: Path, mon
         assert f"{name}: 0.06" in refusal(tmp_path / f"{name}.zip")
     monkeypatch.setattr("prescore.data.pictures.MAX_FILE", 100)
     assert "for one picture" in refusal(only(tmp_path / "f", "a.png", encoded(COLOUR[0], "PNG")))
+
+
+def whole_pictures() -> Iterator[tuple[str, bytes]]:
+    for kind in FORMATS:
+        for mode in ("RGB", "RGBA", "L", "P", "1"):
+            buffer = io.BytesIO()
+            with contextlib.suppress(OSError, KeyError, ValueError):  # of modes that a format does not have
+                Image.fromarray(COLOUR[0]).resize((16, 16)).convert(mode).save(buffer, kind)
+                yield f"{kind} {mode}", buffer.getvalue()
+    for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
+        yield compression, encoded(COLOUR[0], "TIFF", compression=compression)
+    yield "PNG of 16 bits", png16(DEEP)
+    yield "TIFF of 16 bits", tiff(DEEP, extra=1)
+
+
+@pytest.mark.filterwarnings("ignore::prescore.data.DataWarning")
+@pytest.mark.parametrize("whole", [pytest.param(whole, id=name) for name, whole in whole_pictures()])
+def test_damage_anywhere_is_read_or_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bytes) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**21)
+    rng, messages = np.random.default_rng(0), []
+    load_images(only(tmp_path, "a.png", whole), background="white")
+    for k in range(30):
+        damaged = bytearray(whole[: rng.integers(len(whole))] if k % 3 == 0 else whole)
+        for place in rng.integers(0, min(len(damaged), 200), 2) if damaged else ():
+            damaged[place] ^= int(rng.integers(1, 256))
+        try:
+            assert load_images(only(tmp_path, "a.png", damaged), background="white").ndim == 4
+        except PrescoreError as error:
+            messages.append(str(error))
+    assert messages
+    for message in messages:
+        assert message.startswith(f"{tmp_path}/a.png: ")
+        assert message.isprintable()
+        assert len(message) < 1000
 
 
 def test_the_shape_is_checked_before_the_others_are_opened(tmp_path: Path) -> None:

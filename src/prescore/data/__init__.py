@@ -109,10 +109,10 @@ def load_images(
 
 
 def left_out(path: str | Path) -> list[str]:
-    """The files in a folder or zip that `load_images` passes over: no pictures that can be read, by their names.
+    """The names of the files in a folder or zip that `load_images` passes over, being in no format that it reads.
 
-    What is hidden is not among them, nor the settings that `prescore sample` writes; a folder that is reached again
-    through a link is, with a slash at its end.
+    What is hidden is not among them, nor the settings that `prescore sample` writes. What is there twice is: a name
+    in a zip, or a folder that is reached again through a link, with a slash at its end.
 
     Raises:
         PrescoreError: there is no such folder or file, or it cannot be read.

@@ -42,7 +42,6 @@ FORMATS = {
     "SUN": ".ras",
     "PSD": ".psd",
     "ICO": ".ico",
-    "ICNS": ".icns",
     "XBM": ".xbm",
     "XPM": ".xpm",
     "MSP": ".msp",
@@ -106,8 +105,10 @@ def open_pictures(path: Path) -> Iterator[Pictures]:
         yield Pictures(shown(path), names, left_out, size, lambda name: open_regular(path / name))
         return
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        members = {m.filename: m for m in archive.infolist() if not m.is_dir()}
+        files = [m for m in archive.infolist() if not m.is_dir()]
+        members = {m.filename: m for m in files}  # the last one of a name, as when it is unpacked
         names, left_out = _sorted_out(members)
+        left_out += sorted(m.filename for m in files if members[m.filename] is not m)
         yield Pictures(
             shown(path), names, left_out, lambda name: members[name].file_size, lambda name: archive.open(members[name])
         )
@@ -183,7 +184,7 @@ def read_pictures(
             )
         images.append(image)
     if left := len(pictures.left_out):
-        all_of = f"{left} of {left + len(pictures.names)} files left out, as no pictures that can be read"
+        all_of = f"{left} of {left + len(pictures.names)} files left out (in no format that is read, or there twice)"
         notes.append(f"{pictures.name}: {all_of}: {_some(pictures.left_out)}")
     if animated:
         notes.append(f"{pictures.name}: only the first frame is read of {_some(animated)}")
