@@ -1,10 +1,14 @@
 """A small model in each format that can be opened, as the tests of its reader write it."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 KINDS = ["native", "edm", "score-sde", "ncsn", "ncsnv2", "diffusers"]
 
@@ -91,3 +95,30 @@ WRITERS = {
     "ncsnv2": ncsnv2,
     "diffusers": diffusers,
 }
+
+
+def files_of(path: Path) -> list[Path]:
+    """Every file that a model is read from: of a checkpoint of NCSN its yml too."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path, *path.parent.glob("*.yml")]
+
+
+def rename_weights(kind: str, path: Path, rename: Callable[[str], str]) -> None:
+    """Give the weights of a model that `write` wrote other names; those of an EDM pickle have no others."""
+
+    def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {rename(name.removeprefix("module.")): value for name, value in state.items()}
+
+    if kind in ("native", "diffusers"):
+        file = path if kind == "native" else path / "unet" / "diffusion_pytorch_model.safetensors"
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata()
+        save_file(renamed(load_file(file)), file, metadata)
+        return
+    content = torch.load(path, weights_only=True)
+    if kind == "score-sde":
+        content["model"] = renamed(content["model"])
+    else:
+        content = [renamed(content[0]), *content[1:4], *map(renamed, content[4:])]
+    torch.save(content, path)

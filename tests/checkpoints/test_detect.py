@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from formats import KINDS, write
+from formats import KINDS, rename_weights, write
 from safetensors.torch import save_file
 from support import relative
 
@@ -61,6 +61,38 @@ def test_every_format_runs_in_other_precisions(model, dtype, limit):
     assert other.dtype == found.dtype == torch.promote_types(getattr(torch, dtype), torch.float32)
     for level in range(len(expected)):
         assert relative(found[level], expected[level]) < limit
+
+
+WRAPPED = {
+    "none": lambda name: name,
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "both": lambda name: f"module._orig_mod.{name}",
+    "twice": lambda name: f"module.module.{name}",
+    "parts": lambda name: name.replace(".", "._orig_mod.", 1),
+    "some": lambda name: f"module.{name}" if "weight" in name else name,
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "edm"])
+def test_names_of_what_a_network_was_wrapped_in(kind, wrapped, tmp_path, monkeypatch):
+    path, options = write(kind, tmp_path, monkeypatch)
+    plain = {weights: read(path, weights=weights, **options) for weights in ("ema", *(["raw"] * (kind != "native")))}
+    rename_weights(kind, path, WRAPPED[wrapped])
+    for weights, expected in plain.items():
+        found = read(path, weights=weights, **options)
+        assert found.description == expected.description
+        assert found.state.keys() == expected.state.keys()
+        assert all(torch.equal(value, expected.state[name]) for name, value in found.state.items())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "edm"])
+def test_names_that_become_the_same(kind, tmp_path, monkeypatch):
+    path, options = write(kind, tmp_path, monkeypatch)
+    names = iter(("module.a.b", "a.b"))
+    rename_weights(kind, path, lambda name: next(names, name))
+    with pytest.raises(PrescoreError, match=r"the weight 'a\.b' is there twice, once as '(module\.)?a\.b'$"):
+        read(path, **options)
 
 
 def test_channels_last_changes_nothing_but_the_layout(model):

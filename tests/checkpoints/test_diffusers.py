@@ -320,14 +320,16 @@ def test_what_is_not_such_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not JSON"),
-        (b"{", "not JSON"),
-        (b"\xff\xfe\x00", "not JSON"),
+        (b"", "it is not JSON"),
+        (b"{", "it is not JSON"),
+        (b"\xff\xfe\x00", "it is not JSON"),
         (b"[1]", "not a mapping"),
         (b"null", "not a mapping"),
-        (b"[" * 200_000, "not JSON"),
-        (b'{"a":' * 200_000, "not JSON"),
-        (b'{"a": ' + b"9" * 10_000 + b"}", "not JSON"),
+        (b"[" * 200_000, "it is nested too deep"),
+        (b'{"a":' * 200_000, "it is nested too deep"),
+        (b'{"a": ' + b"[" * 50 + b"]" * 50 + b"}", "it is nested too deep"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "it holds a number of 10000 digits, 999999..."),
+        (b'{"_class_name": "UNet2DModel", "_class_name": "DDPMScheduler"}', "the name '_class_name' is given twice"),
     ],
     ids=lambda v: str(v)[:12],
 )
@@ -339,7 +341,7 @@ def test_configurations_that_are_not(folder, name, content, message):
 def test_configuration_of_a_gigabyte(folder):
     with open(folder / "unet" / CONFIG, "wb") as file:
         file.truncate(2**30)
-    assert_refused(folder, "config.json: larger than 10000000 bytes")
+    assert_refused(folder, "config.json: it is larger than 4000000 bytes")
 
 
 def test_header_of_a_gigabyte(folder):
