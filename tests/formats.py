@@ -1,6 +1,6 @@
 """A small model in each format that can be opened, as the tests of its reader write it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,21 +104,23 @@ def files_of(path: Path) -> list[Path]:
     return [path, *path.parent.glob("*.yml")]
 
 
-def rename_weights(kind: str, path: Path, rename: Callable[[str], str]) -> None:
-    """Give the weights of a model that `write` wrote other names; those of an EDM pickle have no others."""
+def edit_weights(kind: str, path: Path, edit: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Give a model that `write` wrote other weights, its average too if it has one; not for EDM pickles.
 
-    def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {rename(name.removeprefix("module.")): value for name, value in state.items()}
-
-    if kind in ("native", "diffusers"):
-        file = path if kind == "native" else path / "unet" / "diffusion_pytorch_model.safetensors"
-        with safe_open(file, "pt") as opened:
+    Those of a folder of diffusers are a file of torch.save afterwards, whose weights may share their numbers.
+    """
+    if kind == "native":
+        with safe_open(path, "pt") as opened:
             metadata = opened.metadata()
-        save_file(renamed(load_file(file)), file, metadata)
-        return
-    content = torch.load(path, weights_only=True)
-    if kind == "score-sde":
-        content["model"] = renamed(content["model"])
+        save_file(edit(load_file(path)), path, metadata)
+    elif kind == "diffusers":
+        file = path / "unet" / "diffusion_pytorch_model.safetensors"
+        torch.save(edit(load_file(file)), file.with_suffix(".bin"))
+        file.unlink()
     else:
-        content = [renamed(content[0]), *content[1:4], *map(renamed, content[4:])]
-    torch.save(content, path)
+        content = torch.load(path, weights_only=True)
+        if kind == "score-sde":
+            content["model"] = edit(content["model"])
+        else:
+            content = [edit(content[0]), *content[1:4], *map(edit, content[4:])]
+        torch.save(content, path)

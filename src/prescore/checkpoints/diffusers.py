@@ -229,7 +229,8 @@ def _weights_files(folder: Path, weights: str) -> tuple[str, list[Stored]]:
         if files := _files_of(folder, variant):
             return variant, files
     names = sorted(name for name in os.listdir(folder) if name.startswith(FILE))
-    held = f"; it holds {', '.join(names[:5])}" if names else ""
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    held = f"; it holds {', '.join(names[:2])}{more}" if names else ""
     advice = ", the weights before they were averaged; take weights 'raw' (--raw)" if NOT_AVERAGED in held else ""
     raise PrescoreError(f"{folder.name}/ holds no {FILE}.safetensors and no {FILE}.bin{held}{advice}")
 
