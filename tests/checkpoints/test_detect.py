@@ -220,6 +220,12 @@ def test_other_things_are_named(tmp_path, name, message):
         )
 
 
+def test_a_name_that_is_too_long():
+    with pytest.raises(PrescoreError, match=r"x: cannot be read \(File name too long\)$") as caught:
+        open_model("x" * 5000)
+    assert len(str(caught.value)) <= 1000
+
+
 def test_what_is_not_there(tmp_path):
     with pytest.raises(PrescoreError, match=r"cannot be read \(No such file or directory\)"):
         read(tmp_path / "none")

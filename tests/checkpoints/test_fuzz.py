@@ -23,7 +23,7 @@ from prescore.errors import PrescoreError
 
 MEMORY = 300_000  # KiB that all of a test may take
 # How often each format is damaged: opening one takes from 10 to 200 ms.
-TRIES = {"native": 100, "edm": 50, "score-sde": 15, "ncsn": 15, "ncsnv2": 12, "diffusers": 15}
+TRIES = {"native": 80, "edm": 50, "score-sde": 12, "ncsn": 12, "ncsnv2": 12, "diffusers": 12}
 TRIES = {kind: count * int(os.environ.get("FUZZ", "1")) for kind, count in TRIES.items()}
 
 

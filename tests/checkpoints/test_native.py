@@ -259,6 +259,8 @@ def test_files_that_are_not_models(path):
         ({"name": "two\nlines"}, "name = 'two\\nlines'"),
         ({"name": "x" * 10**6}, "name = 'xxx"),
         ({"training": []}, "training = []"),
+        ({"training": {"\x1b[31m": 1}}, r"training = {'\x1b[31m': 1}, which is not valid"),
+        ({"training": {"data": {"x" * 300: 1}}}, "training = {'data': {'xxx"),
         ({"arguments": []}, "arguments = []"),
     ],
 )

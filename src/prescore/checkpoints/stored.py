@@ -109,8 +109,8 @@ class ModelDescription:
             "data_range": is_of(self.data_range, tuple[float, float]),
             "data_mean_removed": isinstance(self.data_mean_removed, bool),
             "weights": self.weights in WEIGHTS,
-            "name": is_of(self.name, str) and self.name.isprintable(),
-            "training": isinstance(self.training, dict),
+            "name": _is_name(self.name),
+            "training": isinstance(self.training, dict) and _has_names(self.training),
             "autoencoder": isinstance(self.autoencoder, dict | None),
         }
         for name, is_right in checks.items():
@@ -121,6 +121,16 @@ class ModelDescription:
                 raise PrescoreError(f"unknown {entry} {shorten(value)}, {suggest(shorten(value), known)}")
         object.__setattr__(self, "event_shape", tuple(shape))
         object.__setattr__(self, "data_range", tuple(map(float, self.data_range)))
+
+
+def _is_name(value: object) -> bool:
+    """Whether it is text that can be printed, of moderate length."""
+    return isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
+
+
+def _has_names(value: object) -> bool:
+    """Whether the names of a mapping, and of those inside it, can be printed; what they stand for may be anything."""
+    return not isinstance(value, Mapping) or all(_is_name(name) and _has_names(value[name]) for name in value)
 
 
 @dataclass(frozen=True, eq=False)
