@@ -252,9 +252,11 @@ class ScoreTask(Task):
     def describe(self, name: str, training: dict[str, Any], kind: str = "ema") -> ModelDescription:
         """Description of the model; `training` holds facts about the run, `kind` of weights is ema or raw."""
         network, arguments = self._network()
+        # What the network would drop by itself was left out by `draw`; its reader has to know that it was.
+        dropout = {"label_dropout": self.settings.label_dropout} if self.settings.label_dropout else {}
         return ModelDescription(
             network,
-            arguments,
+            arguments | dropout,
             self.settings.preconditioning,
             self._preconditioning_arguments(),
             self.sigma_min,
@@ -295,6 +297,13 @@ class ScoreTask(Task):
             raise PrescoreError(f"labels: the network {self.settings.network} takes no classes; ddpmpp and ncsnpp do")
         if self.settings.label_dropout and not has_labels:
             raise PrescoreError("label_dropout: does nothing without labels")
+        if self.data.labels is not None:
+            found = self.data.labels.unique().tolist()
+            if absent := set(range(self.data.classes)) - set(found):
+                raise PrescoreError(
+                    f"labels: no example is of the class {min(absent)}, which would stay untrained; number the "
+                    f"{len(found)} classes from 0 to {len(found) - 1}"
+                )
 
     def _levels(self) -> LogUniform | LogNormal | UniformTime | Levels:
         settings = self.settings
