@@ -5,7 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prescore.cli.shared import Config, Data, DataRange, Device, Key, Pad, Raw, which_weights
+from prescore.cli.shared import (
+    Background,
+    Channels,
+    Config,
+    Crop,
+    Data,
+    DataRange,
+    Device,
+    Fit,
+    Key,
+    Pad,
+    Raw,
+    frame,
+    which_weights,
+)
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
@@ -23,6 +37,10 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
     key: Key = None,
     pad: Pad = None,
+    crop: Crop = None,
+    fit: Fit = None,
+    background: Background = None,
+    channels: Channels = None,
     data_range: DataRange = None,
     encode: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Measure the latents that this model makes of the images.")
@@ -80,17 +98,23 @@ def calibrate(
     def opened(name: str) -> "Denoiser":
         return open_model(name, config=config, weights=which_weights(raw), device=device).denoiser
 
-    images, value_range = load_images(data, key=key, n=n, seed=seed, pad=pad, data_range=data_range), data_range
+    network = None if model is None else opened(model)
+
+    def check(shape: tuple[int, ...]) -> None:
+        if network is not None and encode is None and shape[1:] != network.event_shape:
+            raise PrescoreError(f"model: {model} makes samples {network.event_shape}, the data are {shape[1:]}")
+
+    look = frame(pad, crop, fit, background, channels)
+    images = load_images(data, key=key, n=n, seed=seed, data_range=data_range, check=check, **look)
+    value_range = data_range or (0.0, 1.0)
     if encode is not None:
-        images, value_range = _encoded(images, data_range or (0.0, 1.0), encode, opened(encode))
-    value_range = value_range or (0.0, 1.0)
+        images, value_range = _encoded(images, value_range, encode, opened(encode))
     statistics = measure(images, data_range=value_range, components=None if model else components)
     describe_statistics(
         statistics
     )  # refuses data that no preconditioner can be built from, before the network is called
-    if model is not None:
+    if network is not None:
         given: dict[str, Any] = {name: value for name, value in counts.items() if value is not None}
-        network = opened(model)
         statistics = measure(
             images, data_range=value_range, components=components, model=network, progress=True, **given
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prescore.cli.options import DEFAULT_RECIPE
+from prescore.cli.shared import Background, Channels, Crop, Data, Fit, Key, Pad, frame
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +16,7 @@ Option = typer.Option
 
 def train(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="Folder or zip of images, .npz, .npy or IDX file.")],
+    data: Data,
     out: Annotated[Path, Option(help="Folder of the run; one that holds a run with these settings is resumed.")],
     recipe: Annotated[
         str, Option(help="What is trained how; `prescore recipes` lists them, `prescore recipes NAME` its options.")
@@ -30,9 +31,13 @@ def train(
         ),
     ] = None,
     name: Annotated[str | None, Option(help="Name of the model; by default that of the folder.")] = None,
-    key: Annotated[str | None, Option(help="Which array of an .npz holds the images.")] = None,
+    key: Key = None,
     labels: Annotated[str | None, Option(help="Which array of the .npz holds class labels to condition on.")] = None,
-    pad: Annotated[int | None, Option(help="Pad the images to this many pixels a side (MNIST: 32).")] = None,
+    pad: Pad = None,
+    crop: Crop = None,
+    fit: Fit = None,
+    background: Background = None,
+    channels: Channels = None,
     value_range: Annotated[
         tuple[float, float] | None,
         Option("--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1]; they keep their units."),
@@ -88,7 +93,8 @@ def train(
         tensorboard=tensorboard,
         progress=progress,
     )
-    images = load_images(data, key=key, pad=pad, data_range=value_range)
+    look = frame(pad, crop, fit, background, channels)
+    images = load_images(data, key=key, data_range=value_range, **look)
     classes = None if labels is None else load_labels(data, labels, len(images))
     task = settings.task(TrainingData(images, value_range or UNIT, classes))
     result = run(task, config, out, options, init=init, save_picture=_save_picture)

@@ -43,7 +43,7 @@ from prescore.training.losses import (
     ncsn_weight,
     stratified,
 )
-from prescore.training.task import Draw, Task, check_square_images, stored_dtype
+from prescore.training.task import Draw, Task, check_images, stored_dtype
 
 SONG, REFINE, MLP = ("ddpmpp", "ncsnpp"), ("ncsn", "ncsnv2"), ("mlp",)
 NETWORKS = (*SONG, *REFINE, *MLP)
@@ -189,7 +189,7 @@ class ScoreTask(Task):
     settings: ScoreSettings
 
     def __init__(self, settings: ScoreSettings, data: TrainingData) -> None:
-        check_square_images(data, settings.network)
+        check_images(data, settings.network, squares=settings.network not in REFINE)
         if settings.loss == "ism":
             check_trace(data.examples[0].numel())
         self.settings, self.data, self.data_range = settings, data, settings.data_range

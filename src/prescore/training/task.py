@@ -119,8 +119,12 @@ def stored_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
     return torch.float16 if fits else torch.float32
 
 
-def check_square_images(data: TrainingData, network: str) -> None:
-    """Raise PrescoreError unless the examples are (C, R, R)."""
+def check_images(data: TrainingData, network: str, *, squares: bool = True) -> None:
+    """Raise PrescoreError unless the examples are images (C, H, W), of equal sides if `squares`."""
     shape = data.event_shape
-    if len(shape) != 3 or shape[1] != shape[2]:
-        raise PrescoreError(f"examples: shape {(len(data.examples), *shape)}; {network} needs images (N, C, R, R)")
+    if len(shape) != 3:
+        raise PrescoreError(f"examples: shape {(len(data.examples), *shape)}; {network} needs images (N, C, H, W)")
+    if squares and shape[1] != shape[2]:
+        raise PrescoreError(
+            f"examples: {shape[2]} x {shape[1]} pixels; {network} needs squares, as --crop, --fit or --pad make them"
+        )

@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from prescore.cli.shared import (
+    Background,
     BatchSize,
+    Channels,
     Class,
     Config,
+    Crop,
+    DataRange,
     Device,
     Dtype,
+    Fit,
     Model,
+    Pad,
     Raw,
     Seed,
     StatisticsFile,
+    frame,
     which_weights,
 )
 from prescore.errors import PrescoreError
@@ -84,19 +91,12 @@ def compare(
     reference_key: Annotated[
         str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=PANEL)
     ] = None,
-    pad: Annotated[
-        int | None,
-        typer.Option(help="Pad the true images to this many pixels a side (MNIST: 32).", rich_help_panel=PANEL),
-    ] = None,
-    data_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            "--range",
-            metavar="LOW HIGH",
-            help="Range of true images of floats that are not in [0, 1].",
-            rich_help_panel=PANEL,
-        ),
-    ] = None,
+    pad: Pad = None,
+    crop: Crop = None,
+    fit: Fit = None,
+    background: Background = None,
+    channels: Channels = None,
+    data_range: DataRange = None,
     n: Annotated[int, typer.Option("--n", help="Number of samples of each run.")] = 64,
     seed: Seed = 0,
     batch_size: BatchSize = 64,
@@ -133,7 +133,8 @@ def compare(
     opened = open_model(model, config=config, weights=which_weights(raw), device=device, dtype=dtype)
     denoiser, chosen = opened.denoiser, choose_classes(opened.description, class_)
     runs = plan_runs(opened, names, numbers, statistics, chosen)
-    reading = Reading(features, asked, reference_n, reference_key, pad, data_range)
+    look = frame(pad, crop, fit, background, channels) | {"data_range": data_range, "key": reference_key}
+    reading = Reading(features, asked, reference_n, look)
     beside = open_reference(reference, reading, denoiser, statistics, n, seed)
     common = dict(opened.settings) | ({"class": chosen.indices} if chosen else {})
     common |= {"seed": seed, "n": n, "batch_size": batch_size, "hardware": hardware(denoiser.device)}
