@@ -152,7 +152,7 @@ def test_descriptions(kind, tmp_path, monkeypatch, bounded):
         put(file, to_json(mutated(contents[file], draw, ODD)))
         found[attempt(path, options)] += 1
         put(file, to_json(contents[file]))
-    assert len(found) > TRIES[kind] / 5
+    assert found.total() - found["opened"] > TRIES[kind] / 5
     assert attempt(path, options) == "opened"
 
 
@@ -170,4 +170,4 @@ def test_contents(kind, tmp_path, monkeypatch, bounded):
     for _ in range(TRIES[kind]):
         torch.save(mutated(content, draw, odd), path, _use_new_zipfile_serialization=draw.random() < 0.5)
         found[attempt(path, options)] += 1
-    assert len(found) > TRIES[kind] / 5
+    assert found.total() - found["opened"] > TRIES[kind] / 5
