@@ -173,7 +173,7 @@ def test_wrong_settings(changes, message):
 @pytest.mark.parametrize(
     ("recipe", "data", "changes", "message"),
     [
-        ("edm", TrainingData(torch.zeros(3, 1, 4, 5)), {}, r"examples: shape \(3, 1, 4, 5\); ddpmpp needs images"),
+        ("edm", TrainingData(torch.zeros(3, 1, 4, 5)), {}, "examples: 5 x 4 pixels; ddpmpp needs squares"),
         ("edm", TrainingData(digits(3, 6)), {"channel_mult": (1, 1, 1)}, "img_resolution: 6 cannot be halved"),
         ("ncsn", LABELLED, {}, "labels: the network ncsn takes no classes"),
         ("edm", None, {"label_dropout": 0.1}, "label_dropout: does nothing without labels"),

@@ -7,18 +7,24 @@ without a class that it may never have learned. The denoiser of a stored model t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from prescore.errors import PrescoreError, suggest
 
-if TYPE_CHECKING:
-    from prescore.checkpoints.stored import ModelDescription
-
 ARGUMENT, AUGMENTATION = "class_labels", "augment_labels"  # of all networks that have classes, or augmentations
 ROUNDING = 0.01  # of the sum of a row in half precision
+
+
+class Described(Protocol):
+    """What of a `ModelDescription` says how its network takes classes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def arguments(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Condition:
         self.check(arguments[0], condition)
 
 
-def classes_of(description: "ModelDescription") -> Classes | None:
+def classes_of(description: Described) -> Classes | None:
     """The classes of a model, or None if it has none."""
     arguments = description.arguments
     if arguments.get("label_dim"):
@@ -117,7 +123,7 @@ def classes_of(description: "ModelDescription") -> Classes | None:
     return None
 
 
-def condition_of(description: "ModelDescription", network: nn.Module) -> Condition:
+def condition_of(description: Described, network: nn.Module) -> Condition:
     """What a network with this description takes beside x and the noise level."""
     classes, augmentations = classes_of(description), description.arguments.get("augment_dim") or 0
     is_needed = bool(description.arguments.get("class_embed_type")) or (classes is not None and not classes.optional)

@@ -23,7 +23,7 @@ from prescore.data.pictures import open_pictures, read_pictures
 from prescore.data.sizes import Frame, Look, Size, background_of
 from prescore.errors import PrescoreError, check_choice
 
-__all__ = ["DataWarning", "left_out", "load_images", "open_regular", "read_npy", "reading", "shown"]
+__all__ = ["DataWarning", "left_out", "load_images", "open_regular", "read_npy", "reading", "shown", "subset"]
 
 Item = TypeVar("Item")
 SLACK = 1e-5  # of the range: resizing and narrow types overshoot its ends by a rounding
@@ -106,6 +106,11 @@ def load_images(
     for note in notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def subset(count: int, n: int | None, seed: int) -> list[int]:
+    """Which of so many images `load_images` reads, in order."""
+    return list(_Subset(n, seed).of(range(count)))
 
 
 def left_out(path: str | Path) -> list[str]:

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from prescore.cli.compare.page import Report
     from prescore.cli.compare.runs import Run
 
-Value = TypeVar("Value", int, str)
 PANEL = "What the samples are compared with"
 HEADLINE = ("frechet", "kernel", "spectrum")  # metrics that a terminal has room for
 
@@ -120,11 +119,11 @@ def compare(
     from prescore.cli.compare.reference import Reading, open_reference
     from prescore.cli.compare.runs import plan_runs, uses_statistics
     from prescore.cli.measuring import metric_names
-    from prescore.cli.plan import choose_classes, count_seeds, open_model
+    from prescore.cli.plan import choose_classes, count_seeds, open_model, whole_numbers
     from prescore.cli.report import facts
 
     check_parts()
-    names, numbers, asked = _samplers(samplers), _calls(calls), metric_names(metrics)
+    names, numbers, asked = _samplers(samplers), whole_numbers("calls", calls), metric_names(metrics)
     seeds = count_seeds(seed, n)
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
@@ -250,29 +249,9 @@ def command_line(context: typer.Context) -> str:
 def _samplers(text: str) -> list[str]:
     """The names in a list with commas."""
     from prescore.cli.compare.runs import split_name
+    from prescore.cli.plan import different
 
-    names = _different("--samplers", [word.strip() for word in text.split(",") if word.strip()])
+    names = different("samplers", [word.strip() for word in text.split(",") if word.strip()])
     for name in names:
         split_name(name)
     return names
-
-
-def _calls(text: str) -> list[int]:
-    """The numbers in a list with commas, from the smallest."""
-    try:
-        numbers = [int(word) for word in text.split(",") if word.strip()]
-    except ValueError:
-        numbers = [0]
-    if any(number < 1 for number in numbers):
-        raise PrescoreError(f"--calls: {text!r} given; positive whole numbers with commas are needed, such as 6,10,20")
-    return sorted(_different("--calls", numbers))
-
-
-def _different(flag: str, values: list[Value]) -> list[Value]:
-    """The values, which have to be some, and none twice."""
-    if not values:
-        raise PrescoreError(f"{flag}: none given")
-    for value in values:
-        if values.count(value) > 1:
-            raise PrescoreError(f"{flag}: {value} is named twice")
-    return values
