@@ -34,6 +34,10 @@ def test_a_message_is_of_moderate_length():
     assert printable("x" * LONGEST) == str(PrescoreError("x" * LONGEST))
 
 
+def test_long_white_space_takes_no_time():
+    assert printable(" " * 10**6 + "a" + " " * 10**6 + "\n" * 10**6 + "b") == "a b"
+
+
 def test_near_names_are_suggested():
     assert suggest("nscn", ["ncsn", "edm"]) == "did you mean ncsn?"
     assert suggest("x" * 10**6, ["ncsn", "edm"]) == "known: ncsn, edm"

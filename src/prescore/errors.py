@@ -1,7 +1,6 @@
 """Errors that say in one line what is wrong with the input and what would be right."""
 
 import difflib
-import re
 from collections.abc import Iterable
 
 LONGEST = 1000  # characters of a message
@@ -31,7 +30,7 @@ def printable(text: str, longest: int | None = None) -> str:
     >>> printable("a\n  b"), printable("\x1b[31mred"), printable("a" * 20, 9)
     ('a b', '\\x1b[31mred', 'aaa...aaa')
     """
-    line = re.sub(r"\s*[\n\r]\s*", " ", text)
+    line = " ".join(filter(None, map(str.strip, text.splitlines())))
     if not line.isprintable():
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     if longest is None or len(line) <= longest:

@@ -66,6 +66,7 @@ WRONG = {
     "negative": (torch.tensor([[2.0, -1.0, 0.0], [0.0, 0.0, 1.0]]), torch.tensor([0, -1])),
     "two classes": (one_hot(0, 1) + one_hot(1, 2), torch.tensor([True, False])),
     "no number": (torch.full((2, 3), torch.nan), torch.tensor([torch.nan, 0.0])),
+    "complex": (one_hot(0, 1) + 0j, torch.zeros(2) + 0j),
     "no sample": (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)),
     "no class": (torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), None),
 }
@@ -104,7 +105,9 @@ def test_an_answer_without_a_class_where_it_was_learned():
 )
 def test_conditions_that_a_model_does_not_take(condition, message):
     assert message in refusal(conditional(), **condition)
-    named = refusal(conditional(label_dim=3, label_dropout=0.1), clas_labels=one_hot(0, 1))
+    denoise = conditional(label_dim=3, label_dropout=0.1)
+    assert refusal(denoise, class_labels=[0, 1]) == "class_labels: a list given; a tensor is needed"
+    named = refusal(denoise, clas_labels=one_hot(0, 1))
     assert named.endswith("did you mean class_labels?")
 
 

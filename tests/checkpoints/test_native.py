@@ -152,6 +152,12 @@ def test_tables_of_the_preconditioning_are_kept(path):
     assert torch.equal(load_model(path).function.sigmas, sigmas)
 
 
+def test_weights_of_a_compiled_network_are_saved(path):
+    state = network().state_dict()
+    save_model(path, DESCRIPTION, {f"module._orig_mod.{name}": value for name, value in state.items()}, None)
+    assert load_file(path).keys() == state.keys()
+
+
 def test_saving_refuses_what_could_not_be_loaded(path):
     state = network().state_dict()
     state["map_layer0.weight"] = state["map_layer0.weight"].clone().fill_(1e6)

@@ -64,10 +64,10 @@ class Classes:
     def fit(self, labels: Tensor, batch: int) -> bool:
         """Whether these are labels of a batch, one for each sample or one for all. Rows may mix classes."""
         if not self.one_hot:
-            is_whole = not labels.is_floating_point() and labels.dtype != torch.bool
+            is_whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
             has_shape = labels.ndim == 1 and len(labels) in (1, batch)
             return is_whole and has_shape and bool(((labels >= 0) & (labels < self.count)).all())
-        if not _are_rows(labels, self.count, batch):
+        if labels.is_complex() or not _are_rows(labels, self.count, batch):
             return False
         total = labels.sum(1, dtype=torch.float32)
         is_right = ((total - 1).abs() <= ROUNDING) | ((total == 0) & self.optional)
@@ -98,6 +98,8 @@ class Condition:
             if name not in self.names:
                 known = suggest(name, self.names) if self.names else "it takes none"
                 raise PrescoreError(f"condition: the model {self.model} takes no {name!r}; {known}")
+            if not isinstance(condition[name], Tensor | None):
+                raise PrescoreError(f"{name}: a {type(condition[name]).__name__} given; a tensor is needed")
         labels, augmentation = condition.get(ARGUMENT), condition.get(AUGMENTATION)
         needed = self.classes.needed if self.classes else "an embedding of it is needed"
         if labels is None and self.is_needed:
@@ -138,5 +140,5 @@ def _are_rows(values: Tensor, width: int, batch: int) -> bool:
 
 def _described(values: Tensor) -> str:
     """Shape, and smallest and largest value."""
-    ends = f", values from {values.min():g} to {values.max():g}" if values.numel() else ""
-    return f"shape {tuple(values.shape)}{ends}"
+    has_ends = values.numel() and not values.is_complex()
+    return f"shape {tuple(values.shape)}{f', values from {values.min():g} to {values.max():g}' if has_ends else ''}"
