@@ -198,3 +198,17 @@ def test_wrong_settings(changes, message):
 def test_data_that_do_not_fit(recipe, data, changes, message):
     with pytest.raises(PrescoreError, match=message):
         tiny(recipe, data, **changes)[0].build(torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("edm", {"model_channels": 10**9}, "the network has .* numbers, whose training takes .* GB, and there are"),
+        ("edm", {"model_channels": 10**5}, "the network has .* numbers, whose training takes .* GB, and there are"),
+        ("edm", {"num_blocks": 10**9}, "the network has more than 50000 parts; make it smaller"),
+        ("ncsn", {"model_channels": 10**9}, "the network has .* numbers, whose training takes .* GB, and there are"),
+    ],
+)
+def test_a_network_for_no_machine_is_refused_before_it_is_built(recipe, changes, message):
+    with pytest.raises(PrescoreError, match=message):
+        tiny(recipe, **changes)[0].build(torch.Generator())

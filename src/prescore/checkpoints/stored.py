@@ -16,7 +16,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -407,18 +407,24 @@ def _precondition(network: nn.Module, stored: StoredModel) -> Precond:
     return precond
 
 
-@contextmanager
-def _no_more_than(weights: Mapping[str, Tensor]) -> Iterator[None]:
+def _no_more_than(weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
     """Stops the building of a network as soon as it has far more parts than the file has weights."""
     if len(weights) > MAX_TENSORS:
         raise PrescoreError(f"{len(weights)} weights; at most {MAX_TENSORS} can be read")
-    thread, parts, most = threading.get_ident(), 0, 100 + 10 * len(weights)
+    most = 100 + 10 * len(weights)
+    return at_most_parts(most, f"the network is much larger than the {len(weights)} weights that are there")
+
+
+@contextmanager
+def at_most_parts(most: int, otherwise: str) -> Iterator[None]:
+    """Raises a PrescoreError of this text as soon as more modules, parameters and buffers than these are built here."""
+    thread, parts = threading.get_ident(), 0
 
     def count(*_: object) -> None:
         nonlocal parts
         parts += threading.get_ident() == thread
         if parts > most:
-            raise PrescoreError(f"the network is much larger than the {len(weights)} weights that are there")
+            raise PrescoreError(otherwise)
 
     with ExitStack() as stack:
         for kind in ("parameter", "buffer", "module"):

@@ -101,7 +101,7 @@ def skip(file: IO[bytes], length: int) -> None:
 
 def check_total(name: str, size: int) -> None:
     """Raise PrescoreError if data of `size` bytes are too much to keep: 8 GiB, or half of this machine's memory."""
-    most = min(MAX_BYTES, _memory() // 2)
+    most = min(MAX_BYTES, memory() // 2)
     if size > most:
         raise PrescoreError(
             f"{name}: {gibibytes(size)} uncompressed, {gibibytes(most)} are allowed; take fewer images (n), or make "
@@ -113,7 +113,7 @@ def gibibytes(size: int) -> str:
     return f"{min(size, 2**100) / 2**30:.3g} GiB"
 
 
-def _memory() -> int:
+def memory() -> int:
     """Bytes of this machine's memory, or what may be read at most where it does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

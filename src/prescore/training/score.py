@@ -43,7 +43,7 @@ from prescore.training.losses import (
     ncsn_weight,
     stratified,
 )
-from prescore.training.task import Draw, Task, check_images, stored_dtype
+from prescore.training.task import Draw, Task, check_images, check_size, stored_dtype
 
 SONG, REFINE, MLP = ("ddpmpp", "ncsnpp"), ("ncsn", "ncsnv2"), ("mlp",)
 NETWORKS = (*SONG, *REFINE, *MLP)
@@ -211,6 +211,7 @@ class ScoreTask(Task):
 
     def build(self, generator: torch.Generator) -> nn.Module:
         name, arguments = self._network()
+        check_size(lambda: network_class(name)(**arguments))
         network = network_class(name)(**arguments, generator=generator)
         if isinstance(network, NCSN) and isinstance(self.levels, Levels):
             network.divide_scores(self.levels.sigmas)

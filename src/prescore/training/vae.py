@@ -25,7 +25,7 @@ from prescore.models.vae import VAE
 from prescore.training.config import check_least, check_positive
 from prescore.training.data import UNIT, TrainingData
 from prescore.training.initial import check_same_arguments
-from prescore.training.task import Draw, Task, check_images, stored_dtype
+from prescore.training.task import Draw, Task, check_images, check_size, stored_dtype
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 
@@ -136,6 +136,7 @@ class VAETask(Task):
             self.latent_shape = VAE(**self.arguments).latent_shape
 
     def build(self, generator: torch.Generator) -> VAE:
+        check_size(lambda: VAE(**self.arguments))
         return VAE(**self.arguments, generator=generator)
 
     def objective(self, network: nn.Module) -> nn.Module:
