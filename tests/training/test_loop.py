@@ -216,7 +216,7 @@ def test_half_precision_needs_a_gpu(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(PrescoreError, match=r"file/run: the folder cannot be made"):
+    with pytest.raises(PrescoreError, match=r"file/run: cannot be written \(Not a directory\)"):
         train(*tiny(), tmp_path / "file" / "run", QUIET)
 
 
