@@ -94,8 +94,11 @@ def _interruptible(*, is_process: bool) -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def _noting() -> Iterator[None]:
-    """Warnings of this library are notes of one line, to the user; those of others are shown as they were."""
-    with warnings.catch_warnings():
+    """Warnings of this library are notes of one line, to the user; those of others are shown as they were.
+
+    What the system refuses to a helping thread, as TensorBoard has, is said by who started it, and not here.
+    """
+    with warnings.catch_warnings(), _quiet_threads():
         others: Callable[..., Any] = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
@@ -106,6 +109,16 @@ def _noting() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    before = threading.excepthook
+    threading.excepthook = lambda failure: None if issubclass(failure.exc_type, OSError) else before(failure)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _fail(message: str, code: int = 2) -> int:
