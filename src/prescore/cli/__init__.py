@@ -58,6 +58,10 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:  # a path that the system refuses, wherever it is first looked at
         path = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         return _fail(f"{path}cannot be used ({error.strerror or error})")
+    except UnicodeEncodeError as error:
+        if not any("\ud800" <= c <= "\udfff" for c in error.object[error.start : error.end]):
+            raise
+        return _fail("a path that was given holds bytes that are no text, where text is needed; rename it")
     return 0
 
 

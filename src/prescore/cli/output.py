@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -184,10 +185,10 @@ def open_output(
     Raises:
         PrescoreError: it cannot be written, holds samples of other settings, or cannot hold samples of that shape.
     """
-    kind = path.suffix.lower()
-    if as_numbers and (kind != ".npz" or path.is_dir()):
+    kind, is_folder = path.suffix.lower(), os.path.isdir(path)
+    if as_numbers and (kind != ".npz" or is_folder):
         raise PrescoreError(f"--float: {path} holds bytes; name an .npz file")
-    if path.is_dir() or kind not in (".png", ".npz", *FOREIGN):
+    if is_folder or kind not in (".png", ".npz", *FOREIGN):
         check_picture(event_shape)
         return Folder(path, seeds, settings)
     if kind == ".npz":

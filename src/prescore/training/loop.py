@@ -255,6 +255,10 @@ def _folder(out_dir: str | Path, processes: Processes) -> Iterator[Path]:
     The first of the processes holds it.
     """
     out = Path(out_dir)
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:  # safetensors could not open a checkpoint in it
+        raise PrescoreError(f"{out}: its name holds bytes that are no text; take another folder") from None
     with writing(out):
         is_new = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
