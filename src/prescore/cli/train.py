@@ -1,5 +1,7 @@
 """`prescore train`: train a model by a recipe, or go on with a run that was stopped."""
 
+import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +86,7 @@ def train(
             given.setdefault("data_range", value_range)
     settings, config = with_options(row, given)
     options = RunOptions(
-        name=name or out.resolve().name,
+        name=name or _name_of(out),
         device=device,
         accumulate=accumulate,
         checkpoint_every=checkpoint_every,
@@ -102,6 +104,14 @@ def train(
         print(f"{result.model}: step {result.steps} of {config.steps}, {result.seconds:.0f} s, loss {result.loss:.4f}")
         if not result.is_finished:
             print("stopped; the same command goes on from here")
+    if not result.is_finished:
+        raise typer.Exit(128 + (result.signal or signal.SIGINT))
+
+
+def _name_of(folder: Path) -> str:
+    """What a model is called by its folder, as plain text."""
+    name = os.path.basename(os.path.realpath(folder))
+    return "".join(c if c.isprintable() else "_" for c in name)
 
 
 def _save_picture(path: Path, samples: "Tensor", data_range: tuple[float, float]) -> None:
