@@ -64,7 +64,7 @@ QUICK_LATENT = {"model_channels": 64, "num_blocks": 1, "steps": 100, "batch_size
 
 def own_units(statistics: Statistics) -> Statistics:
     """The statistics of latents for the formulas of the paper, which are for data in [0, 1], as they stand."""
-    return replace(statistics, data_range=(0.0, 1.0))
+    return replace(statistics, moments=replace(statistics.moments, data_range=(0.0, 1.0)))
 
 
 def pds(statistics: Statistics, alpha: float = ALPHA) -> Preconditioner:

@@ -151,7 +151,7 @@ class Setting:
         M, axes = METHODS[method](self.shape), (-2, -1)
         m = torch.fft.rfftn(delta if M is None else M.noise(delta), dim=axes)[0].abs()
         c = self.statistics.moments.power_centred / self.statistics.moments.size_transformed
-        bias = torch.fft.rfftn(0.5 - self.statistics.mean, dim=axes, norm="ortho").abs() ** 2
+        bias = torch.fft.rfftn(0.5 - self.statistics.moments.mean, dim=axes, norm="ortho").abs() ** 2
         variance = torch.full_like(c, 1 / 12)
         levels = geometric(LEVELS, self.model.sigma_min, self.model.sigma_max)
         for sigma in levels.repeat_interleave(level_steps):

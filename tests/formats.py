@@ -1,10 +1,14 @@
 """A small model in each format that can be opened, as the tests of its reader write it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 KINDS = ["native", "edm", "score-sde", "ncsn", "ncsnv2", "diffusers"]
 
@@ -91,3 +95,32 @@ WRITERS = {
     "ncsnv2": ncsnv2,
     "diffusers": diffusers,
 }
+
+
+def files_of(path: Path) -> list[Path]:
+    """Every file that a model is read from: of a checkpoint of NCSN its yml too."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path, *path.parent.glob("*.yml")]
+
+
+def edit_weights(kind: str, path: Path, edit: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Give a model that `write` wrote other weights, its average too if it has one; not for EDM pickles.
+
+    Those of a folder of diffusers are a file of torch.save afterwards, whose weights may share their numbers.
+    """
+    if kind == "native":
+        with safe_open(path, "pt") as opened:
+            metadata = opened.metadata()
+        save_file(edit(load_file(path)), path, metadata)
+    elif kind == "diffusers":
+        file = path / "unet" / "diffusion_pytorch_model.safetensors"
+        torch.save(edit(load_file(file)), file.with_suffix(".bin"))
+        file.unlink()
+    else:
+        content = torch.load(path, weights_only=True)
+        if kind == "score-sde":
+            content["model"] = edit(content["model"])
+        else:
+            content = [edit(content[0]), *content[1:4], *map(edit, content[4:])]
+        torch.save(content, path)

@@ -90,7 +90,7 @@ def test_the_closed_form_is_what_gaussian_data_give(ncsn, method):
     """The exact score of Gaussian data with the statistics of the pictures, which never leave [0, 1]."""
     noise = torch.randn(200, *SHAPE, generator=torch.Generator().manual_seed(0))
     pictures = (128 + 30 * torch.nn.functional.avg_pool2d(noise, 3, 1, 1)).to(torch.uint8)
-    known = ncsn.Setting(ncsn.Denoiser(torch.add, SHAPE, 0.01, 1.0), pictures, 50, 100).statistics
+    known = ncsn.Setting(ncsn.Denoiser(torch.add, SHAPE, 0.01, 1.0), pictures, 50, 100).statistics.moments
     covariance = known.power_centred / known.size_transformed
     oracle = Gaussian(known.mean, Frequency(covariance, axes=2, length=28))
     setting = ncsn.Setting(ncsn.Denoiser(oracle, SHAPE, 0.01, 1.0), pictures, 50, 100)

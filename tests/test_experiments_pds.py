@@ -155,7 +155,7 @@ def test_a_file_needs_statistics(tmp_path):
 def test_draws_from_the_gaussian_have_the_spectrum_of_the_statistics():
     module = experiment("trained")
     model = module.Trained.open("mnist-ve", None)
-    power = torch.fft.rfft2(model.gaussian_draws(400) - model.statistics.mean).abs().square().mean(0)
+    power = torch.fft.rfft2(model.gaussian_draws(400) - model.statistics.moments.mean).abs().square().mean(0)
     known = model.statistics.moments.power_centred
     large = known > 1e-6 * known.max()
     assert (power / known)[large].log().mean().abs() < 0.01

@@ -1,5 +1,10 @@
 """prescore: sample pretrained score-based and diffusion models in far fewer network calls, without retraining."""
 
+# ruff: noqa: E402 - first of all this: what follows takes seconds
+from prescore.interrupts import quiet_start
+
+quiet_start()
+
 from prescore.calibration import calibrate
 from prescore.checkpoints import load
 from prescore.denoiser import Denoiser

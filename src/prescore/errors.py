@@ -3,19 +3,46 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 1000  # characters of a message
+
 
 class PrescoreError(ValueError):
-    """Something the user gave is wrong. The command line prints the message and exits with code 2."""
+    """Something the user gave is wrong. The command line prints the message and exits with code 2.
+
+    The message is one line that a terminal takes as text, whatever it quotes from files and names: see `printable`.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message), LONGEST))
 
 
 class SamplingError(PrescoreError):
     """A sampler or the model under it produced something unusable (non-finite values, a wrong shape)."""
 
 
+def printable(text: str, longest: int | None = None) -> str:
+    r"""Text of any origin as one line without control characters.
+
+    Line breaks, with the white space around them, become a space; other characters that do not print, among them what
+    moves the cursor or turns the direction of writing, their escapes; of what is longer than `longest`, the middle is
+    left out.
+
+    >>> printable("a\n  b"), printable("\x1b[31mred"), printable("a" * 20, 9)
+    ('a b', '\\x1b[31mred', 'aaa...aaa')
+    """
+    line = " ".join(filter(None, map(str.strip, text.splitlines())))
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if longest is None or len(line) <= longest:
+        return line
+    half = (longest - 3) // 2
+    return f"{line[:half]}...{line[-half:]}"
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """End of an error message about an unknown name: the near ones if there are any, else all of them."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name[:100], known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
 
 

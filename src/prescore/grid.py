@@ -17,6 +17,9 @@ from torch import Tensor
 from prescore.errors import PrescoreError
 from prescore.schedule import IDDPM, VP, Schedule
 
+LOWEST, HIGHEST = 1e-15, 1e15  # noise levels whose squares every precision holds
+CLOSEST = 1e-6  # of neighbours, relative: below, their differences are rounding
+
 
 def append_zero(grid: Tensor) -> Tensor:
     """The grid with a further level 0."""
@@ -27,7 +30,8 @@ def check_grid(grid: Tensor | Sequence[float]) -> Tensor:
     """A grid that a user gave, as a float64 tensor, once it is known to be one.
 
     Raises:
-        PrescoreError: it is not a row of at least two finite, non-negative, strictly decreasing numbers.
+        PrescoreError: it is not a row of at least two finite, non-negative, decreasing numbers, positive ones inside
+            `LOWEST` to `HIGHEST` and apart by `CLOSEST`.
 
     >>> check_grid([80, 1, 0])
     tensor([80.,  1.,  0.], dtype=torch.float64)
@@ -49,6 +53,13 @@ def check_grid(grid: Tensor | Sequence[float]) -> Tensor:
         raise PrescoreError(
             f"grid: noise levels must decrease, but level {i} is {levels[i]:g} and level {i + 1} is {levels[i + 1]:g}"
         )
+    positive = levels[levels > 0]
+    if (beyond := (positive < LOWEST) | (positive > HIGHEST)).any():
+        bad = positive[beyond][0]
+        raise PrescoreError(f"grid: noise level {bad:g} is not between {LOWEST:g} and {HIGHEST:g}")
+    if (close := positive[:-1] < positive[1:] * (1 + CLOSEST)).any():
+        i = int(close.nonzero()[0])
+        raise PrescoreError(f"grid: levels {i} and {i + 1}, at {levels[i]:g}, are closer than one part in a million")
     return levels
 
 
@@ -134,9 +145,10 @@ def _check_number(n: int, final_zero: bool) -> None:
 def _ramp(n: int, sigma_min: float, sigma_max: float, final_zero: bool) -> Tensor:
     """i / (n - 1), i = 0..n-1, once the arguments are known to be right."""
     _check_number(n, final_zero)
-    if not 0 < sigma_min < sigma_max < math.inf:
+    if not LOWEST <= sigma_min < sigma_max <= HIGHEST:
         raise PrescoreError(
-            f"sigma_min {sigma_min:g} and sigma_max {sigma_max:g}: 0 < sigma_min < sigma_max < inf is needed"
+            f"sigma_min {sigma_min:g} and sigma_max {sigma_max:g}: {LOWEST:g} <= sigma_min < sigma_max <= {HIGHEST:g} "
+            "is needed"
         )
     return torch.linspace(0, 1, n, dtype=torch.float64)
 

@@ -32,6 +32,7 @@ WEAKEST_ALPHA = 1e4  # what stands for no preconditioner among the settings
 FEW = 16  # steps, fewer than which are enough for any sampler
 PLAIN = (bool, int, float, str, tuple)  # types of what stands among the settings as it is
 SHOWN = 12  # levels that a plan shows
+ROUNDING = 1e-9  # of a level that is meant to be an end of the noise range
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +306,7 @@ def _on_grid(
         if is_narrowed:
             raise PrescoreError("sigma_min, sigma_max: do nothing beside a list of noise levels")
         positive = levels[levels > 0]
-        if positive[0] > high or positive[-1] < low:
+        if positive[0] > high * (1 + ROUNDING) or positive[-1] < low * (1 - ROUNDING):
             bad = positive[0] if positive[0] > high else positive[-1]
             raise PrescoreError(f"grid: level {bad:g} asked for, the model knows noise from {low:g} to {high:g}")
         return replace(sampler, grid=levels), {"grid": levels.tolist()}

@@ -1,20 +1,22 @@
 import pickle
 import shutil
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from formats import KINDS, write
+from formats import KINDS, edit_weights, write
 from safetensors.torch import save_file
 from support import relative
 
 import prescore
-from prescore.checkpoints import open_model
+from prescore.checkpoints import open_model, save_model
 from prescore.checkpoints.detect import FORMATS, locate, read
 from prescore.checkpoints.labels import classes_of
 from prescore.errors import PrescoreError
 
+EDITED = [kind for kind in KINDS if kind != "edm"]  # whose weights can be given other names
 X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -61,6 +63,75 @@ def test_every_format_runs_in_other_precisions(model, dtype, limit):
     assert other.dtype == found.dtype == torch.promote_types(getattr(torch, dtype), torch.float32)
     for level in range(len(expected)):
         assert relative(found[level], expected[level]) < limit
+
+
+WRAPPED = {
+    "none": lambda name: name,
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "both": lambda name: f"module._orig_mod.{name}",
+    "twice": lambda name: f"module.module.{name}",
+    "parts": lambda name: name.replace(".", "._orig_mod.", 1),
+    "some": lambda name: f"module.{name}" if "weight" in name else name,
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+@pytest.mark.parametrize("kind", EDITED)
+def test_names_of_what_a_network_was_wrapped_in(kind, wrapped, tmp_path, monkeypatch):
+    path, options = write(kind, tmp_path, monkeypatch)
+    plain = {weights: read(path, weights=weights, **options) for weights in ("ema", *(["raw"] * (kind != "native")))}
+    edit_weights(kind, path, lambda state: {WRAPPED[wrapped](n.removeprefix("module.")): v for n, v in state.items()})
+    for weights, expected in plain.items():
+        found = read(path, weights=weights, **options)
+        assert found.description == expected.description
+        assert found.state.keys() == expected.state.keys()
+        assert all(torch.equal(value, expected.state[name]) for name, value in found.state.items())
+
+
+@pytest.mark.parametrize("kind", EDITED)
+def test_names_that_are_refused(kind, tmp_path, monkeypatch):
+    path, options = write(kind, tmp_path, monkeypatch)
+    edit_weights(kind, path, lambda state: state | {"module.a.b": torch.zeros(1), "a.b": torch.zeros(1)})
+    with pytest.raises(PrescoreError, match=r"the weight 'a\.b' is there twice, once as '(module\.)?a\.b'$"):
+        open_model(path, **options)
+    path, options = write(kind, tmp_path, monkeypatch)
+    edit_weights(kind, path, lambda state: state | {"\x1b[2Ja\nb": torch.zeros(1)})
+    with pytest.raises(PrescoreError, match=r"the weight '\\x1b\[2Ja\\nb' does not belong to th") as caught:
+        open_model(path, **options)
+    assert str(caught.value).isprintable()
+
+
+def shared(state):
+    """All weights as views of the numbers of the largest one."""
+    numbers = max(state.values(), key=torch.Tensor.numel).flatten().clone()
+    return {name: numbers[: value.numel()].view(value.shape) for name, value in state.items()}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EDITED if kind != "native"])  # whose format has no such weights
+def test_weights_that_are_views_of_a_few_numbers(kind, tmp_path, monkeypatch):
+    path, options = write(kind, tmp_path, monkeypatch)
+    edit_weights(kind, path, shared)
+    with pytest.raises(PrescoreError, match=r"its \w+: its tensors take \d+ bytes, of which only \d+ are stored"):
+        open_model(path, **options)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EDITED if kind != "native"])
+def test_a_weight_under_two_names_is_opened_and_saved(kind, tmp_path, monkeypatch):
+    path, options = write(kind, tmp_path, monkeypatch)
+
+    def tied(state):
+        [(shape, _)] = Counter(value.shape for value in state.values() if value.ndim > 1).most_common(1)
+        first, second = [name for name, value in state.items() if value.shape == shape][:2]
+        return state | {second: state[first]}
+
+    edit_weights(kind, path, tied)
+    stored = read(path, weights="raw", **options)
+    storages = [value.untyped_storage().data_ptr() for value in stored.weights.values()]
+    assert kind == "score-sde" or len(set(storages)) == len(storages) - 1  # that reader makes copies
+    save_model(tmp_path / "saved.safetensors", stored.description, stored.state, None)
+    written = read(tmp_path / "saved.safetensors", weights=stored.description.weights)
+    assert written.state.keys() == stored.state.keys()
+    assert all(torch.equal(value, stored.state[name]) for name, value in written.state.items())
 
 
 def test_channels_last_changes_nothing_but_the_layout(model):
@@ -147,6 +218,12 @@ def test_other_things_are_named(tmp_path, name, message):
             "what can be read: prescore's own safetensors, score_sde_pytorch .pth, NCSN and NCSNv2 .pth, EDM .pkl, "
             "diffusers folders"
         )
+
+
+def test_a_name_that_is_too_long():
+    with pytest.raises(PrescoreError, match=r"x: cannot be read \(File name too long\)$") as caught:
+        open_model("x" * 5000)
+    assert len(str(caught.value)) <= 1000
 
 
 def test_what_is_not_there(tmp_path):

@@ -177,6 +177,38 @@ def test_safetensors_before_pickle_and_full_precision_before_half(folder, networ
     assert_refused(folder, f"unet/ holds no {FILE}.safetensors and no {FILE}.bin")
 
 
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("size", ["1GB", "4KB"])
+def test_weights_before_they_were_averaged(folder, network, safe, size):
+    """The variant `non_ema`, which tells that those beside it are an average."""
+    weights_file(folder).rename(folder / "average.safetensors")
+    network.save_pretrained(folder / "unet", max_shard_size=size, variant="non_ema", safe_serialization=safe)
+    assert_refused(folder, "unet/ holds no diffusion_pytorch_model.safetensors and no diffusion_pytorch_model.bin; it ")
+    assert_refused(folder, ", the weights before they were averaged; take weights 'raw' (--raw)")
+    assert same(read(folder, weights="raw"), network)
+    save_file({name: value + 1 for name, value in network.state_dict().items()}, weights_file(folder))
+    raw, average = read(folder, weights="raw"), read(folder)
+    assert same(raw, network)
+    assert (raw.description.weights, average.description.weights) == ("raw", "ema")
+    assert average.description.training["stored_weights"] == "beside non_ema"
+    assert torch.equal(average.weights["conv_out.bias"], network.state_dict()["conv_out.bias"] + 1)
+
+
+def test_variants_that_are_not_known_are_named(folder):
+    weights_file(folder).rename(folder / "unet" / f"{FILE}.int8.safetensors")
+    assert_refused(folder, f"no {FILE}.bin; it holds {FILE}.int8.safetensors")
+
+
+def test_a_weight_in_two_shards(folder):
+    state = load_file(weights_file(folder))
+    weights_file(folder).unlink()
+    for name in ("a", "b"):
+        save_file(state, folder / "unet" / f"{name}.safetensors")
+    index = {"weight_map": {"conv_in.bias": "a.safetensors", "conv_in.weight": "b.safetensors"}}
+    (folder / "unet" / f"{FILE}.safetensors.index.json").write_text(json.dumps(index))
+    assert_refused(folder, "b.safetensors: the weight 'conv_in.bias' is in another file as well")
+
+
 @pytest.mark.parametrize("variant", [None, "fp16"])
 @pytest.mark.parametrize("safe", [True, False])
 def test_shards_as_diffusers_writes_them(folder, network, variant, safe):
@@ -320,14 +352,16 @@ def test_what_is_not_such_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not JSON"),
-        (b"{", "not JSON"),
-        (b"\xff\xfe\x00", "not JSON"),
+        (b"", "it is not JSON"),
+        (b"{", "it is not JSON"),
+        (b"\xff\xfe\x00", "it is not JSON"),
         (b"[1]", "not a mapping"),
         (b"null", "not a mapping"),
-        (b"[" * 200_000, "not JSON"),
-        (b'{"a":' * 200_000, "not JSON"),
-        (b'{"a": ' + b"9" * 10_000 + b"}", "not JSON"),
+        (b"[" * 200_000, "it is nested too deep"),
+        (b'{"a":' * 200_000, "it is nested too deep"),
+        (b'{"a": ' + b"[" * 50 + b"]" * 50 + b"}", "it is nested too deep"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "it holds a number of 10000 digits, 999999..."),
+        (b'{"_class_name": "UNet2DModel", "_class_name": "DDPMScheduler"}', "the name '_class_name' is given twice"),
     ],
     ids=lambda v: str(v)[:12],
 )
@@ -339,7 +373,7 @@ def test_configurations_that_are_not(folder, name, content, message):
 def test_configuration_of_a_gigabyte(folder):
     with open(folder / "unet" / CONFIG, "wb") as file:
         file.truncate(2**30)
-    assert_refused(folder, "config.json: larger than 10000000 bytes")
+    assert_refused(folder, "config.json: it is larger than 4000000 bytes")
 
 
 def test_header_of_a_gigabyte(folder):

@@ -152,6 +152,12 @@ def test_tables_of_the_preconditioning_are_kept(path):
     assert torch.equal(load_model(path).function.sigmas, sigmas)
 
 
+def test_weights_of_a_compiled_network_are_saved(path):
+    state = network().state_dict()
+    save_model(path, DESCRIPTION, {f"module._orig_mod.{name}": value for name, value in state.items()}, None)
+    assert load_file(path).keys() == state.keys()
+
+
 def test_saving_refuses_what_could_not_be_loaded(path):
     state = network().state_dict()
     state["map_layer0.weight"] = state["map_layer0.weight"].clone().fill_(1e6)
@@ -208,9 +214,11 @@ def test_files_that_are_not_models(path):
     path.write_bytes(save({"a": torch.zeros(1)}))
     assert_refused(path, "its header has no entry 'prescore'")
     write(path, "{")
-    assert_refused(path, "its description is not JSON")
+    assert_refused(path, "its description: it is not JSON")
     write(path, "[" * 100_000)
-    assert_refused(path, "its description is not JSON")
+    assert_refused(path, "its description: it is nested too deep")
+    write(path, json.dumps(HEADER)[:-1] + ', "name": "other"}')
+    assert_refused(path, "its description: the name 'name' is given twice")
     write(path, [1])
     assert_refused(path, "its format is not 'prescore-model'")
     write(path, HEADER | {"format": "other"})
@@ -257,6 +265,8 @@ def test_files_that_are_not_models(path):
         ({"name": "two\nlines"}, "name = 'two\\nlines'"),
         ({"name": "x" * 10**6}, "name = 'xxx"),
         ({"training": []}, "training = []"),
+        ({"training": {"\x1b[31m": 1}}, r"training = {'\x1b[31m': 1}, which is not valid"),
+        ({"training": {"data": {"x" * 300: 1}}}, "training = {'data': {'xxx"),
         ({"arguments": []}, "arguments = []"),
     ],
 )
@@ -273,7 +283,8 @@ def nested(levels):
     ("changes", "message"),
     [
         ({"model_channels": 10**9}, "the argument model_channels = 1000000000 of"),
-        ({"model_channels": 10**400}, "the argument model_channels = 1000"),
+        ({"model_channels": 10**200}, "the argument model_channels = 1000"),
+        ({"model_channels": 10**400}, "its description: it holds a number of 401 digits, 100000..."),
         ({"model_channels": 60_000}, "has shape"),
         ({"model_channels": True}, "the argument model_channels = True of"),
         ({"model_channels": 8.5}, "the argument model_channels = 8.5 of"),
@@ -287,7 +298,7 @@ def nested(levels):
         ({"channel_mult": [1.5]}, "the argument channel_mult = [1.5] of"),
         ({"channel_mult": []}, "img_resolution: 4 cannot be halved"),
         ({"channel_mult": nested(5)}, "the argument channel_mult = [[[[[1]]]]] of"),
-        ({"channel_mult": nested(300)}, "its description is nested too deep"),
+        ({"channel_mult": nested(300)}, "its description: it is nested too deep"),
         ({"channel_mult": {"0": 1}}, "the argument channel_mult = {'0': 1} of"),
         ({"channel_mult": "11"}, "the argument channel_mult = '11' of"),
         ({"resample_filter": [1e9]}, "the argument resample_filter = [1000000000.0] of"),

@@ -10,10 +10,15 @@ import torch
 from PIL import Image
 
 import prescore
-from prescore.data import load_images
+from prescore.checkpoints.native import ModelDescription, save_model
+from prescore.data import load_images, subset
 from prescore.grid import geometric
+from prescore.models.song_unet import SongUNet
 from prescore.statistics.score import score_statistics
 
+SIDE = 8
+ARGUMENTS = {"img_resolution": SIDE, "in_channels": 1, "out_channels": 1, "model_channels": 16, "channel_mult": [1]}
+ARGUMENTS |= {"num_blocks": 1, "attn_resolutions": []}
 GREY = np.random.default_rng(0).integers(0, 256, (20, 9, 8), dtype=np.uint8)
 
 
@@ -188,3 +193,45 @@ def test_what_a_model_cannot_be_measured_on(
     assert "n: 1 noise levels" in refused("calibrate", small, *out, "--model", model, "--levels", 1)
     assert "--batch-size: 0" in refused("calibrate", small, *out, "--model", model, "--batch-size", 0)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.fixture
+def conditional(tmp_path: Path) -> Path:
+    """A tiny model of three classes, and in small.npz the class of each image."""
+    arguments = {**ARGUMENTS, "label_dim": 3}
+    network = SongUNet(**arguments, generator=torch.Generator().manual_seed(0))
+    description = ModelDescription(
+        "SongUNet", arguments, "edm", {"sigma_data": 0.5}, 0.01, 50.0, (1, SIDE, SIDE), name="three"
+    )
+    save_model(tmp_path / "three.safetensors", description, network.state_dict())
+    np.savez(tmp_path / "small.npz", images=GREY[:, :SIDE], labels=np.arange(len(GREY)) % 3)
+    return tmp_path / "three.safetensors"
+
+
+def test_a_model_of_classes_is_measured_with_those_of_the_data(
+    tmp_path: Path, conditional: Path, cli: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    data = tmp_path / "small.npz"
+    quick = ("--model", conditional, "--levels", 3, "--trajectories", 2, "--tries", 1, "--calls", "4")
+    arguments = ("calibrate", data, "--out", tmp_path / "s", "--n", 5, "--seed", 2, *quick)
+    labels = np.arange(len(GREY)) % 3
+    for option, rows in {"--labels": labels[subset(len(GREY), 5, 2)], "--class": np.full(5, 1)}.items():
+        assert cli(*arguments, option, 1 if option == "--class" else "labels").code == 0
+        found = prescore.load_statistics(tmp_path / "s")
+        expected = prescore.calibrate(
+            load_images(data, n=5, seed=2),
+            model=prescore.load(conditional),
+            condition={"class_labels": torch.eye(3)[rows]},
+            levels=3,
+            trajectories=2,
+            tries=1,
+            calls=(4,),
+        )
+        assert torch.equal(found.model.score.residual_square, expected.model.score.residual_square)
+        assert torch.equal(found.model.steps.solvers["data"].inner, expected.model.steps.solvers["data"].inner)
+        assert found.tuning.rules == expected.tuning.rules
+    assert "--class: is missing; the model draws one of its classes 0 to 2" in refused(*arguments)
+    assert "class: 3 given; the model has the classes 0 to 2" in refused(*arguments, "--class", 3)
+    assert "--class: does nothing beside --labels" in refused(*arguments, "--class", 0, "--labels", "labels")
+    assert "has no array 'kinds'" in refused(*arguments, "--labels", "kinds")
+    assert "--class: does nothing without --model" in refused("calibrate", data, "--out", tmp_path / "s", "--class", 0)

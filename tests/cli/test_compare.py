@@ -402,7 +402,7 @@ def test_samplers_that_cannot_be_compared(refused: Refused, model: Path, shipped
             "compare", model, "--samplers", "ddim", f"--calls={calls}", "--out", out
         )
     for name in ("ggf", "ode-rk45"):
-        assert f"--samplers: '{name}' makes as many calls as its tolerance needs" in refused(
+        assert f"--calls: sampler '{name}' makes as many as its tolerance needs" in refused(
             *arguments(model, out, name)
         )
     for name, least in {"p-ode-3m": 3, "dpm-solver-2": 3, "pndm": 13}.items():

@@ -2,7 +2,9 @@
 
 import os
 import runpy
+import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 import prescore
 from prescore.cli import main
+from prescore.errors import PrescoreError
 
 COMMANDS = ("sample", "samplers", "calibrate", "evaluate", "compare", "convert", "info", "train", "recipes", "demo")
 
@@ -65,6 +68,65 @@ def test_ctrl_c_is_one_line(cli: Callable[..., Any], monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("prescore.samplers.find_sampler", interrupt)
     assert cli("samplers", "pc") == (130, "", "prescore: error: interrupted\n")
+
+
+def test_sigterm_is_one_line_and_what_was_heard_before_is_heard_again(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prescore.samplers.find_sampler", lambda *_: signal.raise_signal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli("samplers", "pc") == (143, "", "prescore: error: interrupted\n")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_is_ignored_stays_so(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prescore.version.__version__", Raising())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert cli("--version") == (0, "prescore 1.2.3\n", "")
+
+
+class Raising:
+    """A version in which Ctrl-C is pressed."""
+
+    def __format__(self, _: str) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return "1.2.3"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (PermissionError(13, "Permission denied", "locked/a"), "locked/a: cannot be used (Permission denied)"),
+        (OSError(36, "File name too long"), "cannot be used (File name too long)"),
+        (UnicodeEncodeError("utf-8", "na\udcff", 2, 3, "surrogates"), "a path that was given holds bytes"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("prescore.samplers.find_sampler", refuse)
+    assert expected in refused("samplers", "pc")
+
+
+def test_warnings_of_the_library_are_notes(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = type("DataWarning", (UserWarning,), {"__module__": "prescore.data"})
+
+    def warn(*_: object) -> None:
+        warnings.warn("3 files were\nleft out", ours, stacklevel=1)
+        warnings.warn("of another library", UserWarning, stacklevel=1)
+        raise PrescoreError("enough")
+
+    monkeypatch.setattr("prescore.samplers.find_sampler", warn)
+    shown: list[str] = []
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: shown.append(str(message))
+        _, _, err = cli("samplers", "pc")
+    assert err.startswith("prescore: note: 3 files were left out\n")
+    assert err.endswith("left out\nprescore: error: enough\n")
+    assert shown == ["of another library"]
 
 
 def test_a_reader_who_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,6 @@
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -50,6 +52,35 @@ def test_trains_and_resumes(cli, data, tmp_path):
     code, out, _ = cli(*words)
     assert code == 0
     assert "step 3 of 3" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_stopped_does_not_pass_for_a_finished_one(cli, data, tmp_path, monkeypatch, number):
+    original = loop.train_step
+
+    def interrupted(state, *arguments):
+        if state.step == 1:
+            signal.raise_signal(number)
+        return original(state, *arguments)
+
+    words = ["train", data, "--key", "train", "--out", tmp_path / "run", "--pad", 8, *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", interrupted)
+        code, out, err = cli(*words)
+    assert (code, err) == (128 + number, "")
+    assert "step 2 of 3" in out
+    assert out.endswith("stopped; the same command goes on from here\n")
+    assert cli(*words).code == 0
+
+
+def test_names_of_models_are_text(cli, refused, data, tmp_path):
+    words = ["train", data, "--key", "train", "--pad", 8, *TINY, "--out"]
+    assert "--name: 'a\\x1b' given" in refused(*words, tmp_path / "run", "--name", "a\x1b")
+    assert not (tmp_path / "run").exists()
+    assert cli(*words, tmp_path / "na\x1bme").code == 0
+    assert read_description(tmp_path / "na\x1bme" / "model.safetensors").name == "na_me"
+    assert "holds bytes that are no text; take another folder" in refused(*words, tmp_path / os.fsdecode(b"na\xff"))
+    assert not (tmp_path / os.fsdecode(b"na\xff")).exists()
 
 
 def test_is_the_function_with_the_same_settings(cli, data, tmp_path):

@@ -26,6 +26,7 @@ EXTRAS = {
     "markupsafe",
     "matplotlib",
     "PIL",
+    "pyvips",
     "rich",
     "scipy",
     "tensorboard",

@@ -9,8 +9,9 @@ from samplers.test_recursion import SCALES, SIGMA, excess, make, surrogate
 from support import with_moments
 
 from prescore.errors import PrescoreError
-from prescore.samplers import AlphaRelation, choose_alpha, statistics_recursion
+from prescore.samplers import AlphaRelation, PredictorCorrector, choose_alpha, statistics_recursion
 from prescore.samplers.alpha import FARTHEST
+from prescore.samplers.predictor_corrector import PREDICTORS
 
 TABLE_1 = {
     "CIFAR-10": (1, {1000: 50, 400: 25, 200: 12, 100: 5, 50: 1.8}, 28.53, 0.895),
@@ -134,3 +135,16 @@ def test_the_relation_predicts_what_it_was_made_from():
 def test_bad_pairs_are_refused(pairs, p, message):
     with pytest.raises(PrescoreError, match=message):
         AlphaRelation.fit(pairs, p)
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("corrector", ["langevin", "none"])
+@pytest.mark.parametrize("first", ["corrector", "predictor"])
+def test_every_sampler_in_any_number_of_steps_has_a_choice(predictor, corrector, first):
+    if predictor == corrector == "none":
+        return
+    for steps in range(1, 21):
+        sampler = PredictorCorrector(predictor=predictor, corrector=corrector, first=first, steps=steps)
+        choice = choose_alpha(sampler, surrogate()[0], *SIGMA)
+        assert choice.alpha >= max(1.0, min(choice.least_stable, 1e300))
+        assert choice.error <= choice.plain_error

@@ -43,7 +43,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, cha
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3, number)
         half = train(task, config, tmp_path / "parts", QUIET)
-    assert (half.steps, half.is_finished) == (3, False)
+    assert (half.steps, half.is_finished, half.signal) == (3, False, number)
     resumed = train(task, config, tmp_path / "parts", QUIET)
     assert (resumed.steps, resumed.is_finished, whole.is_finished) == (6, True, True)
     assert_equal(tensors(tmp_path / "whole"), tensors(tmp_path / "parts"))
@@ -110,6 +110,44 @@ def test_a_folder_holds_the_last_checkpoints_the_model_the_losses_and_pictures(t
     assert pictures == [(f"samples-000000{step}.png", shape, (-1.0, 1.0)) for step in (3, 6)]
     train(task, config, tmp_path / "without", QUIET)  # pictures move no random number of the training
     assert_equal(tensors(tmp_path / "with"), tensors(tmp_path / "without"))
+
+
+def test_a_run_killed_after_a_checkpoint_has_the_picture_of_its_step(tmp_path, monkeypatch):
+    def killed(*_, **__):
+        original(*_, **__)
+        raise KeyboardInterrupt
+
+    original = loop.save_checkpoint
+    monkeypatch.setattr(loop, "save_checkpoint", killed)
+    options = dataclasses.replace(QUIET, checkpoint_every=2, sample_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(*tiny(), tmp_path, options, save_picture=lambda path, *_: path.touch())
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-0000002.safetensors", "loss.csv", "samples-0000002.png"]
+
+
+def test_a_folder_is_one_run_s_at_a_time(tmp_path):
+    task, config = tiny()
+    refusals = []
+
+    def save_picture(*_):
+        with pytest.raises(PrescoreError) as refusal:
+            train(task, config, tmp_path, QUIET)
+        refusals.append(str(refusal.value))
+
+    train(task, config, tmp_path, dataclasses.replace(QUIET, sample_every=3), save_picture=save_picture)
+    assert refusals == [f"{tmp_path}: another run is at work in this folder; take another one"] * 2
+    assert train(task, config, tmp_path, QUIET).is_finished
+
+
+def test_an_interrupted_start_leaves_no_new_folder(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "resume", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(*tiny(), tmp_path / "run", QUIET)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tensorboard(tmp_path, monkeypatch, capsys):
@@ -208,6 +246,12 @@ def test_wrong_options(name):
         RunOptions(**{name: 0})
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\udcff"])
+def test_a_name_that_is_no_text(name):
+    with pytest.raises(PrescoreError, match=r"name: .* given; letters"):
+        RunOptions(name=name)
+
+
 def test_half_precision_needs_a_gpu(tmp_path):
     task, config = tiny(precision="float16")
     with pytest.raises(PrescoreError, match="precision: float16 needs a GPU; on cpu take bfloat16"):
@@ -216,7 +260,7 @@ def test_half_precision_needs_a_gpu(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(PrescoreError, match=r"file/run: the folder cannot be made"):
+    with pytest.raises(PrescoreError, match=r"file/run: cannot be written \(Not a directory\)"):
         train(*tiny(), tmp_path / "file" / "run", QUIET)
 
 

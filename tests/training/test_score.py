@@ -3,7 +3,10 @@ import dataclasses
 import pytest
 import torch
 from runs import digits, tiny
+from support import relative
 
+from prescore.checkpoints import open_model
+from prescore.checkpoints.labels import Classes, classes_of
 from prescore.errors import PrescoreError
 from prescore.training import score
 from prescore.training.augment import augmentation_labels, augmented
@@ -114,6 +117,23 @@ def test_classes_are_one_hot_and_sometimes_left_out():
     assert task.describe("m", {}).arguments["label_dim"] == 3
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_model_file_tells_whether_there_is_an_answer_without_a_class(tmp_path, share):
+    """It is the objective that leaves classes out: the network of the run must not do so again."""
+    task, _ = tiny("edm", LABELLED, label_dropout=share)
+    network = task.build(generator_of_step(0, -1))
+    assert network.label_dropout == 0
+    task.save(tmp_path / "model.safetensors", network.state_dict(), "model", {})
+    description, denoise = open_model(tmp_path / "model.safetensors")
+    assert classes_of(description) == Classes(3, one_hot=True, optional=share > 0)
+    x, sigma = torch.zeros(2, 1, 4, 4), torch.tensor(1.0)
+    if share:
+        assert relative(denoise(x, sigma), denoise(x, sigma, class_labels=torch.zeros(2, 3))) < 1e-5
+    else:
+        with pytest.raises(PrescoreError, match="class_labels: is missing; the model model draws samples of a class"):
+            denoise(x, sigma)
+
+
 @pytest.mark.parametrize("name", ["ncsnv2", "edm"])
 def test_previews_are_samples_that_move_no_random_state(name, monkeypatch):
     monkeypatch.setattr(score, "PREVIEW_STEPS", 3)
@@ -153,10 +173,22 @@ def test_wrong_settings(changes, message):
 @pytest.mark.parametrize(
     ("recipe", "data", "changes", "message"),
     [
-        ("edm", TrainingData(torch.zeros(3, 1, 4, 5)), {}, r"examples: shape \(3, 1, 4, 5\); ddpmpp needs images"),
+        ("edm", TrainingData(torch.zeros(3, 1, 4, 5)), {}, "examples: 5 x 4 pixels; ddpmpp needs squares"),
         ("edm", TrainingData(digits(3, 6)), {"channel_mult": (1, 1, 1)}, "img_resolution: 6 cannot be halved"),
         ("ncsn", LABELLED, {}, "labels: the network ncsn takes no classes"),
         ("edm", None, {"label_dropout": 0.1}, "label_dropout: does nothing without labels"),
+        (
+            "edm",
+            TrainingData(digits(3), labels=torch.arange(1, 4)),
+            {},
+            "labels: no example is of the class 0, .* 0 to 2",
+        ),
+        (
+            "edm",
+            TrainingData(digits(3), labels=torch.tensor([4, 0, 0])),
+            {},
+            "no example .* 1, .* 2 classes from 0 to 1",
+        ),
         ("edm", TrainingData(digits(3, 32)), {"loss": "ism"}, "loss: ism needs one backward pass for each of 1024"),
         ("ncsn", None, {"levels": 0}, "levels: 0 noise levels; at least 2"),
         ("ncsnv2", TrainingData(digits(1)), {}, "sigma_max: no two examples are further apart than 0"),
@@ -166,3 +198,17 @@ def test_wrong_settings(changes, message):
 def test_data_that_do_not_fit(recipe, data, changes, message):
     with pytest.raises(PrescoreError, match=message):
         tiny(recipe, data, **changes)[0].build(torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("edm", {"model_channels": 10**9}, "the network has .* numbers, whose training takes .* GB, and there are"),
+        ("edm", {"model_channels": 10**5}, "the network has .* numbers, whose training takes .* GB, and there are"),
+        ("edm", {"num_blocks": 10**9}, "the network has more than 50000 parts; make it smaller"),
+        ("ncsn", {"model_channels": 10**9}, "the network has .* numbers, whose training takes .* GB, and there are"),
+    ],
+)
+def test_a_network_for_no_machine_is_refused_before_it_is_built(recipe, changes, message):
+    with pytest.raises(PrescoreError, match=message):
+        tiny(recipe, **changes)[0].build(torch.Generator())

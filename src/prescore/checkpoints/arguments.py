@@ -1,4 +1,4 @@
-"""Arguments that a file gives to a constructor, checked against its signature before it is called.
+"""Plain data of a file, and arguments that it gives to a constructor, checked before the constructor is called.
 
 What a constructor declares is what a file may give: the names of its parameters, and values of their annotated types
 that are plain data (numbers, text, lists, mappings), small enough that nothing built from one of them takes long.
@@ -6,7 +6,10 @@ Which words and which combinations are allowed is the constructor's own business
 """
 
 import inspect
+import json
 import math
+import reprlib
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,6 +19,9 @@ from prescore.errors import PrescoreError, suggest
 MAX_NUMBER = 65_536  # of any width, resolution, label or noise level
 MAX_TEXT = 200
 MAX_LENGTH = 64  # of a list or a mapping, unless the caller says otherwise
+MAX_JSON_BYTES = 4_000_000
+MAX_DEPTH = 10  # of lists and mappings in each other
+MAX_DIGITS = 300  # of a whole number; one with more is no floating-point number
 SHOWN = 60  # characters of a wrong value in a message
 
 
@@ -92,7 +98,43 @@ def _holds(value: Any, origin: Any, members: tuple[Any, ...], max_length: int) -
     return all(is_of(element, members[0] if members else Any, max_length) for element in value)
 
 
-def is_shallow(value: object, levels: int = 10) -> bool:
+def parse_json(text: str | bytes) -> Any:
+    """The plain data of a JSON text. Infinity and NaN, which diffusers writes, are numbers.
+
+    Raises:
+        PrescoreError: it is not JSON, or longer than `MAX_JSON_BYTES`, nested deeper than `MAX_DEPTH`, has a number of
+            more than `MAX_DIGITS` digits, or gives a name twice in one mapping, of which readers take the one or the
+            other.
+    """
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+            raise PrescoreError(f"the name {shorten(twice)} is given twice")
+        return content
+
+    def whole(digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            raise PrescoreError(f"it holds a number of {len(digits)} digits, {digits[:6]}...")
+        return int(digits)
+
+    if len(text) > MAX_JSON_BYTES:
+        raise PrescoreError(f"it is larger than {MAX_JSON_BYTES} bytes")
+    try:
+        content = json.loads(text, object_pairs_hook=mapping, parse_int=whole)
+    except PrescoreError:
+        raise
+    except RecursionError:
+        raise PrescoreError("it is nested too deep") from None
+    except ValueError as error:
+        raise PrescoreError(f"it is not JSON ({error})") from None
+    if not is_shallow(content):
+        raise PrescoreError("it is nested too deep")
+    return content
+
+
+def is_shallow(value: object, levels: int = MAX_DEPTH) -> bool:
     """Whether lists and mappings inside a value are nested at most so deep."""
     layer = [value]
     for _ in range(levels):
@@ -110,6 +152,19 @@ def is_number(value: Any) -> bool:
 
 
 def shorten(value: object) -> str:
-    """A wrong value in a message of one line."""
-    text = repr(value)
+    """A wrong value in a message of one line; what it holds is not looked at beyond what is shown."""
+    text = _SHORT.repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 2 * SHOWN
+
+    def repr_int(self, value: int, level: int) -> str:
+        # Python writes no more than 4300 digits.
+        return repr(value) if value.bit_length() < 10_000 else f"a whole number of {value.bit_length()} bits"
+
+
+_SHORT = _Short()

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from prescore.checkpoints.arguments import parse_json
 from prescore.checkpoints.native import AUTOENCODER_FORMAT, read_safetensors
-from prescore.checkpoints.stored import check_finite, construct_autoencoder, fill, naming
+from prescore.checkpoints.stored import construct_autoencoder, fill, naming
+from prescore.checkpoints.tensors import check_finite, check_tensors
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 from prescore.models.vae import VAE
@@ -60,8 +62,9 @@ def load_autoencoder(
     Raises:
         PrescoreError: the file is missing, truncated, no autoencoder, or its weights do not fit.
     """
-    metadata, weights = read_safetensors(Path(path))
+    metadata, tensors = read_safetensors(Path(path))
     with naming(path):
+        weights = check_tensors("the autoencoder", tensors)
         arguments = _described(metadata).get("arguments", {})
         autoencoder = construct_autoencoder(arguments, weights)
         fill(autoencoder, weights, dtype)
@@ -71,10 +74,8 @@ def load_autoencoder(
 
 def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The description of an autoencoder, of which the arguments are still to be checked."""
-    try:
-        header = json.loads(metadata.get("prescore", "null"))
-    except (ValueError, RecursionError) as error:
-        raise PrescoreError(f"its description is not JSON ({error})") from error
+    with naming("its description"):
+        header = parse_json(metadata.get("prescore", "null"))
     if not isinstance(header, dict) or header.get("format") != AUTOENCODER_FORMAT:
         raise PrescoreError("not an autoencoder; train one with `prescore train DATA --recipe vae`")
     if header.get("version") != VERSION:

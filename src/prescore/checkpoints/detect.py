@@ -59,7 +59,10 @@ def locate(name_or_path: str | Path) -> Path:
         PrescoreError: there is none.
     """
     path = Path(name_or_path)
-    return path if path.is_dir() else find(name_or_path)
+    try:
+        return path if path.is_dir() else find(name_or_path)
+    except OSError as error:  # of a folder that may not be searched, or a name that is too long
+        raise PrescoreError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def open_model(
@@ -88,10 +91,13 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
         PrescoreError: it is of no known format, damaged, or not what was asked for; without the path.
     """
     check_choice("weights", weights, WEIGHTS)
-    for reader in FORMATS.values():
-        if reader.matches(path):
-            return reader.read(path, config=config, weights=weights)
-    raise PrescoreError(f"is {contents(path)}; what can be read: {', '.join(FORMATS)}")
+    try:
+        for reader in FORMATS.values():
+            if reader.matches(path):
+                return reader.read(path, config=config, weights=weights)
+        raise PrescoreError(f"is {contents(path)}; what can be read: {', '.join(FORMATS)}")
+    except OSError as error:  # of what lies beside or inside, and may not be read
+        raise PrescoreError(f"cannot be read ({error.strerror})") from None
 
 
 def contents(path: Path) -> str:

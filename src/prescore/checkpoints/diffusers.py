@@ -5,7 +5,8 @@ google/ncsnpp and google/ddpm models, hold both files beside each other. What th
 levels and under which name of the level is written in the scheduler's configuration alone (`diffusers_schedulers`).
 
 A folder does not tell whether its weights are an average. Those of `unet_ema/`, which diffusers' training scripts
-write, are; any others are called "raw", which here means as stored.
+write, are, and so are those beside a variant `non_ema`, which has the others; else they are called "raw", which here
+means as stored.
 
 A folder is untrusted input: weights are safetensors, or pickles read with torch's weights-only reader; no code of a
 folder is run and nothing is fetched. Links are followed, since the hub's cache consists of them, to regular files.
@@ -14,7 +15,6 @@ Source: diffusers 0.42, https://github.com/huggingface/diffusers (Apache 2.0), `
 """
 
 import inspect
-import json
 import os
 import re
 import stat
@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prescore.checkpoints.arguments import shorten
+from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json, shorten
 from prescore.checkpoints.diffusers_schedulers import SCHEDULER, Config, Meaning, scheduler_meaning
 from prescore.checkpoints.native import open_safetensors
 from prescore.checkpoints.stored import (
@@ -33,19 +33,23 @@ from prescore.checkpoints.stored import (
     WEIGHTS,
     ModelDescription,
     StoredModel,
+    name_of,
     naming,
     network_class,
 )
-from prescore.checkpoints.torch_files import check_tensors, load_torch
+from prescore.checkpoints.tensors import check_tensors
+from prescore.checkpoints.torch_files import load_torch
 from prescore.errors import PrescoreError, check_choice
 
 NETWORK = "UNet2DModel"
 CONFIG = "config.json"
 FILE = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp32", ".bf16", ".fp16")  # of the weights' file, the most precise first
-MAX_JSON_BYTES = 10_000_000
+NOT_AVERAGED = ".non_ema"
 # Names of the attention layers in files from before diffusers 0.15, which include those of the google models.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+Stored = tuple[Path, Callable[[Path], dict[str, Tensor]]]  # a file of weights and what reads it
 
 
 def matches(path: Path) -> bool:
@@ -63,19 +67,21 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
     Args:
         path: a pipeline's folder, one of the older layout without subfolders, or that of the network alone.
         config: the scheduler's folder, or its configuration file, where `path` has none or another is meant.
-        weights: "ema" takes `unet_ema/` where there is one; "raw" takes `unet/`.
+        weights: "ema" takes `unet_ema/` where there is one; "raw" takes `unet/`, and there the variant `non_ema`.
 
     Raises:
         PrescoreError: a file is missing, malformed or too large; the network is not a `UNet2DModel`; the scheduler is
             not one of the kinds above; diffusers is not installed.
     """
     _refuse_latents(path)
-    folder, is_average = _network_folder(path, weights)
+    folder = _network_folder(path, weights)
     arguments = _arguments(_read_json(folder / CONFIG))
     scheduler = _read_json(_scheduler_file(path, config))
     meaning = scheduler_meaning(scheduler, arguments)
     _check_embedding(arguments, meaning)
-    state = _modern_names(_read_weights(folder))
+    variant, files = _weights_files(folder, weights)
+    average = _average_of(folder, variant)
+    state = _modern_names(_read_weights(files))
     if meaning.negated:
         state = {name: -value if _is_output(name) else value for name, value in state.items()}
     if meaning.levels is not None:
@@ -89,12 +95,12 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
         sigma_max=meaning.sigma_max,
         event_shape=_event_shape(arguments),
         data_range=meaning.data_range,
-        weights="ema" if is_average else "raw",
-        name=path.resolve().name,
+        weights="ema" if average else "raw",
+        name=name_of(path.resolve().name),
         training={
             "source": "diffusers folder",
             "scheduler": scheduler["_class_name"],
-            "stored_weights": "unet_ema" if is_average else "as stored (whether they are an average is not known)",
+            "stored_weights": average or "as stored (whether they are an average is not known)",
         },
     )
     return StoredModel(description, state)
@@ -111,14 +117,11 @@ def _refuse_latents(path: Path) -> None:
                 )
 
 
-def _network_folder(path: Path, weights: str) -> tuple[Path, bool]:
-    """The folder of the network, and whether its weights are known to be an average."""
+def _network_folder(path: Path, weights: str) -> Path:
     check_choice("weights", weights, WEIGHTS)
-    if weights == "ema" and (path / "unet_ema" / CONFIG).is_file():
-        return path / "unet_ema", True
-    for folder in (path / "unet", path):
+    for folder in (*([path / "unet_ema"] if weights == "ema" else []), path / "unet", path):
         if (folder / CONFIG).is_file():
-            return folder, path.name == "unet_ema"
+            return folder
     other = " with weights 'raw' (unet_ema/ holds an average)" if (path / "unet_ema").is_dir() else ""
     raise PrescoreError(f"holds no unet/{CONFIG} and no {CONFIG}{other}; a folder with a {NETWORK} is needed")
 
@@ -183,52 +186,71 @@ def _check_embedding(arguments: dict[str, Any], meaning: Meaning) -> None:
             )
 
 
-def _size(file: Path) -> int:
-    """Bytes of a regular file, or of that to which a link leads."""
+def _check_regular(file: Path) -> None:
+    """Raise PrescoreError unless it is a regular file, or a link that leads to one."""
     try:
         status = file.stat()
     except (OSError, ValueError) as error:
         raise PrescoreError(f"{file.name}: cannot be read ({getattr(error, 'strerror', error)})") from None
     if not stat.S_ISREG(status.st_mode):
         raise PrescoreError(f"{file.name}: not a regular file")
-    return status.st_size
 
 
 def _read_json(file: Path) -> Config:
-    if _size(file) > MAX_JSON_BYTES:
-        raise PrescoreError(f"{file.name}: larger than {MAX_JSON_BYTES} bytes; it should hold a configuration")
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise PrescoreError(f"{file.name}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise PrescoreError(f"{file.name}: not JSON ({error})") from None
+    _check_regular(file)
+    with naming(file.name):
+        try:
+            with open(file, "rb") as stream:
+                content = parse_json(stream.read(MAX_JSON_BYTES + 1))
+        except OSError as error:
+            raise PrescoreError(f"cannot be read ({error.strerror})") from None
     if not isinstance(content, dict):
         raise PrescoreError(f"{file.name}: not a mapping of names to values")
     return content
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Tensors of the most precise variant, safetensors before pickles."""
+def _read_weights(files: list[Stored]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
-    for file, reader in _weights_files(folder):
-        _size(file)
-        state |= reader(file)
+    for file, reader in files:
+        _check_regular(file)
+        part = reader(file)
+        if twice := state.keys() & part.keys():
+            raise PrescoreError(f"{file.name}: the weight {shorten(min(twice))} is in another file as well")
+        state |= part
     for name in state:
         if name.startswith((TABLE, AUTOENCODER)):
             raise PrescoreError(f"the weight {shorten(name)} does not belong to this network")
     return state
 
 
-def _weights_files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], dict[str, Tensor]]]]:
-    """The file of the weights, or its shards, each with the function that reads it."""
-    for variant in VARIANTS:
-        for suffix, reader in ((".safetensors", _read_safetensors), (".bin", _read_pickle)):
-            if os.path.lexists(file := folder / f"{FILE}{variant}{suffix}"):
-                return iter([(file, reader)])
-            if os.path.lexists(index := folder / f"{FILE}{suffix}.index{variant}.json"):
-                return ((shard, reader) for shard in _shards(index))
-    raise PrescoreError(f"{folder.name}/ holds no {FILE}.safetensors and no {FILE}.bin")
+def _weights_files(folder: Path, weights: str) -> tuple[str, list[Stored]]:
+    """The most precise variant of the weights, and its files, each with the function that reads it."""
+    for variant in (*([NOT_AVERAGED] if weights == "raw" else []), *VARIANTS):
+        if files := _files_of(folder, variant):
+            return variant, files
+    names = sorted(name for name in os.listdir(folder) if name.startswith(FILE))
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    held = f"; it holds {', '.join(names[:2])}{more}" if names else ""
+    advice = ", the weights before they were averaged; take weights 'raw' (--raw)" if NOT_AVERAGED in held else ""
+    raise PrescoreError(f"{folder.name}/ holds no {FILE}.safetensors and no {FILE}.bin{held}{advice}")
+
+
+def _files_of(folder: Path, variant: str) -> list[Stored]:
+    """The file of the weights, or its shards; safetensors before pickles."""
+    for suffix, reader in ((".safetensors", _read_safetensors), (".bin", _read_pickle)):
+        if os.path.lexists(file := folder / f"{FILE}{variant}{suffix}"):
+            return [(file, reader)]
+        if os.path.lexists(index := folder / f"{FILE}{suffix}.index{variant}.json"):
+            return [(shard, reader) for shard in _shards(index)]
+    return []
+
+
+def _average_of(folder: Path, variant: str) -> str:
+    """What tells that the weights are an average; nothing if they may be none."""
+    if folder.name == "unet_ema":
+        return "unet_ema"
+    has_others = variant != NOT_AVERAGED and any(folder.glob(f"{FILE}*{NOT_AVERAGED}*"))
+    return "beside non_ema" if has_others else ""
 
 
 def _shards(index: Path) -> Iterator[Path]:
@@ -244,7 +266,7 @@ def _shards(index: Path) -> Iterator[Path]:
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     with naming(file.name):
-        return open_safetensors(file)[1]
+        return check_tensors("its content", open_safetensors(file)[1])
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:

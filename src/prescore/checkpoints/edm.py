@@ -34,7 +34,8 @@ from torch import Tensor
 
 from prescore.checkpoints.arguments import MAX_LENGTH, MAX_TEXT, is_number, shorten
 from prescore.checkpoints.pickles import Call, Name, PersistentId, Record, parse
-from prescore.checkpoints.stored import TABLE, ModelDescription, StoredModel
+from prescore.checkpoints.stored import TABLE, ModelDescription, StoredModel, name_of
+from prescore.checkpoints.tensors import check_tensors
 from prescore.errors import PrescoreError
 from prescore.schedule import VP
 
@@ -113,10 +114,7 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
     class_name, attributes = _persistent(content["ema"])
     if class_name not in RECIPES:
         raise PrescoreError(f"its network is of the class {shorten(class_name)}; known: {', '.join(RECIPES)}")
-    state = _flatten(attributes)
-    if sum(value.nbytes for value in state.values()) > path.stat().st_size:
-        raise PrescoreError("its weights take more bytes than the file has")
-    return _describe(path.stem, class_name, attributes, state)
+    return _describe(name_of(path.stem), class_name, attributes, check_tensors("its network", _flatten(attributes)))
 
 
 def _parse(path: Path) -> Any:
@@ -315,12 +313,12 @@ def _own_arguments(
         value = arguments.pop(argument, default)
         if not is_number(value) and value != math.inf:
             raise PrescoreError(f"the argument {argument} = {shorten(value)} of its preconditioning is not a number")
-        return value
+        return float(value)
 
     if name == "vp":
-        beta_d, beta_min = take("beta_d", 19.9), take("beta_min", 0.1)
+        beta_d, beta_min, M = take("beta_d", 19.9), take("beta_min", 0.1), arguments.pop("M", 1000)
         sigma = VP(beta_d, beta_min).sigma(torch.tensor([take("epsilon_t", 1e-5), 1.0], dtype=torch.float64))
-        return {"beta_d": beta_d, "beta_min": beta_min, "M": take("M", 1000)}, (sigma[0].item(), sigma[1].item())
+        return {"beta_d": beta_d, "beta_min": beta_min, "M": M}, (sigma[0].item(), sigma[1].item())
     if name == "ve":
         return {}, (take("sigma_min", 0.02), take("sigma_max", 100))
     if name == "iddpm":

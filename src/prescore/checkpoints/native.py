@@ -7,6 +7,7 @@ the size of the header is checked before it is read, and `stored.build` checks t
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,17 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from prescore.checkpoints.arguments import is_shallow, shorten
+from prescore.checkpoints.arguments import parse_json, shorten
 from prescore.checkpoints.stored import (
     AUTOENCODER,
     ModelDescription,
     StoredModel,
     build,
-    build_autoencoder,
-    build_network,
-    check_finite,
+    build_parts,
     naming,
 )
+from prescore.checkpoints.tensors import check_finite, check_tensors, own_names
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
@@ -50,15 +50,19 @@ def save_model(
             written.
     """
     with naming(path):
-        stored = StoredModel(description, dict(state))
-        network, autoencoder = build_network(stored), build_autoencoder(stored)
-        learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        state = own_names(state)
+        precond, autoencoder = build_parts(StoredModel(description, state))
+        learned = {name for name, parameter in precond.model.named_parameters() if parameter.requires_grad}
         if autoencoder is not None:
             learned |= {AUTOENCODER + name for name, _ in autoencoder.named_parameters()}
         tensors = {
             name: value.detach().to("cpu", dtype if name in learned else None).contiguous()
             for name, value in state.items()
         }
+        pointers = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
+        for name, value in tensors.items():
+            if pointers[value.untyped_storage().data_ptr()] > 1:  # the format has no weights that share their numbers
+                tensors[name] = value.clone()
         check_finite(tensors, "" if dtype is None else f" in {str(dtype).removeprefix('torch.')}")
     header = {"format": FORMAT, "version": VERSION, **asdict(description)}
     write_atomically(Path(path), save(tensors, metadata={"prescore": json.dumps(header)}))
@@ -107,12 +111,12 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
         PrescoreError: it is truncated, of another format or a newer version, or what is asked for is not in it.
     """
     metadata, tensors = open_safetensors(path)
-    description = _describe(metadata)
+    description, state = _describe(metadata), check_tensors("its content", tensors)
     if config is not None:
         raise PrescoreError("config: a prescore model holds its own configuration; leave this out")
     if weights == "raw" != description.weights:
         raise PrescoreError(f"weights: the file holds the {description.weights} weights only")
-    return StoredModel(description, tensors)
+    return StoredModel(description, state)
 
 
 def read_description(path: str | Path) -> ModelDescription:
@@ -137,10 +141,8 @@ def load_model(
 def _describe(metadata: Mapping[str, str]) -> ModelDescription:
     if "prescore" not in metadata:
         raise PrescoreError("not a prescore model (its header has no entry 'prescore')")
-    try:
-        header = json.loads(metadata["prescore"])
-    except (ValueError, RecursionError) as error:
-        raise PrescoreError(f"its description is not JSON ({error})") from error
+    with naming("its description"):
+        header = parse_json(metadata["prescore"])
     if isinstance(header, dict) and header.get("format") == AUTOENCODER_FORMAT:
         raise PrescoreError(
             "an autoencoder, which draws no samples by itself; train a model of its latents with "
@@ -148,8 +150,6 @@ def _describe(metadata: Mapping[str, str]) -> ModelDescription:
         )
     if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
         raise PrescoreError(f"not a prescore model (its format is not {FORMAT!r})")
-    if not is_shallow(header):
-        raise PrescoreError("its description is nested too deep")
     version = header.pop("version", None)
     if version == 1:
         header = _upgraded(header)

@@ -1,7 +1,7 @@
 """Checkpoints of NCSN and NCSNv2, and the yml that each was trained with.
 
 A checkpoint is a list: NCSN's is [model, optimiser], NCSNv2's [model, optimiser, epoch, step, EMA], without the last
-where no average was kept. The model's names begin with `module.`; the EMA holds parameters alone, without that prefix.
+where no average was kept. The EMA holds parameters alone.
 
 The sizes of the network are those of its weights, and the tower (NCSNv2, Deeper, Deepest) is known by their names.
 What a checkpoint lacks are the size of the images, their range, and the noise levels of NCSN. These are in the yml. The
@@ -16,6 +16,7 @@ appendix B; https://github.com/ermongroup/ncsn and https://github.com/ermongroup
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +26,14 @@ from typing import Any
 from torch import Tensor
 
 from prescore.checkpoints.arguments import MAX_TEXT, is_number, is_of, shorten
-from prescore.checkpoints.stored import ModelDescription, StoredModel
-from prescore.checkpoints.torch_files import check_tensors, checked_levels, head, load_torch
+from prescore.checkpoints.stored import ModelDescription, StoredModel, name_of
+from prescore.checkpoints.tensors import check_tensors, checked_levels
+from prescore.checkpoints.torch_files import head, load_torch
 from prescore.errors import PrescoreError, suggest
 from prescore.grid import geometric
 
-MARK = b"refine1.crp.convs.0.weight"  # a name that all of these networks have and no other
-PREFIX = "module."
-MAX_YML_BYTES = 100_000
+MARK = b"crp.convs.0.weight"  # a name that all of these networks have and no other
+MAX_YML_BYTES = 20_000
 NAMESPACE = "tag:yaml.org,2002:python/object:argparse.Namespace"
 DEVICE = "tag:yaml.org,2002:python/object/apply:torch.device"
 SUPPORTED: Mapping[str, str] = MappingProxyType(
@@ -94,8 +95,6 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
     if not isinstance(content, list) or len(content) < 2:
         raise PrescoreError("not a checkpoint of NCSN or NCSNv2, which is a list of the model's weights and more")
     state = check_tensors("its model", content[0])
-    if all(name.startswith(PREFIX) for name in state):
-        state = {name.removeprefix(PREFIX): value for name, value in state.items()}
     averaged = weights == "ema" and len(content) > 4
     if averaged:
         buffers = {"sigmas": state["sigmas"]} if "sigmas" in state else {}
@@ -112,7 +111,7 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
         (configuration.channels, configuration.image_size, configuration.image_size),
         data_range=(-1.0, 1.0) if configuration.rescaled else (0.0, 1.0),
         weights="ema" if averaged else "raw",
-        name=path.stem,
+        name=name_of(path.stem),
         training={"format": f"{network} checkpoint", "data": configuration.dataset, **facts},
     )
     return StoredModel(description, state)
@@ -233,6 +232,13 @@ def _parse_yml(file: Path) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise PrescoreError("it has an alias (*name), which no configuration needs; refused")
             return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            content = super().construct_mapping(node, deep)
+            if len(content) < len(node.value):
+                names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+                raise PrescoreError(f"the name {shorten(names.most_common(1)[0][0])} is given twice")
+            return content
 
     Loader.add_constructor(NAMESPACE, lambda loader, node: loader.construct_mapping(node, deep=True))
     Loader.add_constructor(DEVICE, lambda loader, node: loader.construct_sequence(node))

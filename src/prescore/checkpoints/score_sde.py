@@ -1,8 +1,8 @@
 """Checkpoints of score_sde_pytorch: NCSN++, DDPM++ and DDPM.
 
-A checkpoint is a mapping: optimizer, model, ema, step. The model's names begin with `module.`. The EMA has no names: it
-lists the trained parameters in the network's order, hence neither the Fourier frequencies, which are not trained, nor
-the table `sigmas`; those two come from the model.
+A checkpoint is a mapping: optimizer, model, ema, step. The EMA has no names: it lists the trained parameters in the
+network's order, hence neither the Fourier frequencies, which are not trained, nor the table `sigmas`; those two come
+from the model.
 
 The file does not tell how the network was built and trained. The published configurations are listed here; most are
 known by the names and shapes of their weights and the ends of `sigmas`, so that one has to be named only where several
@@ -34,13 +34,13 @@ from torch import Tensor, nn
 
 from prescore.checkpoints.arguments import is_number, shorten
 from prescore.checkpoints.stored import TABLE, WEIGHTS, ModelDescription, StoredModel
-from prescore.checkpoints.torch_files import check_tensors, checked_levels, head, load_torch
+from prescore.checkpoints.tensors import check_tensors, checked_levels
+from prescore.checkpoints.torch_files import head, load_torch
 from prescore.errors import PrescoreError, check_choice, suggest
 from prescore.models.ncsnpp import NCSNpp
 from prescore.schedule import VP, SubVP, Tabulated
 
-MARK = b"module.all_modules."
-PREFIX = "module."
+MARK = b"all_modules."
 BETA_MIN, BETA_MAX = 0.1, 20.0
 TIME_SCALE = 999.0
 
@@ -141,7 +141,7 @@ def read(path: Path, *, config: str | Configuration | None = None, weights: str 
     if not isinstance(content, dict) or "model" not in content:
         raise PrescoreError("not a checkpoint of score_sde_pytorch, which is a mapping with an entry 'model'")
     content.pop("optimizer", None)  # half of the file, and not needed
-    model = {name.removeprefix(PREFIX): value for name, value in check_tensors("its model", content["model"]).items()}
+    model = check_tensors("its model", content["model"])
     name, configuration = _configuration(model, config)
     state = model if weights == "raw" else model | _average(content.get("ema"), configuration.network())
     # Copies, so that nothing else of the file stays in memory with them.

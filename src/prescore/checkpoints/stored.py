@@ -3,29 +3,40 @@
 Both are untrusted. Only networks of the allow-list are built, from arguments that their constructors declare; they are
 built without memory, and no larger than the weights that are there; then every weight must have the network's name and
 shape, and finite values.
+
+A network that cannot run on samples of its own shape is refused as well. Those of this package find that out when they
+are built, but for the least size of images of the RefineNets. Those of other packages may not (a `UNet2DModel` halves
+28 pixels four times and fails on the way back), and are called once on the device "meta", where a call computes shapes
+and no numbers: a second for a network of 256 x 256 pixels, half of one or less for most.
 """
 
 import importlib
 import inspect
 import math
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
-from prescore.checkpoints.arguments import check_arguments, is_number, is_of, shorten
+from prescore.checkpoints.arguments import MAX_TEXT, check_arguments, is_number, is_of, shorten
+from prescore.checkpoints.labels import ARGUMENT, classes_of, condition_of
+from prescore.checkpoints.tensors import FLOATS, check_finite
 from prescore.denoiser import Denoiser
 from prescore.device import open_device
-from prescore.errors import PrescoreError, suggest
+from prescore.errors import PrescoreError, printable, suggest
 from prescore.models.latent import LatentDenoiser
 from prescore.models.precond import PRECONDITIONINGS, Precond, ScoreLabelsPrecond
 from prescore.models.vae import VAE
+
+if TYPE_CHECKING:
+    from prescore.models.ncsn import RefineNet
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -49,7 +60,7 @@ MAX_TABLE = 10_000  # noise levels in a table
 CHANNELS = ("in_channels", "num_channels", "channels")
 SIDES = ("img_resolution", "image_size", "sample_size")
 COUNTS = ("num_classes", "num_scales")  # and the number of noise levels that they know by a label
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+REFINE_NETS = ("NCSN", "NCSNv2")  # which know noise levels by a label alone
 
 
 @dataclass(frozen=True)
@@ -98,8 +109,8 @@ class ModelDescription:
             "data_range": is_of(self.data_range, tuple[float, float]),
             "data_mean_removed": isinstance(self.data_mean_removed, bool),
             "weights": self.weights in WEIGHTS,
-            "name": is_of(self.name, str) and self.name.isprintable(),
-            "training": isinstance(self.training, dict),
+            "name": _is_name(self.name),
+            "training": isinstance(self.training, dict) and _has_names(self.training),
             "autoencoder": isinstance(self.autoencoder, dict | None),
         }
         for name, is_right in checks.items():
@@ -110,6 +121,16 @@ class ModelDescription:
                 raise PrescoreError(f"unknown {entry} {shorten(value)}, {suggest(shorten(value), known)}")
         object.__setattr__(self, "event_shape", tuple(shape))
         object.__setattr__(self, "data_range", tuple(map(float, self.data_range)))
+
+
+def _is_name(value: object) -> bool:
+    """Whether it is text that can be printed, of moderate length."""
+    return isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
+
+
+def _has_names(value: object) -> bool:
+    """Whether the names of a mapping, and of those inside it, can be printed; what they stand for may be anything."""
+    return not isinstance(value, Mapping) or all(_is_name(name) and _has_names(value[name]) for name in value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,9 +180,11 @@ def build(
     """
     description = stored.description
     device = torch.get_default_device() if device is None else open_device(device)
-    network, autoencoder = build_network(stored), build_autoencoder(stored)
+    function, autoencoder = build_parts(stored)
+    network = function.model
     fill(network, stored.weights, dtype)
-    function = _precondition(network, stored).eval().requires_grad_(False).to(device)
+    function.eval().requires_grad_(False).to(device)
+    function.register_forward_pre_hook(condition_of(description, network).hook, with_kwargs=True)
     if channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compile:
@@ -198,6 +221,17 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype) 
     network.load_state_dict(state, assign=True)
 
 
+def build_parts(stored: StoredModel) -> tuple[Precond, VAE | None]:
+    """The preconditioned network of a stored model, and its autoencoder if it is one of latents, without their weights,
+    which are known to fit.
+
+    Raises:
+        PrescoreError: as `build`.
+    """
+    network, autoencoder = build_network(stored), build_autoencoder(stored)
+    return _precondition(network, stored), autoencoder
+
+
 def build_network(stored: StoredModel) -> nn.Module:
     """The raw network of a stored model without its weights, which are known to fit.
 
@@ -208,7 +242,9 @@ def build_network(stored: StoredModel) -> nn.Module:
     cls = network_class(description.network)
     check_arguments(f"the network {description.network}", cls, description.arguments)
     _check_sizes(description)
-    return _construct(f"the network {description.network}", cls, description.arguments, stored.weights)
+    network = _construct(f"the network {description.network}", cls, description.arguments, stored.weights)
+    _check_runs(network, description)
+    return network
 
 
 def build_autoencoder(stored: StoredModel) -> VAE | None:
@@ -236,13 +272,9 @@ def construct_autoencoder(arguments: Mapping[str, Any], weights: Mapping[str, Te
 
 
 def _construct(what: str, cls: type[Network], arguments: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Network:
-    try:
-        with torch.device("meta"), _no_more_than(weights):  # shapes only, until they are known to be the file's
-            network = cls(**arguments)
-    except PrescoreError:
-        raise
-    except Exception as error:  # whatever a constructor does with arguments of the right types that do not fit together
-        raise PrescoreError(f"{what} cannot be built from its arguments ({_in_one_line(error)})") from None
+    # Shapes only, until they are known to be the file's.
+    with _constructing(what), torch.device("meta"), _no_more_than(weights):
+        network = cls(**arguments)
     state = network.state_dict()
     for name, buffer in network.named_buffers():
         if buffer.is_meta and name not in state:
@@ -251,8 +283,20 @@ def _construct(what: str, cls: type[Network], arguments: Mapping[str, Any], weig
     return network
 
 
-def _in_one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+@contextmanager
+def _constructing(what: str) -> Iterator[None]:
+    """Whatever a constructor does with arguments of the right types that do not fit together is said in one line."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except PrescoreError:
+        raise
+    except Exception as error:
+        raise PrescoreError(f"{what} cannot be built from its arguments ({_kind_and_text(error)})") from None
+
+
+def _kind_and_text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 @contextmanager
@@ -262,6 +306,11 @@ def naming(path: str | Path) -> Iterator[None]:
         yield
     except PrescoreError as error:
         raise PrescoreError(f"{path}: {error}") from error
+
+
+def name_of(text: str) -> str:
+    """The name of a model, made from that of its file, which may have characters that do not print."""
+    return printable(text, MAX_TEXT)
 
 
 def network_class(name: str) -> type[nn.Module]:
@@ -277,7 +326,7 @@ def network_class(name: str) -> type[nn.Module]:
         if package == "prescore":
             raise
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        reason = "" if is_missing else f", whose installation is broken ({_in_one_line(error)})"
+        reason = "" if is_missing else f", whose installation is broken ({_kind_and_text(error)})"
         raise PrescoreError(f"the network {name} needs {package}{reason}; pip install 'prescore[{package}]'") from None
 
 
@@ -297,6 +346,46 @@ def _check_sizes(description: ModelDescription) -> None:
             raise PrescoreError(f"{name} = {arguments[name]} does not fit samples of the shape {shape}")
 
 
+def _check_runs(network: nn.Module, description: ModelDescription) -> None:
+    """Raise PrescoreError if the network would fail on samples of their own shape."""
+    name, shape = description.network, description.event_shape
+    if name in REFINE_NETS:
+        least = 2 ** (1 + sum(stage.down for stage in cast("RefineNet", network).tower))
+        if len(shape) != 3 or min(shape[1:]) < least:
+            raise PrescoreError(f"samples of the shape {shape}: the network {name} needs {least} x {least} pixels")
+        if description.preconditioning != "score-labels":
+            raise PrescoreError(f"the network {name} knows noise levels by number; it goes with 'score-labels' alone")
+    if NETWORKS[name].startswith("prescore."):
+        return
+    with torch.device("meta"), torch.no_grad():
+        try:
+            out = network(torch.empty(1, *shape), _a_time(description), **_a_class(description))
+        except NotImplementedError:  # of an operation on this device, which says nothing about others
+            return
+        except Exception as error:
+            reason = _kind_and_text(error)
+            raise PrescoreError(f"the network {name} cannot run on samples of the shape {shape} ({reason})") from None
+    if (made := getattr(out, "sample", out)[:, : shape[0]].shape[1:]) != shape:
+        raise PrescoreError(f"the network {name} makes {tuple(made)} of samples of the shape {shape}")
+
+
+def _a_time(description: ModelDescription) -> Tensor:
+    """A noise level as the preconditioning gives it to the network, whole where it counts."""
+    is_whole = description.preconditioning_arguments.get("integer_time", description.preconditioning == "score-labels")
+    return torch.zeros(1, dtype=torch.int64 if is_whole else torch.float32)
+
+
+def _a_class(description: ModelDescription) -> dict[str, Tensor]:
+    """A condition that the network can be called with."""
+    arguments = description.arguments
+    match arguments.get("class_embed_type"):
+        case "identity":
+            return {ARGUMENT: torch.zeros(1, 4 * arguments["block_out_channels"][0])}
+        case None if not classes_of(description):
+            return {}
+    return {ARGUMENT: torch.zeros(1, dtype=torch.int64)}
+
+
 def _precondition(network: nn.Module, stored: StoredModel) -> Precond:
     description = stored.description
     name, arguments, tables = description.preconditioning, description.preconditioning_arguments, stored.tables
@@ -304,11 +393,12 @@ def _precondition(network: nn.Module, stored: StoredModel) -> Precond:
     for table, values in tables.items():
         if table not in inspect.signature(cls).parameters or table == "model":
             raise PrescoreError(f"the preconditioning {name!r} has no table {shorten(table)}")
-        if values.ndim != 1 or not 2 <= len(values) <= MAX_TABLE or not values.is_floating_point():
+        if values.ndim != 1 or not 2 <= len(values) <= MAX_TABLE or values.dtype not in FLOATS:
             raise PrescoreError(f"the table {TABLE + table!r} is not one row of 2 to {MAX_TABLE} noise levels")
     given = ("model", *tables)
     check_arguments(f"the preconditioning {name!r}", cls, arguments, max_length=MAX_TABLE, given=given)
-    precond = cls(network, **arguments, **tables)
+    with _constructing(f"the preconditioning {name!r}"):
+        precond = cls(network, **arguments, **tables)
     for argument in COUNTS:
         if isinstance(precond, ScoreLabelsPrecond) and argument in description.arguments:
             known = description.arguments[argument]
@@ -317,18 +407,24 @@ def _precondition(network: nn.Module, stored: StoredModel) -> Precond:
     return precond
 
 
-@contextmanager
-def _no_more_than(weights: Mapping[str, Tensor]) -> Iterator[None]:
+def _no_more_than(weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
     """Stops the building of a network as soon as it has far more parts than the file has weights."""
     if len(weights) > MAX_TENSORS:
         raise PrescoreError(f"{len(weights)} weights; at most {MAX_TENSORS} can be read")
-    thread, parts, most = threading.get_ident(), 0, 100 + 10 * len(weights)
+    most = 100 + 10 * len(weights)
+    return at_most_parts(most, f"the network is much larger than the {len(weights)} weights that are there")
+
+
+@contextmanager
+def at_most_parts(most: int, otherwise: str) -> Iterator[None]:
+    """Raises a PrescoreError of this text as soon as more modules, parameters and buffers than these are built here."""
+    thread, parts = threading.get_ident(), 0
 
     def count(*_: object) -> None:
         nonlocal parts
         parts += threading.get_ident() == thread
         if parts > most:
-            raise PrescoreError(f"the network is much larger than the {len(weights)} weights that are there")
+            raise PrescoreError(otherwise)
 
     with ExitStack() as stack:
         for kind in ("parameter", "buffer", "module"):
@@ -349,10 +445,3 @@ def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
     for name in found.keys() - expected.keys():
         raise PrescoreError(f"the weight {shorten(name)} does not belong to this network")
     check_finite(found)
-
-
-def check_finite(tensors: Mapping[str, Tensor], where: str = "") -> None:
-    """Raise PrescoreError if a number is not finite; `where` ends the message."""
-    for name, value in tensors.items():
-        if not torch.isfinite(value).all():
-            raise PrescoreError(f"the weight {name!r} has values that are not finite{where}")

@@ -4,19 +4,20 @@ There are two layouts: a zip archive with the pickle `data.pkl` and one member f
 pickles (magic number, version, machine, content, keys) and then the storages. Both are read by torch's weights-only
 reader, which calls only what is in a list of its own. That list is long, and with some of it a file of a few bytes
 takes all memory (`bytearray(10**12)`); hence every name in the pickles is compared first with the few that weights and
-optimisers need.
+optimisers need, and what is made is counted, since a byte of a pickle can stand for hundreds in memory.
 
 Sources: https://docs.python.org/3/library/pickletools.html; https://docs.pytorch.org/docs/stable/notes/serialization.html.
 """
 
+import io
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
 
 from prescore.checkpoints.arguments import shorten
 from prescore.errors import PrescoreError
@@ -25,6 +26,9 @@ from prescore.errors import PrescoreError
 OLD_LAYOUT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 OLD_PICKLES = 5
 HEAD_BYTES = 2**20
+# Most instructions and calls in all pickles of a file. A weight takes 35 and 2, a large checkpoint with the moments of
+# its optimiser 150,000 and 10,000.
+MAX_STEPS, MAX_CALLS = 1_000_000, 100_000
 KINDS = ("Half", "BFloat16", "Float", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 NAMES = frozenset(
     {
@@ -59,11 +63,8 @@ def load_torch(path: Path) -> Any:
         PrescoreError: the file cannot be read, is damaged, or holds more than tensors, containers and plain values.
     """
     try:
-        for name in _names(path):
-            if name not in NAMES:
-                shown = shorten(name.replace(" ", "."))
-                raise PrescoreError(f"its pickle names {shown}, which no weights need; refused, not run")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _check_instructions(path)
+        return _without_attributes(torch.load(path, map_location="cpu", weights_only=True))
     except PrescoreError:
         raise
     except OSError as error:
@@ -73,58 +74,56 @@ def load_torch(path: Path) -> Any:
         raise PrescoreError(f"not a file of torch.save, damaged, or truncated ({reason})") from None
 
 
-def check_tensors(what: str, tensors: object) -> dict[str, Tensor]:
-    """A mapping of names to plain tensors, each stored in full.
-
-    Raises:
-        PrescoreError: `what` is something else.
-    """
-    if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
-        raise PrescoreError(f"{what} is not a mapping of names to tensors")
-    for name, value in tensors.items():
-        if not isinstance(value, Tensor) or value.device.type != "cpu" or value.layout != torch.strided:
-            raise PrescoreError(f"{what}: {shorten(name)} is not a plain tensor")
-        # A view can claim any shape over a few numbers; a copy of it would take the memory.
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise PrescoreError(f"{what}: {shorten(name)} is not stored in full")
-    return {name: value.detach() for name, value in tensors.items()}
+def _check_instructions(path: Path) -> None:
+    """Raise PrescoreError if a pickle of the file names what no weights need, or makes too much."""
+    calls = 0
+    for step, (instruction, argument) in enumerate(_instructions(path)):
+        calls += instruction == "REDUCE"
+        if step >= MAX_STEPS or calls > MAX_CALLS:
+            raise PrescoreError(f"its pickle has more than {MAX_STEPS} instructions or {MAX_CALLS} calls")
+        if instruction == "GLOBAL" and argument not in NAMES:
+            shown = shorten(str(argument).replace(" ", "."))
+            raise PrescoreError(f"its pickle names {shown}, which no weights need; refused, not run")
+        if instruction in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+            raise PrescoreError(f"its pickle uses {instruction}, which torch.save does not; refused, not run")
 
 
-def checked_levels(sigmas: Tensor) -> Tensor:
-    """The noise levels of a file, in float64.
-
-    Raises:
-        PrescoreError: they are not positive, finite and decreasing.
-    """
-    levels = sigmas.double()
-    if not (levels.isfinite().all() and (levels > 0).all() and (levels.diff() < 0).all()):
-        raise PrescoreError("the noise levels 'sigmas' are not positive numbers that decrease")
-    return levels
-
-
-def _names(path: Path) -> Iterator[str]:
-    """Every "module name" in the pickles of a file."""
+def _instructions(path: Path) -> Iterator[tuple[str, object]]:
+    """Name and argument of every instruction in the pickles of a file."""
     with open(path, "rb") as file:
         if file.read(len(OLD_LAYOUT)) == OLD_LAYOUT:
             file.seek(0)
             for _ in range(OLD_PICKLES):
-                yield from _names_in(file)
+                yield from _instructions_in(file)
             return
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise PrescoreError("its contents are larger than itself; torch.save does not compress")
         if (damaged := archive.testzip()) is not None:  # torch reads numbers without looking at their check sums
             raise PrescoreError(f"damaged: the check sum of its member {shorten(damaged)} is wrong")
-        with archive.open(_pickle_member(archive)) as file:
-            yield from _names_in(file)
+        yield from _instructions_in(io.BytesIO(archive.read(_pickle_member(archive))))
 
 
-def _names_in(stream: IO[bytes]) -> Iterator[str]:
-    for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name == "GLOBAL":
-            yield str(argument)
-        elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-            raise PrescoreError(f"its pickle uses {opcode.name}, which torch.save does not; refused, not run")
+def _instructions_in(stream: IO[bytes]) -> Iterator[tuple[str, object]]:
+    return ((opcode.name, argument) for opcode, argument, _ in pickletools.genops(stream))
+
+
+def _without_attributes(content: Any) -> Any:
+    """The content of a file, whose mappings have the attributes of their class alone.
+
+    A pickle can give an `OrderedDict` others, by which torch keeps versions of modules, and a file its own `items`.
+    """
+    seen: set[int] = set()
+    found = [content]
+    while found:
+        value = found.pop()
+        if not isinstance(value, (dict, list, tuple)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, OrderedDict):
+            value.__dict__.clear()
+        found.extend(value.values() if isinstance(value, dict) else value)
+    return content
 
 
 def _pickle_member(archive: zipfile.ZipFile) -> str:

@@ -1,19 +1,39 @@
 """The command line: `main`, and one file a command. Each command imports what it needs when it runs."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import cast
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+from prescore.cli.streams import steady_streams
+from prescore.errors import LONGEST, PrescoreError, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `prescore ARGUMENTS` (by default those of the process).
 
     Returns:
-        The exit code: 0; 2 after a user's mistake; 130 after Ctrl-C. The last two come with one line on stderr.
+        The exit code: 0; 2 after a user's mistake, or if what was said could not be written to standard output; 130
+        after Ctrl-C and 143 after SIGTERM, as shells have them. All but 0 come with one line on stderr. A reader of
+        standard output who leaves, as `head` does, is no error, and the work is done.
     """
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files; that of the user may not even be known
+    with steady_streams() as output, _interruptible(is_process=arguments is None) as received:
+        try:
+            code = _run(list(sys.argv[1:] if arguments is None else arguments))
+            output.flush()
+        except KeyboardInterrupt as interrupt:
+            code = _fail(f"interrupted{': ' if str(interrupt) else ''}{interrupt}", 128 + received())
+        if code == 0 and output.error is not None and not isinstance(output.error, BrokenPipeError):
+            code = _fail(f"standard output: cannot be written ({output.error.strerror})")
+        return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         import typer
 
@@ -22,28 +42,89 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name != "typer":
             raise
         return _fail("the command line needs typer; pip install 'prescore[cli]'")
-    from prescore.errors import PrescoreError
 
     # A usage error is click's or typer's own, by typer's version, and has no public name in common.
     usage_error = cast(type[typer.BadParameter], typer.BadParameter.__base__)
     command = typer.main.get_command(app)
     try:
-        with command.make_context("prescore", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        with _noting(), command.make_context("prescore", list(arguments)) as context:
             command.invoke(context)
-        sys.stdout.flush()
     except typer.Exit as end:
         return end.exit_code
     except PrescoreError as error:
         return _fail(str(error))
     except usage_error as error:
         return _fail(f"{error.format_message()} (see {error.ctx.command_path if error.ctx else 'prescore'} --help)")
-    except BrokenPipeError:  # who read the output has left, as `head` does; nothing may be flushed to them at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt as interrupt:
-        return _fail(f"interrupted{': ' if str(interrupt) else ''}{interrupt}", INTERRUPTED)
+    except OSError as error:  # a path that the system refuses, wherever it is first looked at
+        path = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return _fail(f"{path}cannot be used ({error.strerror or error})")
+    except UnicodeEncodeError as error:
+        if not any("\ud800" <= c <= "\udfff" for c in error.object[error.start : error.end]):
+            raise
+        return _fail("a path that was given holds bytes that are no text, where text is needed; rename it")
     return 0
 
 
+@contextmanager
+def _interruptible(*, is_process: bool) -> Iterator[Callable[[], int]]:
+    """SIGTERM interrupts as Ctrl-C does; yields what tells the number of the signal. A second one ends the process.
+
+    Signals that whoever started the process ignores are left so.
+
+    Args:
+        is_process: when this is left the process ends too, and nothing is to be said any more.
+    """
+    received = signal.SIGINT
+
+    def interrupt(number: int, _: object) -> None:
+        nonlocal received
+        received = signal.Signals(number)
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may listen to signals
+        yield lambda: received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    try:
+        for number in heard:
+            signal.signal(number, interrupt)
+        yield lambda: received
+    finally:
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL if is_process else before[number])
+
+
+@contextmanager
+def _noting() -> Iterator[None]:
+    """Warnings of this library are notes of one line, to the user; those of others are shown as they were.
+
+    What the system refuses to a helping thread, as TensorBoard has, is said by who started it, and not here.
+    """
+    with warnings.catch_warnings(), _quiet_threads():
+        others: Callable[..., Any] = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+            if category.__module__.partition(".")[0] == "prescore":
+                print("prescore: note:", printable(str(message), LONGEST), file=sys.stderr)
+            else:
+                others(message, category, *place, **options)
+
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    before = threading.excepthook
+    threading.excepthook = lambda failure: None if issubclass(failure.exc_type, OSError) else before(failure)
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def _fail(message: str, code: int = 2) -> int:
-    print("prescore: error:", " ".join(message.split()), file=sys.stderr)
+    print("prescore: error:", printable(message, LONGEST), file=sys.stderr)
     return code

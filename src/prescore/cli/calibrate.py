@@ -5,13 +5,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prescore.cli.shared import Config, Data, DataRange, Device, Key, Pad, Raw, which_weights
+from prescore.cli.shared import (
+    Background,
+    Channels,
+    Config,
+    Crop,
+    Data,
+    DataRange,
+    Device,
+    Fit,
+    Key,
+    Pad,
+    Raw,
+    frame,
+    which_weights,
+)
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from prescore import Denoiser
+    from prescore.cli.plan import Opened
 
 PANEL = "A model: its score, for analytic-ddpm and analytic-ddim, and its steps, for --grid auto"
 
@@ -23,6 +38,10 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
     key: Key = None,
     pad: Pad = None,
+    crop: Crop = None,
+    fit: Fit = None,
+    background: Background = None,
+    channels: Channels = None,
     data_range: DataRange = None,
     encode: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Measure the latents that this model makes of the images.")
@@ -53,6 +72,21 @@ def calibrate(
             rich_help_panel=PANEL,
         ),
     ] = None,
+    calls: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbers of network calls for which to try noise levels, with commas: 5,8.",
+            show_default="4 to 20",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    class_: Annotated[
+        int | None, typer.Option("--class", help="Which of the model's classes the data are.", rich_help_panel=PANEL)
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Which array of the .npz holds the class of each image.", rich_help_panel=PANEL),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images in one network call.", show_default="64", rich_help_panel=PANEL)
     ] = None,
@@ -63,36 +97,53 @@ def calibrate(
     """Measure what samplers and preconditioners need to know about the data, on about 200 examples."""
     from prescore.calibration import calibrate as measure
     from prescore.cli.info import describe_extras, describe_statistics
-    from prescore.cli.plan import open_model
-    from prescore.data import load_images
+    from prescore.cli.plan import condition_of, open_model, whole_numbers
+    from prescore.data import load_images, subset
     from prescore.files import check_writable
     from prescore.statistics import save_statistics
+    from prescore.training.data import load_labels
 
     check_writable(out)
     counts = {"levels": levels, "trajectories": trajectories, "tries": tries, "batch_size": batch_size}
-    for option, value in counts.items():
+    for option, value in {**counts, "calls": calls, "class": class_, "labels": labels}.items():
         if value is not None and model is None:
-            raise PrescoreError(f"{option}: does nothing without --model")
+            raise PrescoreError(f"--{option.replace('_', '-')}: does nothing without --model")
     for option, is_given in {"config": config, "raw": raw, "device": device}.items():
         if is_given and model is None and encode is None:
             raise PrescoreError(f"{option}: does nothing without --model or --encode")
 
-    def opened(name: str) -> "Denoiser":
-        return open_model(name, config=config, weights=which_weights(raw), device=device).denoiser
+    def opened(name: str) -> "Opened":
+        return open_model(name, config=config, weights=which_weights(raw), device=device)
 
-    images, value_range = load_images(data, key=key, n=n, seed=seed, pad=pad, data_range=data_range), data_range
+    known = None if model is None else opened(model)
+    network = None if known is None else known.denoiser
+
+    def check(shape: tuple[int, ...]) -> None:
+        if network is not None and encode is None and shape[1:] != network.event_shape:
+            raise PrescoreError(f"model: {model} makes samples {network.event_shape}, the data are {shape[1:]}")
+
+    look = frame(pad, crop, fit, background, channels)
+    images = load_images(data, key=key, n=n, seed=seed, data_range=data_range, check=check, **look)
+    value_range = data_range or (0.0, 1.0)
     if encode is not None:
-        images, value_range = _encoded(images, data_range or (0.0, 1.0), encode, opened(encode))
-    value_range = value_range or (0.0, 1.0)
+        images, value_range = _encoded(images, value_range, encode, opened(encode).denoiser)
     statistics = measure(images, data_range=value_range, components=None if model else components)
-    describe_statistics(
-        statistics
-    )  # refuses data that no preconditioner can be built from, before the network is called
-    if model is not None:
+    describe_statistics(statistics)  # refuses data that no preconditioner can be built from
+    if known is not None:
         given: dict[str, Any] = {name: value for name, value in counts.items() if value is not None}
-        network = opened(model)
+        given |= {"calls": whole_numbers("calls", calls)} if calls else {}
+        classes = None if labels is None else load_labels(data, labels)
+        if classes is not None:
+            classes = classes[subset(len(classes), n, seed)]
+        condition = condition_of(known.description, class_, classes, len(images))
         statistics = measure(
-            images, data_range=value_range, components=components, model=network, progress=True, **given
+            images,
+            data_range=value_range,
+            components=components,
+            model=network,
+            condition=condition,
+            progress=True,
+            **given,
         )
     save_statistics(statistics, out)
     print("\n\n".join((describe_statistics(statistics), *describe_extras(statistics))))

@@ -31,7 +31,7 @@ def convert(
     from prescore.checkpoints.detect import locate, read
     from prescore.checkpoints.native import read as read_back
     from prescore.checkpoints.native import save_model
-    from prescore.checkpoints.stored import naming
+    from prescore.checkpoints.stored import build_parts, naming
     from prescore.cli.info import describe_model
     from prescore.cli.plan import DTYPES
     from prescore.errors import check_choice
@@ -46,6 +46,7 @@ def convert(
         raise PrescoreError(f"{out}: is the model itself; name another file")
     with naming(source):
         stored = read(source, config=config, weights=which_weights(raw))
+        build_parts(stored)
     save_model(out, stored.description, stored.state, None if dtype is None else kinds[dtype])
     with naming(out):
         compare(read_back(out, weights=stored.description.weights), stored)

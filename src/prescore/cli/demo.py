@@ -25,13 +25,10 @@ COLUMNS = ("sampler", "T", "alpha", "network calls", "seconds", "spectrum error"
 
 @dataclass(frozen=True)
 class Run:
-    """One sampler at one number of steps: its uint8 images (N, C, H, W), and what they cost and are worth."""
+    """What came of a plan: uint8 images (N, C, H, W), and what they cost and are worth."""
 
-    sampler: str
-    steps: int
-    alpha: float
+    plan: "Plan"
     images: "Tensor"
-    calls: int
     seconds: float
     spectrum_error: float
     coordinate_range: float
@@ -40,7 +37,8 @@ class Run:
     @property
     def row(self) -> list[object]:
         """Its line in the table, as `COLUMNS`."""
-        head = [self.sampler, self.steps, self.alpha, self.calls, self.seconds]
+        plan, alpha = self.plan, self.plan.settings.get("alpha", math.inf)
+        head = [LABELS[plan.name], plan.steps, alpha, plan.calls, self.seconds]
         return [*head, self.spectrum_error, self.coordinate_range, self.coordinate_variation]
 
 
@@ -96,19 +94,8 @@ def _run(plan: "Plan", seeds: list[int]) -> Run:
     conditioning, start = Conditioning(), time.perf_counter()
     x = plan.sample(seeds, callback=conditioning, progress=sys.stderr.isatty())
     seconds, statistics = time.perf_counter() - start, in_range(load_statistics(MODEL), plan.denoiser.data_range)
-    assert plan.calls is not None  # none of these is adaptive
-    alpha = plan.settings.get("alpha")
-    return Run(
-        sampler=LABELS[plan.name],
-        steps=plan.steps,
-        alpha=alpha if isinstance(alpha, float) else math.inf,
-        images=to_uint8(x, plan.denoiser.data_range),
-        calls=plan.calls,
-        seconds=seconds,
-        spectrum_error=power_spectrum_error(x, statistics),
-        coordinate_range=conditioning.range,
-        coordinate_variation=conditioning.variation,
-    )
+    images, error = to_uint8(x, plan.denoiser.data_range), power_spectrum_error(x, statistics)
+    return Run(plan, images, seconds, error, conditioning.range, conditioning.variation)
 
 
 def _draw(runs: list[Run], path: Path) -> None:
@@ -123,6 +110,7 @@ def _draw(runs: list[Run], path: Path) -> None:
         place.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         place.set_axis_off()
         place.set_title(
-            f"{run.sampler}, T = {run.steps}\n{run.calls} network calls, spectrum error {run.spectrum_error:.2f}"
+            f"{LABELS[run.plan.name]}, T = {run.plan.steps}\n{run.plan.calls} network calls, "
+            f"spectrum error {run.spectrum_error:.2f}"
         )
     save_figure(figure, path)

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prescore.cli.shared import READING, Background, Channels, Crop, Data, DataRange, Fit, Pad, frame
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
     from prescore.cli.measuring import Comparison, ReferenceSets
-    from prescore.metrics import SetStatistics
+    from prescore.metrics import Features, SetStatistics
 
-PANEL = "How images are read"
 SHOWN = 12  # digits of a digest
 
 
 def evaluate(
-    samples: Annotated[Path, typer.Argument(help="Folder or zip of images, .npz, .npy or IDX file.")],
+    samples: Data,
     reference: Annotated[
         Path, typer.Option(metavar="DATA|STATS", help="True images, as for SAMPLES, or a file from --save-reference.")
     ],
@@ -47,20 +47,17 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Images in one call of the extractor.")] = 256,
     device: Annotated[str | None, typer.Option(help="Where the extractor runs: cpu, cuda, ...")] = None,
     key: Annotated[
-        str | None, typer.Option(help="Which array of an .npz holds the samples.", rich_help_panel=PANEL)
+        str | None, typer.Option(help="Which array of an .npz holds the samples.", rich_help_panel=READING)
     ] = None,
     reference_key: Annotated[
-        str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=PANEL)
+        str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=READING)
     ] = None,
-    pad: Annotated[
-        int | None, typer.Option(help="Pad both to this many pixels a side (MNIST: 32).", rich_help_panel=PANEL)
-    ] = None,
-    data_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            "--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1].", rich_help_panel=PANEL
-        ),
-    ] = None,
+    pad: Pad = None,
+    crop: Crop = None,
+    fit: Fit = None,
+    background: Background = None,
+    channels: Channels = None,
+    data_range: DataRange = None,
 ) -> None:
     """Compare samples with true images: distances, fidelity and diversity, spectra, pixels."""
     from prescore.cli.measuring import Measuring, compare, measured_reference, metric_names, stored_reference
@@ -75,8 +72,13 @@ def evaluate(
         if path is not None:
             check_writable(path)
     names = metric_names(metrics)
-    images = load_images(samples, key=key, n=n, seed=seed, pad=pad, data_range=data_range)
-    extractor = make_features(features, images.shape[1:], open_device(device or "cpu"))
+    look = frame(pad, crop, fit, background, channels) | {"data_range": data_range, "seed": seed}
+
+    def extractor_of(shape: tuple[int, ...]) -> "Features":
+        return make_features(features, shape[1:], open_device(device or "cpu"))
+
+    images = load_images(samples, key=key, n=n, clip=True, check=extractor_of, **look)
+    extractor = extractor_of(tuple(images.shape))
     measuring = Measuring(extractor, names, batch_size, data_range or (0.0, 1.0))
     if is_reference(reference):
         given = {"--save-reference": save_reference, "--reference-n": reference_n, "--reference-key": reference_key}
@@ -85,7 +87,7 @@ def evaluate(
                 raise PrescoreError(f"{option}: {reference} holds statistics, and no images")
         sets = stored_reference(reference, tuple(images.shape[1:]), extractor, floor)
     else:
-        data = load_images(reference, key=reference_key, n=reference_n, seed=seed, pad=pad, data_range=data_range)
+        data = load_images(reference, key=reference_key, n=reference_n, **look)
         sets = measured_reference(data, tuple(images.shape[1:]), len(images), measuring, floor, seed)
     own = measuring(images)
     comparison = compare(own, sets, names)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,29 +12,35 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.files import check_writable, write_atomically
+from prescore.files import check_writable, sweep, write_once, writing
 from prescore.images import check_picture, save_grid, save_npz, save_png
 
 FOREIGN = (".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".npy", ".pt", ".zip", ".safetensors", ".mat")
+SETTINGS = "settings.json"  # in a folder, what decides its samples
 Settings = Mapping[str, object]
 
 
 def check_folder(path: Path) -> None:
     """Raise PrescoreError now if a folder could not be made or written later."""
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
-    try:
+    with writing(path):
+        nearest = next(place for place in (path, *path.absolute().parents) if _exists(place))
         with tempfile.TemporaryFile(dir=nearest):
             pass
-    except OSError as error:
-        raise PrescoreError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something, be it a link that leads nowhere. Raises OSError if the system does not say."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def make_folder(path: Path) -> None:
     """Make a folder, with those above it, unless it is there. Raises PrescoreError."""
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PrescoreError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def read_settings(file: Path) -> Settings:
@@ -54,6 +61,18 @@ def refuse_other_settings(folder: Path, before: Settings, settings: Settings) ->
             raise PrescoreError(
                 f"{folder}: holds samples drawn with {name} = {old}, now it is {new}; choose another folder"
             )
+
+
+def take_folder(folder: Path, settings: Settings) -> None:
+    """Write the settings into a folder, unless they are there: of two runs that begin at once the first has it.
+
+    Raises:
+        PrescoreError: it has other settings, or cannot be written.
+    """
+    make_folder(folder)
+    file = folder / SETTINGS
+    if file.exists() or not write_once(file, (json.dumps(settings, indent=1) + "\n").encode()):
+        refuse_other_settings(folder, read_settings(file), settings)
 
 
 class Output:
@@ -126,14 +145,14 @@ class Folder(Output):
     def check(self) -> None:
         """Raise PrescoreError if the folder cannot be made or written, or holds samples of other settings."""
         check_folder(self.path)
+        sweep(self.path, SETTINGS, "[0-9]*.png")
         self._check_settings()
 
     def missing(self) -> list[int]:
         return [seed for seed in self.seeds if not self._file(seed).exists()]
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
-        make_folder(self.path)
-        write_atomically(self.path / "settings.json", json.dumps(self.settings, indent=1).encode())
+        take_folder(self.path, self.settings)
         for seed, image in zip(seeds, images, strict=True):
             save_png(self._file(seed), image)
 
@@ -146,7 +165,7 @@ class Folder(Output):
 
     def _check_settings(self) -> None:
         """Refuse to mix samples of other settings, or of unknown ones, with these."""
-        file = self.path / "settings.json"
+        file = self.path / SETTINGS
         if not file.exists():
             if len(self.missing()) < len(self.seeds):
                 raise PrescoreError(f"{self.path}: holds samples but no settings.json; choose another folder")
@@ -166,10 +185,10 @@ def open_output(
     Raises:
         PrescoreError: it cannot be written, holds samples of other settings, or cannot hold samples of that shape.
     """
-    kind = path.suffix.lower()
-    if as_numbers and (kind != ".npz" or path.is_dir()):
+    kind, is_folder = path.suffix.lower(), os.path.isdir(path)
+    if as_numbers and (kind != ".npz" or is_folder):
         raise PrescoreError(f"--float: {path} holds bytes; name an .npz file")
-    if path.is_dir() or kind not in (".png", ".npz", *FOREIGN):
+    if is_folder or kind not in (".png", ".npz", *FOREIGN):
         check_picture(event_shape)
         return Folder(path, seeds, settings)
     if kind == ".npz":

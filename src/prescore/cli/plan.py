@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from prescore.version import __version__
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DIGITS = 16  # of a digest
+Value = TypeVar("Value", int, str)
 
 
 class ChosenClasses(NamedTuple):
@@ -103,6 +104,28 @@ def choose_classes(description: ModelDescription, text: str | None) -> ChosenCla
     return ChosenClasses(classes, indices)
 
 
+def condition_of(
+    description: ModelDescription, index: int | None, labels: Tensor | None, n: int
+) -> dict[str, Tensor] | None:
+    """The condition of n data for a model: all of one class, or each of the class that its label says.
+
+    Raises:
+        PrescoreError: the model has no classes, or not this one; it needs one and none is said; or labels are not as
+            many as the data.
+    """
+    if index is not None and labels is not None:
+        raise PrescoreError("--class: does nothing beside --labels")
+    if labels is None:
+        chosen = choose_classes(description, None if index is None else str(index))
+        return None if chosen is None else chosen.condition(range(n))
+    classes = classes_of(description)
+    if classes is None:
+        raise PrescoreError(f"--labels: the model {description.name} has no classes")
+    if len(labels) != n:
+        raise PrescoreError(f"--labels: {len(labels)} labels for {n} images")
+    return classes.condition(labels.tolist())
+
+
 def parse_grid(text: str | None) -> str | list[float] | None:
     """A name of noise levels as it is, or the numbers of a list with commas.
 
@@ -116,6 +139,31 @@ def parse_grid(text: str | None) -> str | list[float] | None:
     except ValueError:
         known = f"{', '.join((*GRIDS, AUTO))}, or decreasing numbers such as 50,10,2,0.5,0"
         raise PrescoreError(f"--grid: {text!r} given; it may be {known}") from None
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """The positive numbers in a list with commas such as "6,10,20", from the smallest.
+
+    Raises:
+        PrescoreError: there is none, one is not positive, or one is there twice.
+    """
+    try:
+        numbers = [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        numbers = [0]
+    if any(number < 1 for number in numbers):
+        raise PrescoreError(f"{option}: {text!r} given; positive whole numbers with commas are needed, such as 6,10,20")
+    return sorted(different(option, numbers))
+
+
+def different(option: str, values: list[Value]) -> list[Value]:
+    """The values, which have to be some, and none twice. Raises PrescoreError."""
+    if not values:
+        raise PrescoreError(f"{option}: none given")
+    for value in values:
+        if values.count(value) > 1:
+            raise PrescoreError(f"{option}: {value} is named twice")
+    return values
 
 
 def settings_of(opened: Opened, plan: Plan, chosen: ChosenClasses | None) -> dict[str, object]:

@@ -1,9 +1,11 @@
 """Options that several commands share: how a model is opened, what a sample is drawn with, how images are read."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from prescore.errors import PrescoreError
 
 OPENING = "How the model is opened"
 
@@ -37,12 +39,52 @@ Class = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the first sample; the next ones count up.")]
 BatchSize = Annotated[int, typer.Option(help="Samples in one network call.")]
-Key = Annotated[str | None, typer.Option(help="Which array of an .npz holds the images.")]
-Pad = Annotated[int | None, typer.Option(help="Pad the images to this many pixels a side (MNIST: 32).")]
+READING = "How images are read"
+Key = Annotated[str | None, typer.Option(help="Which array of an .npz holds the images.", rich_help_panel=READING)]
+Pad = Annotated[
+    str | None,
+    typer.Option(help="Pad the images to this many pixels a side (MNIST: 32), or to 64x96.", rich_help_panel=READING),
+]
+Crop = Annotated[str | None, typer.Option(help="Cut this size out of the middle.", rich_help_panel=READING)]
+Fit = Annotated[
+    str | None,
+    typer.Option(help="Scale the images until they cover this size, and cut it out.", rich_help_panel=READING),
+]
+Background = Annotated[
+    str | None,
+    typer.Option(help="Colour behind transparent pixels and padding: white, #808080.", rich_help_panel=READING),
+]
+Channels = Annotated[
+    str | None, typer.Option(help="Where an array has its channels: first or last.", rich_help_panel=READING)
+]
 DataRange = Annotated[
     tuple[float, float] | None,
-    typer.Option("--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1]."),
+    typer.Option(
+        "--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1].", rich_help_panel=READING
+    ),
 ]
+
+
+def frame(
+    pad: str | None, crop: str | None, fit: str | None, background: str | None, channels: str | None
+) -> dict[str, Any]:
+    """How `prescore.data.load_images` is to bring images to one size, by its arguments.
+
+    Raises:
+        PrescoreError: a size is neither a number nor two with an x.
+    """
+    sizes: dict[str, Any] = {}
+    for name, text in {"pad": pad, "crop": crop, "fit": fit}.items():
+        try:
+            numbers = None if text is None else tuple(int(word) for word in text.lower().split("x"))
+        except ValueError:
+            numbers = ()
+        if numbers is not None and len(numbers) not in (1, 2):
+            raise PrescoreError(
+                f"--{name}: {text!r} given; a number of pixels, or height x width as in 64x96, is needed"
+            )
+        sizes[name] = numbers if numbers is None or len(numbers) == 2 else numbers[0]
+    return sizes | {"background": background, "channels": channels}
 
 
 def which_weights(raw: bool) -> str:

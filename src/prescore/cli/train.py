@@ -1,11 +1,14 @@
 """`prescore train`: train a model by a recipe, or go on with a run that was stopped."""
 
+import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prescore.cli.options import DEFAULT_RECIPE
+from prescore.cli.shared import Background, Channels, Crop, Data, Fit, Key, Pad, frame
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +18,7 @@ Option = typer.Option
 
 def train(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="Folder or zip of images, .npz, .npy or IDX file.")],
+    data: Data,
     out: Annotated[Path, Option(help="Folder of the run; one that holds a run with these settings is resumed.")],
     recipe: Annotated[
         str, Option(help="What is trained how; `prescore recipes` lists them, `prescore recipes NAME` its options.")
@@ -30,9 +33,13 @@ def train(
         ),
     ] = None,
     name: Annotated[str | None, Option(help="Name of the model; by default that of the folder.")] = None,
-    key: Annotated[str | None, Option(help="Which array of an .npz holds the images.")] = None,
+    key: Key = None,
     labels: Annotated[str | None, Option(help="Which array of the .npz holds class labels to condition on.")] = None,
-    pad: Annotated[int | None, Option(help="Pad the images to this many pixels a side (MNIST: 32).")] = None,
+    pad: Pad = None,
+    crop: Crop = None,
+    fit: Fit = None,
+    background: Background = None,
+    channels: Channels = None,
     value_range: Annotated[
         tuple[float, float] | None,
         Option("--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1]; they keep their units."),
@@ -79,7 +86,7 @@ def train(
             given.setdefault("data_range", value_range)
     settings, config = with_options(row, given)
     options = RunOptions(
-        name=name or out.resolve().name,
+        name=name or _name_of(out),
         device=device,
         accumulate=accumulate,
         checkpoint_every=checkpoint_every,
@@ -88,7 +95,8 @@ def train(
         tensorboard=tensorboard,
         progress=progress,
     )
-    images = load_images(data, key=key, pad=pad, data_range=value_range)
+    look = frame(pad, crop, fit, background, channels)
+    images = load_images(data, key=key, data_range=value_range, **look)
     classes = None if labels is None else load_labels(data, labels, len(images))
     task = settings.task(TrainingData(images, value_range or UNIT, classes))
     result = run(task, config, out, options, init=init, save_picture=_save_picture)
@@ -96,6 +104,14 @@ def train(
         print(f"{result.model}: step {result.steps} of {config.steps}, {result.seconds:.0f} s, loss {result.loss:.4f}")
         if not result.is_finished:
             print("stopped; the same command goes on from here")
+    if not result.is_finished:
+        raise typer.Exit(128 + (result.signal or signal.SIGINT))
+
+
+def _name_of(folder: Path) -> str:
+    """What a model is called by its folder, as plain text."""
+    name = os.path.basename(os.path.realpath(folder))
+    return "".join(c if c.isprintable() else "_" for c in name)
 
 
 def _save_picture(path: Path, samples: "Tensor", data_range: tuple[float, float]) -> None:

@@ -240,6 +240,12 @@ def check_probabilities(**probabilities: float) -> None:
             raise PrescoreError(f"{name}: {value} is no probability; take a number in [0, 1]")
 
 
+def check_pairs(name: str, width: int) -> None:
+    """Raise PrescoreError unless an embedding of this width is made of pairs of a sine and a cosine."""
+    if width % 2:
+        raise PrescoreError(f"{name}: {width} is odd; the embedding of the noise level is made of pairs")
+
+
 def drop_labels(class_labels: Tensor, probability: float) -> Tensor:
     """Zeroes whole rows with the given probability, drawn from torch's current RNG."""
     kept = torch.rand(len(class_labels), 1, device=class_labels.device) >= probability
@@ -251,6 +257,7 @@ class PositionalEmbedding(nn.Module):
 
     def __init__(self, channels: int, endpoint: bool = False) -> None:
         super().__init__()
+        check_pairs("model_channels", channels)
         self.channels, self.endpoint = channels, endpoint
 
     def forward(self, x: Tensor) -> Tensor:
@@ -268,6 +275,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, channels: int, scale: float = 16.0) -> None:
         super().__init__()
+        check_pairs("model_channels", channels)
         self.scale = scale
         self.register_buffer("freqs", torch.empty(channels // 2))
 

@@ -26,6 +26,7 @@ from prescore.models.fir import Downsample, Upsample
 from prescore.models.layers import (
     Conv2d,
     Linear,
+    check_pairs,
     check_probabilities,
     check_resolution,
     check_taps,
@@ -210,6 +211,8 @@ class NCSNpp(nn.Module):
         for (name, choices), value in zip(CHOICES.items(), chosen, strict=True):
             check_choice(name, value, choices)
         check_probabilities(dropout=dropout)
+        if embedding_type == "positional":
+            check_pairs("nf", nf)
         check_resolution(image_size, len(ch_mult), names=("image_size", "ch_mult"))
         if fir:
             check_taps("fir_kernel", fir_kernel)

@@ -116,6 +116,8 @@ def choose_alpha(
 
     (plain,), (way_of_plain,) = errors(torch.zeros(1, dtype=torch.float64))
     low, high = WEAKEST, min(STRONGEST, 1 / least_stable)
+    if high <= low:  # no strength is stable in so few steps
+        return AlphaChoice(math.inf, plain.item(), plain.item(), least_stable)
     for _ in range(ROUNDS):
         strengths = torch.logspace(math.log10(low), math.log10(high), TRIALS, dtype=torch.float64)
         values, way = errors(strengths)

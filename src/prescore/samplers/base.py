@@ -84,7 +84,7 @@ class Sampler:
                 "the model does not say its noise range: give the sampler a grid of noise levels, "
                 "or wrap the model as prescore.Denoiser(function, event_shape, sigma_min, sigma_max)"
             )
-        return self.usual_levels(sigma_min, sigma_max, self.steps or self.usual_steps)
+        return check_grid(self.usual_levels(sigma_min, sigma_max, self.steps or self.usual_steps))
 
     def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
         """T levels in geometric progression from sigma_max to sigma_min, then 0."""

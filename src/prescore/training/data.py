@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.data import read_npy, reading
+from prescore.data import open_regular, read_npy, reading, shown
 from prescore.errors import PrescoreError
 from prescore.training.config import check_interval
 
-MAX_CLASSES = 65_536
+MAX_CLASSES, MAX_EXAMPLES = 65_536, 2**24
 UNIT = (0.0, 1.0)
 
 
@@ -91,26 +91,27 @@ class TrainingData:
         return float(torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").max())
 
 
-def load_labels(path: str | Path, key: str, count: int) -> Tensor:
-    """Class labels of `count` examples from an array of an .npz file; nothing is unpickled.
+def load_labels(path: str | Path, key: str, count: int | None = None) -> Tensor:
+    """Class labels of `count` examples, or of all that there are, from an array of an .npz file; nothing is unpickled.
 
     Raises:
         PrescoreError: there is no such array, or it does not hold one whole number, at least 0, for each example.
     """
     if Path(path).suffix.lower() != ".npz":
-        raise PrescoreError(f"labels: {key!r} given, but {path} is not an .npz file")
-    name = f"labels: {path}[{key}]"
-    with reading(name), zipfile.ZipFile(path) as archive:
+        raise PrescoreError(f"labels: {key!r} given, but {shown(path)} is not an .npz file")
+    name = f"labels: {shown(path)}[{shown(key)}]"
+    with reading(name), open_regular(Path(path)) as file, zipfile.ZipFile(file) as archive:
         names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
         if key not in names:
-            raise PrescoreError(f"labels: {path} has no array {key!r}; it has {', '.join(names)}")
+            raise PrescoreError(f"labels: {shown(path)} has no array {key!r}; it has {shown(', '.join(names))}")
         size = archive.getinfo(f"{key}.npy").file_size
-        if size > 8 * count + 65_536:  # before memory is taken for it
-            raise PrescoreError(f"{name} is larger than one number for each of {count} examples")
-        with archive.open(f"{key}.npy") as file:
-            array = read_npy(name, file, size, "iu", "whole numbers are needed")
+        most = MAX_EXAMPLES if count is None else count
+        if size > 8 * most + 65_536:  # before memory is taken for it
+            raise PrescoreError(f"{name} is larger than one number for each of {most} examples")
+        with archive.open(f"{key}.npy") as member:
+            array = read_npy(name, member, size, "iu", "whole numbers are needed")
     labels = torch.from_numpy(array.reshape(-1).astype(np.int64) if array.ndim == 2 else array.astype(np.int64))
-    _check_labels(labels, count)
+    _check_labels(labels, len(labels) if count is None else count)
     return labels
 
 

@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from prescore.checkpoints.stored import naming
 from prescore.errors import PrescoreError
+from prescore.files import held, sweep, writing
 from prescore.training.config import TrainingConfig, check_least
 from prescore.training.processes import Processes, processes_on
 from prescore.training.record import LOSSES, Record, tensorboard_writer
@@ -51,7 +53,7 @@ class RunOptions:
         progress: show a progress bar with the loss, the speed and the time left.
 
     Raises:
-        PrescoreError: a number is too small.
+        PrescoreError: a number is too small, or the name is not plain text.
     """
 
     name: str = "model"
@@ -66,18 +68,27 @@ class RunOptions:
     def __post_init__(self) -> None:
         check_least(self, 1, "accumulate", "checkpoint_every", "keep")
         check_least(self, 0, "sample_every")
+        if not self.name.isprintable():
+            raise PrescoreError(f"name: {self.name!r} given; letters, digits and signs are needed")
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where the model is, and how the run went: `loss` is the mean of the last 500 steps."""
+    """Where the model is, and how the run went: `loss` is the mean of the last 500 steps.
+
+    Attributes:
+        is_finished: whether all steps are made; else a signal stopped the run.
+        signal: its number, where it came to this process; else 0.
+        is_first: of the processes: the one that reports.
+    """
 
     model: Path
     steps: int
     seconds: float
     loss: float
     is_finished: bool
-    is_first: bool = True  # of the processes: the one that reports
+    signal: int = 0
+    is_first: bool = True
 
 
 def train(
@@ -108,13 +119,13 @@ def train(
 
     Raises:
         PrescoreError: the device or the precision cannot be used, the batch cannot be shared by the processes, the
-            folder cannot be written or holds a run with other settings, data or first weights, `init` holds another
-            network, or the loss or a weight is not finite.
+            folder cannot be written, is another process's at the moment, or holds a run with other settings, data or
+            first weights, `init` holds another network, or the loss or a weight is not finite.
     """
     options = options or RunOptions()
     with processes_on(options.device) as processes:
         processes.shares(config.batch_size, options.accumulate)
-        with _folder(out_dir) as out:
+        with _folder(out_dir, processes) as out:
             return _Run(task, config, out, options, processes, init, save_picture).finish()
 
 
@@ -138,20 +149,20 @@ class _Run:
         self.state: TrainingState = new_state(task, config, processes, weights)
         resume(out, self.state, task, config, options.accumulate, self._note)
         processes.wait()  # nobody writes while another one reads
-        self.record = Record(out, self.state.step, self._writer())
+        self.record = Record(out, self.state.step, self._writer(), self._note)
 
     def finish(self) -> TrainingResult:
         """Steps up to the last one, or until the run is interrupted."""
         state, config = self.state, self.config
         before, start = state.seconds, time.perf_counter()
         first = state.step
-        with _interruptible() as is_interrupted, self._progress_bar() as bar, ThreadPoolExecutor(1) as helper:
+        with _interruptible() as received, self._progress_bar() as bar, ThreadPoolExecutor(1) as helper:
 
             def prepared(step: int) -> Future[Prepared]:
                 return helper.submit(prepare, self.task, config, self.processes, self.options.accumulate, step)
 
             following = prepared(state.step)
-            while state.step < config.steps and not self._any(is_interrupted()):
+            while state.step < config.steps and not self._any(received() > 0):
                 now, following = following.result(), prepared(state.step + 1)  # made while the network computes
                 rate = config.learning_rate_at(state.step)
                 loss = train_step(state, config, self.processes, now)
@@ -163,20 +174,34 @@ class _Run:
                 self._write_now_and_then()
             self._save()
             self.record.close()
-        is_finished = state.step >= config.steps
-        result = TrainingResult(self.out / MODEL, state.step, state.seconds, self.record.recent, is_finished)
-        return dataclasses.replace(result, is_first=self.processes.is_first)
+        return TrainingResult(
+            self.out / MODEL,
+            state.step,
+            state.seconds,
+            self.record.recent,
+            is_finished=state.step >= config.steps,
+            signal=received(),
+            is_first=self.processes.is_first,
+        )
 
     def _write_now_and_then(self) -> None:
+        """The picture first: a run that goes on from this checkpoint does not come back to this step."""
         step, options = self.state.step, self.options
-        if step % options.checkpoint_every == 0 and step < self.config.steps:
-            self._save()
         if options.sample_every and step % options.sample_every == 0 and self.processes.is_first:
+            self._check_finite()
             network = averaged_network(self.task, self.state, self.processes.device)
             samples = self.task.preview(network, PICTURES, seed=0)
             self.record.add_pictures(step, samples, self.task.data_range)
             if self.save_picture is not None:
                 self.save_picture(self.out / f"samples-{step:07d}.png", samples, self.task.data_range)
+        if step % options.checkpoint_every == 0 and step < self.config.steps:
+            self._save()
+
+    def _check_finite(self) -> None:
+        if not all(bool(value.isfinite().all()) for value in self.state.tensors().values()):
+            raise PrescoreError(
+                f"learning_rate: the weights are not finite at step {self.state.step}; take a smaller one"
+            )
 
     def _save(self) -> None:
         """The losses first: those of steps after the checkpoint are dropped when the run goes on, none are missing.
@@ -184,10 +209,7 @@ class _Run:
         Raises:
             PrescoreError: the weights are not finite; what was written before is left as it is.
         """
-        if not all(bool(value.isfinite().all()) for value in self.state.tensors().values()):
-            raise PrescoreError(
-                f"learning_rate: the weights are not finite at step {self.state.step}; take a smaller one"
-            )
+        self._check_finite()
         if not self.processes.is_first:
             return
         self.record.write()
@@ -215,10 +237,7 @@ class _Run:
     def _writer(self) -> Any:
         if not (self.options.tensorboard and self.processes.is_first):
             return None
-        writer = tensorboard_writer(self.out, self.state.step)
-        if writer is None:
-            self._note("TensorBoard is not installed, so only loss.csv is written; pip install 'prescore[train]'")
-        return writer
+        return tensorboard_writer(self.out, self.state.step, self._note)
 
     def _note(self, text: str) -> None:
         if self.processes.is_first:
@@ -230,20 +249,26 @@ class _Run:
 
 
 @contextmanager
-def _folder(out_dir: str | Path) -> Iterator[Path]:
-    """The folder, without what a killed attempt left half-written; a new one goes if an error leaves it empty."""
+def _folder(out_dir: str | Path, processes: Processes) -> Iterator[Path]:
+    """The folder, without what a killed attempt left half-written; a new one goes if an error leaves it empty.
+
+    The first of the processes holds it.
+    """
     out = Path(out_dir)
-    is_new = not out.exists()
     try:
+        str(out).encode()
+    except UnicodeEncodeError:  # safetensors could not open a checkpoint in it
+        raise PrescoreError(f"{out}: its name holds bytes that are no text; take another folder") from None
+    with writing(out):
+        is_new = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PrescoreError(f"{out}: the folder cannot be made ({error.strerror})") from error
-    for written in (PATTERN, MODEL, LOSSES, "samples-*"):
-        for part in out.glob(f".{written}.*.part"):
-            part.unlink(missing_ok=True)
+        with TemporaryFile(dir=out):
+            pass
     try:
-        yield out
-    except PrescoreError:
+        with held(out) if processes.is_first else nullcontext():
+            sweep(out, PATTERN, MODEL, LOSSES, "samples-*")
+            yield out
+    except BaseException:
         if is_new:
             with suppress(OSError):  # it is not empty
                 out.rmdir()
@@ -251,24 +276,24 @@ def _folder(out_dir: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C, and SIGTERM, into a question the loop can ask; the second Ctrl-C stops at once."""
-    interrupted = False
+def _interruptible() -> Iterator[Callable[[], int]]:
+    """Turns the first Ctrl-C, or SIGTERM, into the number of a signal, 0 before; the second stops at once."""
+    received = 0
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def remember(number: int, _: object) -> None:
-        nonlocal interrupted
-        interrupted = True
+        nonlocal received
+        received = number
         signal.signal(number, previous[signal.Signals(number)])
 
     try:
         for number in previous:
             signal.signal(number, remember)
     except ValueError:  # only the main thread may listen to signals
-        yield lambda: False
+        yield lambda: 0
         return
     try:
-        yield lambda: interrupted
+        yield lambda: received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -43,7 +43,7 @@ from prescore.training.losses import (
     ncsn_weight,
     stratified,
 )
-from prescore.training.task import Draw, Task, check_square_images, stored_dtype
+from prescore.training.task import Draw, Task, check_images, check_size, stored_dtype
 
 SONG, REFINE, MLP = ("ddpmpp", "ncsnpp"), ("ncsn", "ncsnv2"), ("mlp",)
 NETWORKS = (*SONG, *REFINE, *MLP)
@@ -189,7 +189,7 @@ class ScoreTask(Task):
     settings: ScoreSettings
 
     def __init__(self, settings: ScoreSettings, data: TrainingData) -> None:
-        check_square_images(data, settings.network)
+        check_images(data, settings.network, squares=settings.network not in REFINE)
         if settings.loss == "ism":
             check_trace(data.examples[0].numel())
         self.settings, self.data, self.data_range = settings, data, settings.data_range
@@ -211,6 +211,7 @@ class ScoreTask(Task):
 
     def build(self, generator: torch.Generator) -> nn.Module:
         name, arguments = self._network()
+        check_size(lambda: network_class(name)(**arguments))
         network = network_class(name)(**arguments, generator=generator)
         if isinstance(network, NCSN) and isinstance(self.levels, Levels):
             network.divide_scores(self.levels.sigmas)
@@ -252,9 +253,11 @@ class ScoreTask(Task):
     def describe(self, name: str, training: dict[str, Any], kind: str = "ema") -> ModelDescription:
         """Description of the model; `training` holds facts about the run, `kind` of weights is ema or raw."""
         network, arguments = self._network()
+        # What the network would drop by itself was left out by `draw`; its reader has to know that it was.
+        dropout = {"label_dropout": self.settings.label_dropout} if self.settings.label_dropout else {}
         return ModelDescription(
             network,
-            arguments,
+            arguments | dropout,
             self.settings.preconditioning,
             self._preconditioning_arguments(),
             self.sigma_min,
@@ -295,6 +298,13 @@ class ScoreTask(Task):
             raise PrescoreError(f"labels: the network {self.settings.network} takes no classes; ddpmpp and ncsnpp do")
         if self.settings.label_dropout and not has_labels:
             raise PrescoreError("label_dropout: does nothing without labels")
+        if self.data.labels is not None:
+            found = self.data.labels.unique().tolist()
+            if absent := set(range(self.data.classes)) - set(found):
+                raise PrescoreError(
+                    f"labels: no example is of the class {min(absent)}, which would stay untrained; number the "
+                    f"{len(found)} classes from 0 to {len(found) - 1}"
+                )
 
     def _levels(self) -> LogUniform | LogNormal | UniformTime | Levels:
         settings = self.settings

@@ -12,7 +12,7 @@ change what is learned.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -20,8 +20,12 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from prescore.checkpoints.stored import at_most_parts
+from prescore.data.guards import memory
 from prescore.errors import PrescoreError
 from prescore.training.data import TrainingData
+
+MOST_PARTS = 50_000  # modules, parameters and buffers of a network: far above what is trained
 
 
 class Settings(Protocol):
@@ -113,14 +117,36 @@ class Task(ABC):
         """Writes the model file, atomically; `training` holds facts about the run, `kind` of weights is ema or raw."""
 
 
+def check_size(make: Callable[[], nn.Module]) -> None:
+    """Raise PrescoreError now if a network would be too large to be built and trained here; it is made without memory.
+
+    Weights, their average, gradients and the optimiser's moments take 20 bytes for each number.
+    """
+    too_many = f"the network has more than {MOST_PARTS} parts; make it smaller"
+    try:
+        with torch.device("meta"), at_most_parts(MOST_PARTS, too_many):
+            numbers = sum(p.numel() for p in make().parameters())
+    except (RuntimeError, OverflowError):  # of sizes that no number counts
+        numbers = 2**63
+    if 20 * numbers > (most := memory()):
+        raise PrescoreError(
+            f"the network has {numbers:.3g} numbers, whose training takes {20 * numbers / 1e9:.3g} GB, and there are "
+            f"{most / 1e9:.3g} GB; make it smaller"
+        )
+
+
 def stored_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
     """float16 for a model file, or float32 if a weight is too large for it."""
     fits = all(bool(value.half().isfinite().all()) for value in weights.values())
     return torch.float16 if fits else torch.float32
 
 
-def check_square_images(data: TrainingData, network: str) -> None:
-    """Raise PrescoreError unless the examples are (C, R, R)."""
+def check_images(data: TrainingData, network: str, *, squares: bool = True) -> None:
+    """Raise PrescoreError unless the examples are images (C, H, W), of equal sides if `squares`."""
     shape = data.event_shape
-    if len(shape) != 3 or shape[1] != shape[2]:
-        raise PrescoreError(f"examples: shape {(len(data.examples), *shape)}; {network} needs images (N, C, R, R)")
+    if len(shape) != 3:
+        raise PrescoreError(f"examples: shape {(len(data.examples), *shape)}; {network} needs images (N, C, H, W)")
+    if squares and shape[1] != shape[2]:
+        raise PrescoreError(
+            f"examples: {shape[2]} x {shape[1]} pixels; {network} needs squares, as --crop, --fit or --pad make them"
+        )

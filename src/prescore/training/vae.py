@@ -25,7 +25,7 @@ from prescore.models.vae import VAE
 from prescore.training.config import check_least, check_positive
 from prescore.training.data import UNIT, TrainingData
 from prescore.training.initial import check_same_arguments
-from prescore.training.task import Draw, Task, check_square_images, stored_dtype
+from prescore.training.task import Draw, Task, check_images, check_size, stored_dtype
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 
@@ -124,7 +124,7 @@ class VAETask(Task):
     settings: VAESettings
 
     def __init__(self, settings: VAESettings, data: TrainingData) -> None:
-        check_square_images(data, "the autoencoder")
+        check_images(data, "the autoencoder")
         if data.labels is not None:
             raise PrescoreError("labels: the autoencoder takes no classes; leave them out")
         self.settings, self.data, self.data_range, self.measured = settings, data, UNIT, {}
@@ -136,6 +136,7 @@ class VAETask(Task):
             self.latent_shape = VAE(**self.arguments).latent_shape
 
     def build(self, generator: torch.Generator) -> VAE:
+        check_size(lambda: VAE(**self.arguments))
         return VAE(**self.arguments, generator=generator)
 
     def objective(self, network: nn.Module) -> nn.Module:

@@ -3,20 +3,27 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prescore.cli.shared import (
+    Background,
     BatchSize,
+    Channels,
     Class,
     Config,
+    Crop,
+    DataRange,
     Device,
     Dtype,
+    Fit,
     Model,
+    Pad,
     Raw,
     Seed,
     StatisticsFile,
+    frame,
     which_weights,
 )
 from prescore.errors import PrescoreError
@@ -30,7 +37,6 @@ if TYPE_CHECKING:
     from prescore.cli.compare.page import Report
     from prescore.cli.compare.runs import Run
 
-Value = TypeVar("Value", int, str)
 PANEL = "What the samples are compared with"
 HEADLINE = ("frechet", "kernel", "spectrum")  # metrics that a terminal has room for
 
@@ -84,19 +90,12 @@ def compare(
     reference_key: Annotated[
         str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=PANEL)
     ] = None,
-    pad: Annotated[
-        int | None,
-        typer.Option(help="Pad the true images to this many pixels a side (MNIST: 32).", rich_help_panel=PANEL),
-    ] = None,
-    data_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            "--range",
-            metavar="LOW HIGH",
-            help="Range of true images of floats that are not in [0, 1].",
-            rich_help_panel=PANEL,
-        ),
-    ] = None,
+    pad: Pad = None,
+    crop: Crop = None,
+    fit: Fit = None,
+    background: Background = None,
+    channels: Channels = None,
+    data_range: DataRange = None,
     n: Annotated[int, typer.Option("--n", help="Number of samples of each run.")] = 64,
     seed: Seed = 0,
     batch_size: BatchSize = 64,
@@ -120,11 +119,11 @@ def compare(
     from prescore.cli.compare.reference import Reading, open_reference
     from prescore.cli.compare.runs import plan_runs, uses_statistics
     from prescore.cli.measuring import metric_names
-    from prescore.cli.plan import choose_classes, count_seeds, open_model
+    from prescore.cli.plan import choose_classes, count_seeds, open_model, whole_numbers
     from prescore.cli.report import facts
 
     check_parts()
-    names, numbers, asked = _samplers(samplers), _calls(calls), metric_names(metrics)
+    names, numbers, asked = _samplers(samplers), whole_numbers("calls", calls), metric_names(metrics)
     seeds = count_seeds(seed, n)
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
@@ -133,7 +132,8 @@ def compare(
     opened = open_model(model, config=config, weights=which_weights(raw), device=device, dtype=dtype)
     denoiser, chosen = opened.denoiser, choose_classes(opened.description, class_)
     runs = plan_runs(opened, names, numbers, statistics, chosen)
-    reading = Reading(features, asked, reference_n, reference_key, pad, data_range)
+    look = frame(pad, crop, fit, background, channels) | {"data_range": data_range, "key": reference_key}
+    reading = Reading(features, asked, reference_n, look)
     beside = open_reference(reference, reading, denoiser, statistics, n, seed)
     common = dict(opened.settings) | ({"class": chosen.indices} if chosen else {})
     common |= {"seed": seed, "n": n, "batch_size": batch_size, "hardware": hardware(denoiser.device)}
@@ -249,29 +249,9 @@ def command_line(context: typer.Context) -> str:
 def _samplers(text: str) -> list[str]:
     """The names in a list with commas."""
     from prescore.cli.compare.runs import split_name
+    from prescore.cli.plan import different
 
-    names = _different("--samplers", [word.strip() for word in text.split(",") if word.strip()])
+    names = different("samplers", [word.strip() for word in text.split(",") if word.strip()])
     for name in names:
         split_name(name)
     return names
-
-
-def _calls(text: str) -> list[int]:
-    """The numbers in a list with commas, from the smallest."""
-    try:
-        numbers = [int(word) for word in text.split(",") if word.strip()]
-    except ValueError:
-        numbers = [0]
-    if any(number < 1 for number in numbers):
-        raise PrescoreError(f"--calls: {text!r} given; positive whole numbers with commas are needed, such as 6,10,20")
-    return sorted(_different("--calls", numbers))
-
-
-def _different(flag: str, values: list[Value]) -> list[Value]:
-    """The values, which have to be some, and none twice."""
-    if not values:
-        raise PrescoreError(f"{flag}: none given")
-    for value in values:
-        if values.count(value) > 1:
-            raise PrescoreError(f"{flag}: {value} is named twice")
-    return values

@@ -21,16 +21,18 @@ from torch import Tensor
 from prescore.cli.compare.reference import ReferenceFigures
 from prescore.cli.compare.runs import Result, Run
 from prescore.cli.output import (
+    SETTINGS,
     Numbers,
     Settings,
     check_folder,
     make_folder,
     read_settings,
     refuse_other_settings,
+    take_folder,
 )
 from prescore.data import reading
 from prescore.errors import PrescoreError
-from prescore.files import write_atomically
+from prescore.files import sweep, write_atomically
 
 
 class RunFolder:
@@ -47,15 +49,16 @@ class RunFolder:
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path, self.settings = path, settings
         check_folder(path)
-        if (path / "settings.json").exists():
-            refuse_other_settings(path, read_settings(path / "settings.json"), settings)
+        sweep(path, SETTINGS, "reference.json", "report.html", "results.*")
+        sweep(path / "runs", "*.npz", "*.json")
+        if (path / SETTINGS).exists():
+            refuse_other_settings(path, read_settings(path / SETTINGS), settings)
         elif path.exists() and any(path.iterdir()):
             raise PrescoreError(f"{path}: holds something, but no comparison; choose another folder")
 
     def open(self) -> None:
-        """Make the folder, unless it is there."""
-        make_folder(self.path)
-        write_atomically(self.path / "settings.json", _json(self.settings))
+        """Make the folder, unless it is there. Raises PrescoreError if runs of other settings came before."""
+        take_folder(self.path, self.settings)
         make_folder(self.path / "runs")
 
     def result(self, run: Run) -> Result | None:

@@ -113,7 +113,7 @@ def write_report(folder: Path, report: Report) -> None:
     """Write the three files into a folder, each whole or not at all."""
     write_atomically(folder / "results.json", as_json(report))
     write_atomically(folder / "results.csv", as_csv(report).encode())
-    write_atomically(folder / "report.html", as_html(report).encode())
+    write_atomically(folder / "report.html", as_html(report).encode(errors="backslashreplace"))
 
 
 def as_json(report: Report) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ from prescore.statistics import load_statistics
 SHOWN = 16  # digits of a digest
 BATCH = 256  # images that a digest is taken of at once
 MOST_TRUE = 5000  # true images that are read unless more are asked for: some metrics look at all pairs, for each run
-FLAGS = ("--features", "--metrics", "--reference-n", "--reference-key", "--pad", "--range")
+FLAGS = {"key": "--reference-key", "data_range": "--range"}  # of options that are not called as their argument
 
 
 @dataclass(frozen=True)
@@ -132,21 +133,19 @@ class Reference:
 
 @dataclass(frozen=True)
 class Reading:
-    """Options that say how a reference is read and looked at, in the order of `FLAGS`."""
+    """Options that say how a reference is looked at, and how it is read: arguments of `load_images`."""
 
     features: str | None
     metrics: Sequence[str] | None
     n: int | None
-    key: str | None
-    pad: int | None
-    data_range: tuple[float, float] | None
+    look: Mapping[str, Any]
 
-    def refuse(self, flags: Sequence[str], why: str) -> None:
-        """Raise PrescoreError if one of the options with these flags is given."""
-        values = (self.features, self.metrics, self.n, self.key, self.pad, self.data_range)
-        for flag, value in zip(FLAGS, values, strict=True):
-            if value is not None and flag in flags:
-                raise PrescoreError(f"{flag}: {why}")
+    def refuse(self, why: str, images_only: bool = False) -> None:
+        """Raise PrescoreError if one of the options is given; of those alone that images are read by, if so."""
+        given: dict[str, object] = {} if images_only else {"features": self.features, "metrics": self.metrics}
+        for name, value in {**given, "reference-n": self.n, **self.look}.items():
+            if value is not None:
+                raise PrescoreError(f"{FLAGS.get(name, f'--{name}')}: {why}")
 
 
 def open_reference(
@@ -168,10 +167,10 @@ def open_reference(
             f"{denoiser.name}: samples of shape {shape} are not grey or RGB pictures, and are not compared"
         ) from None
     if path is None:
-        reading.refuse(FLAGS, "does nothing without --reference")
+        reading.refuse("does nothing without --reference")
         return _of_model(denoiser, statistics)
     if is_reference(path):
-        reading.refuse(FLAGS[2:], f"{path} holds statistics, and no images")
+        reading.refuse(f"{path} holds statistics, and no images", images_only=True)
         return _of_statistics(path, reading, shape, n, denoiser.device)
     return _of_images(path, reading, shape, n, denoiser.device, seed)
 
@@ -205,12 +204,15 @@ def _of_images(
     path: Path, reading: Reading, shape: tuple[int, ...], n: int, device: torch.device, seed: int
 ) -> Reference:
     """True images from a file or folder."""
-    most, (low, high) = MOST_TRUE if reading.n is None else reading.n, reading.data_range or (0.0, 1.0)
-    data = load_images(path, key=reading.key, n=most, seed=seed, pad=reading.pad, data_range=reading.data_range)
-    try:
-        check_shapes(shape, tuple(data.shape[1:]))
-    except PrescoreError as error:
-        raise PrescoreError(f"{path}: {error} (smaller ones by --pad)") from None
+    most, (low, high) = MOST_TRUE if reading.n is None else reading.n, reading.look["data_range"] or (0.0, 1.0)
+
+    def check(found: tuple[int, ...]) -> None:
+        try:
+            check_shapes(shape, found[1:])
+        except PrescoreError as error:
+            raise PrescoreError(f"{path}: {error} (brought to one size by --pad, --crop or --fit)") from None
+
+    data = load_images(path, n=most, seed=seed, check=check, **reading.look)
     if not (as_bytes := data.dtype == torch.uint8):
         data = (data - low) / (high - low)
     measuring = Measuring(make_features(reading.features or usual_features(shape), shape, device), reading.metrics)

@@ -1,0 +1,52 @@
+"""Folders of samples that several runs want at once, or that a killed one left."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from prescore.cli.compare.folder import RunFolder
+from prescore.cli.output import Folder
+from prescore.errors import PrescoreError
+
+PICTURE = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+
+
+def test_of_two_runs_that_begin_at_once_the_first_has_the_folder(tmp_path: Path) -> None:
+    first, same, other = (Folder(tmp_path / "f", [seed], {"steps": T}) for seed, T in ((0, 5), (1, 5), (2, 6)))
+    for output, seed in ((first, 0), (same, 1)):
+        output.add([seed], PICTURE)
+    with pytest.raises(PrescoreError, match="holds samples drawn with steps = 5, now it is 6; choose another folder"):
+        other.add([2], PICTURE)
+    assert sorted(p.name for p in (tmp_path / "f").iterdir()) == ["000000.png", "000001.png", "settings.json"]
+    assert json.loads((tmp_path / "f" / "settings.json").read_bytes()) == {"steps": 5}
+
+
+def test_of_two_comparisons_that_begin_at_once_the_first_has_the_folder(tmp_path: Path) -> None:
+    first, same, other = (RunFolder(tmp_path / "f", {"n": n}) for n in (8, 8, 9))
+    first.open()
+    same.open()
+    with pytest.raises(PrescoreError, match="holds samples drawn with n = 8, now it is 9"):
+        other.open()
+
+
+def test_what_a_killed_run_left_half_written_goes(tmp_path: Path) -> None:
+    ours = [".settings.json.a1b2c3d4.part", ".000007.png.a1b2c3d4.part"]
+    for name in (*ours, ".photo.png.a1b2c3d4.part"):
+        (tmp_path / name).touch()
+    Folder(tmp_path, [7], {})
+    assert [p.name for p in tmp_path.iterdir()] == [".photo.png.a1b2c3d4.part"]
+
+
+def test_a_comparison_killed_before_its_settings_were_written_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    for name in (".settings.json.a1b2c3d4.part", "runs/.ddim-5.npz.a1b2c3d4.part"):
+        (tmp_path / name).touch()
+    (tmp_path / "settings.json").write_text("{}")
+    RunFolder(tmp_path, {})
+    assert not list(tmp_path.rglob(".*.part"))
+    (tmp_path / "settings.json").rename(tmp_path / ".settings.json.a1b2c3d4.part")
+    (tmp_path / "runs").rmdir()
+    RunFolder(tmp_path, {}).open()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["runs", "settings.json"]
