@@ -8,10 +8,11 @@ import torch
 from samplers.test_recursion import SCALES, SIGMA, excess, make, surrogate
 from support import with_moments
 
+from prescore import calibrate
 from prescore.errors import PrescoreError
-from prescore.samplers import AlphaRelation, PredictorCorrector, choose_alpha, statistics_recursion
+from prescore.samplers import AlphaRelation, choose_alpha, make_sampler, statistics_recursion
 from prescore.samplers.alpha import FARTHEST
-from prescore.samplers.predictor_corrector import PREDICTORS
+from prescore.samplers.predictor_corrector import CHOICES
 
 TABLE_1 = {
     "CIFAR-10": (1, {1000: 50, 400: 25, 200: 12, 100: 5, 50: 1.8}, 28.53, 0.895),
@@ -70,6 +71,38 @@ def test_the_least_stable_alpha_is_where_the_diagnosis_begins():
     for alpha, is_stable in ((least * 1.001, True), (least / 1.001, False)):
         sampler = make(alpha, steps=20)
         assert (sampler.diagnosis(statistics.event_shape, sampler.levels(*SIGMA)) == "") == is_stable
+
+
+@functools.cache
+def images(scales):
+    """Statistics of few, small images."""
+    data = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    statistics = calibrate(data.cumsum(-1).cumsum(-2) / 16)
+    return with_moments(statistics, scales=torch.tensor([0.1, 3.0], dtype=torch.float64) if scales else None)
+
+
+@pytest.mark.parametrize("scales", [False, True])
+@pytest.mark.parametrize("form", CHOICES["form"])
+@pytest.mark.parametrize("first", CHOICES["first"])
+@pytest.mark.parametrize("corrector", CHOICES["corrector"])
+@pytest.mark.parametrize("predictor", CHOICES["predictor"])
+def test_every_way_to_step_has_an_alpha_for_every_number_of_steps(predictor, corrector, first, form, scales):
+    """Where the steps are so few that the predictor overshoots anyway, and where it never does."""
+    if predictor == corrector == "none":
+        pytest.skip("nothing would move the state")
+    options = {"predictor": predictor, "corrector": corrector, "first": first, "form": form}
+    for steps in (1, 3, 8) if scales else range(1, 21):
+        choice = choose_alpha(make_sampler("pc", steps=steps, **options), images(scales), *SIGMA)
+        assert choice.alpha >= 1
+        assert choice.alpha > choice.least_stable * (1 - 1e-9) or choice.alpha == math.inf
+        assert 0 <= choice.error <= choice.plain_error
+        assert "nan" not in choice.reason
+
+
+def test_nothing_is_chosen_where_the_predictor_overshoots_without_preconditioner():
+    choice = choose_alpha(make_sampler("pc", steps=5, predictor="euler-maruyama"), images(False), *SIGMA)
+    assert choice.alpha == choice.least_stable == math.inf
+    assert choice.reason == "in so few steps the predictor overshoots without preconditioner already"
 
 
 def test_from_30_steps_on_more_steps_want_less_preconditioning():
@@ -135,16 +168,3 @@ def test_the_relation_predicts_what_it_was_made_from():
 def test_bad_pairs_are_refused(pairs, p, message):
     with pytest.raises(PrescoreError, match=message):
         AlphaRelation.fit(pairs, p)
-
-
-@pytest.mark.parametrize("predictor", PREDICTORS)
-@pytest.mark.parametrize("corrector", ["langevin", "none"])
-@pytest.mark.parametrize("first", ["corrector", "predictor"])
-def test_every_sampler_in_any_number_of_steps_has_a_choice(predictor, corrector, first):
-    if predictor == corrector == "none":
-        return
-    for steps in range(1, 21):
-        sampler = PredictorCorrector(predictor=predictor, corrector=corrector, first=first, steps=steps)
-        choice = choose_alpha(sampler, surrogate()[0], *SIGMA)
-        assert choice.alpha >= max(1.0, min(choice.least_stable, 1e300))
-        assert choice.error <= choice.plain_error

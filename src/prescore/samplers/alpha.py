@@ -65,7 +65,7 @@ class AlphaChoice:
     Attributes:
         alpha: infinity where no preconditioner is better than any.
         error, plain_error: the relative Frechet distance of the module's docstring with it, and without.
-        least_stable: the smallest alpha for which the predictor is stable.
+        least_stable: the smallest alpha for which the predictor is stable; infinity where it is with none.
     """
 
     alpha: float
@@ -76,6 +76,8 @@ class AlphaChoice:
     @property
     def reason(self) -> str:
         """One line for the user."""
+        if math.isinf(self.least_stable):
+            return "in so few steps the predictor overshoots without preconditioner already"
         return (
             f"relative Frechet distance {self.error:.2g} on a model of the data, {self.plain_error:.2g} without "
             "preconditioner"
