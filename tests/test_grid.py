@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from safetensors import safe_open
 from support import REFERENCE, reference
 
 from prescore.errors import PrescoreError
+from prescore.grid import GRIDS as BY_NAME
 from prescore.grid import append_zero, check_grid, geometric, iddpm, karras, log_snr, uniform_t
 from prescore.schedule import EDM, IDDPM, VE, VP, Cosine, Tabulated
 
@@ -49,6 +51,14 @@ def test_a_range_that_is_none(grid, low, high):
         grid(5, low, high)
 
 
+@pytest.mark.parametrize("spread", BY_NAME)
+def test_ranges_that_no_precision_holds_or_tells_apart(spread):
+    """By every name that a user may give."""
+    for low, high in ((1e-300, 1.0), (1.0, 1e300), (1.0, math.nextafter(1.0, 2.0)), (1.0, 1 + 1e-9)):
+        with pytest.raises(PrescoreError):
+            check_grid(BY_NAME[spread](5, low, high, final_zero=True))
+
+
 def test_default_ranges_are_the_papers():
     ends = [(grid[0].item(), grid[-1].item()) for grid in (karras(9), geometric(9), uniform_t(VP(), 9))]
     assert ends[0] == pytest.approx((80, 0.002), rel=1e-14)
@@ -90,7 +100,7 @@ def test_iddpm_takes_its_levels_from_the_table():
     inside = u[(u >= 0.002) & (u <= 81)]
     assert (levels[0], levels[-1]) == (inside[0], inside[-1])
     assert torch.equal(iddpm(len(inside)), inside)
-    with pytest.raises(PrescoreError, match=f"only {len(inside)} lie in"):
+    with pytest.raises(PrescoreError, match=f"steps: .* only {len(inside)} of those of iddpm lie in"):
         iddpm(len(inside) + 1)
 
 
@@ -105,6 +115,11 @@ def test_iddpm_takes_its_levels_from_the_table():
         ([1.0, -1.0], "level 1 is negative"),
         ([3.0, 1.0, 2.0], "level 1 is 1 and level 2 is 2"),
         ([1.0, 0.0, 0.0], "level 1 is 0 and level 2 is 0"),
+        ([1e300, 1.0], "level 1e\\+300 is not between 1e-15 and 1e\\+15"),
+        ([1.0, 1e-300, 0.0], "level 1e-300 is not between"),
+        ([1.0, 5e-324], "is not between"),
+        ([2.0, 1.0, math.nextafter(1.0, 0.0), 0.0], "levels 1 and 2, at 1, are closer than one part in a million"),
+        ([1.0 + 5e-7, 1.0], "levels 0 and 1, at 1, are closer"),
         (["a", "b"], "not a row of numbers"),
         ([[1.0], [1.0, 2.0]], "not a row of numbers"),
     ],

@@ -71,7 +71,7 @@ def calibrate(
     moments = measure_moments(data, data_range=data_range, axes=axes, components=components)
     if model.event_shape != moments.event_shape:
         raise PrescoreError(
-            f"model: {model.name} makes samples {model.event_shape}, the data are {moments.event_shape}"
+            f"model: {model.name or 'it'} makes samples {model.event_shape}, the data are {moments.event_shape}"
         )
     statistics = in_range(Statistics(moments=moments), model.data_range)
     seen = _Seen(data, data_range, model, statistics.moments.mean if model.data_mean_removed else None)

@@ -59,7 +59,10 @@ def check_grid(grid: Tensor | Sequence[float]) -> Tensor:
         raise PrescoreError(f"grid: noise level {bad:g} is not between {LOWEST:g} and {HIGHEST:g}")
     if (close := positive[:-1] < positive[1:] * (1 + CLOSEST)).any():
         i = int(close.nonzero()[0])
-        raise PrescoreError(f"grid: levels {i} and {i + 1}, at {levels[i]:g}, are closer than one part in a million")
+        raise PrescoreError(
+            f"grid: levels {i} and {i + 1}, at {levels[i]:g}, are closer than one part in a million; take fewer "
+            "steps or a wider range"
+        )
     return levels
 
 
@@ -120,12 +123,14 @@ def iddpm(
     u = (schedule or IDDPM()).u
     u = u[(u >= sigma_min) & (u <= sigma_max)]
     if n > len(u):
-        raise PrescoreError(f"n: {n} levels asked for, but only {len(u)} lie in [{sigma_min:g}, {sigma_max:g}]")
+        span = f"[{sigma_min:g}, {sigma_max:g}]"
+        raise PrescoreError(f"steps: {n} levels asked for, but only {len(u)} of those of iddpm lie in {span}")
     return _finish(u[((len(u) - 1) * ramp).round().long()], final_zero)
 
 
 def uniform_vp(n: int, sigma_min: float, sigma_max: float, final_zero: bool = False) -> Tensor:
     """Levels uniform in the time of the VP schedule of linear betas, as those of DDPM's networks."""
+    check_range(sigma_min, sigma_max)
     vp = VP()
     return uniform_t(VP(t_min=vp.t(sigma_min).item(), t_max=vp.t(sigma_max).item()), n, final_zero)
 
@@ -142,14 +147,19 @@ def _check_number(n: int, final_zero: bool) -> None:
         raise PrescoreError(f"n: {n!r} noise levels; a whole number of at least {least} is needed")
 
 
-def _ramp(n: int, sigma_min: float, sigma_max: float, final_zero: bool) -> Tensor:
-    """i / (n - 1), i = 0..n-1, once the arguments are known to be right."""
-    _check_number(n, final_zero)
+def check_range(sigma_min: float, sigma_max: float) -> None:
+    """Raise PrescoreError unless both are noise levels inside `LOWEST` to `HIGHEST`, in this order."""
     if not LOWEST <= sigma_min < sigma_max <= HIGHEST:
         raise PrescoreError(
             f"sigma_min {sigma_min:g} and sigma_max {sigma_max:g}: {LOWEST:g} <= sigma_min < sigma_max <= {HIGHEST:g} "
             "is needed"
         )
+
+
+def _ramp(n: int, sigma_min: float, sigma_max: float, final_zero: bool) -> Tensor:
+    """i / (n - 1), i = 0..n-1, once the arguments are known to be right."""
+    _check_number(n, final_zero)
+    check_range(sigma_min, sigma_max)
     return torch.linspace(0, 1, n, dtype=torch.float64)
 
 

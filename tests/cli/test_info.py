@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import prescore
+from prescore.cli.info import describe_extras, describe_statistics
 from prescore.cli.plots import _map
 from prescore.statistics import ModelStatistics
 
@@ -34,6 +35,26 @@ def test_statistics(cli: Callable[..., Any], statistics: Path) -> None:
     assert any(line.split()[:3] == ["mean", "0", zero] for line in out.splitlines())
     weight = prescore.frequency_preconditioner(stats, 2).largest_gain((1, 8, 8))
     assert any(line.split()[:2] == ["2", f"{weight:.4g}"] for line in out.splitlines())
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (3,), (1, 1, 1), (3, 1, 1), (1, 1, 2), (1, 2, 1)])
+def test_events_of_few_numbers_have_few_frequencies(shape: tuple[int, ...]) -> None:
+    """Each named once."""
+    data = torch.rand(9, *shape, generator=torch.Generator().manual_seed(0))
+    table = describe_statistics(prescore.calibrate(data)).split("\n\n")[1]
+    names = [line.split()[0] for line in table.splitlines()[1:]]
+    assert names == ["mean", "low", "mid", "high"][: 1 + max(shape[1:] or shape) // 2]
+
+
+def test_a_model_without_a_name_is_called_so() -> None:
+    data = torch.rand(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = prescore.Denoiser(lambda x, sigma: x / (1 + sigma**2), (1, 4, 4), 0.01, 50.0)
+    texts = describe_extras(prescore.calibrate(data, model=model, trajectories=2, tries=1, levels=3, calls=[5]))
+    titles = [text.splitlines()[0] for text in texts]
+    assert titles[:2] == [
+        "score of a model without a name on 9 samples",
+        "steps of solvers on 2 samples of a model without a name, for --grid auto",
+    ]
 
 
 def test_components_and_the_score_are_shown_where_they_are(

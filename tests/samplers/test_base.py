@@ -1,3 +1,5 @@
+import math
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
@@ -8,6 +10,7 @@ from support import filter_weights
 from prescore import calibrate
 from prescore.denoiser import Denoiser, expand, guided
 from prescore.errors import PrescoreError, SamplingError
+from prescore.grid import check_grid
 from prescore.operators import Frequency
 from prescore.precondition import Preconditioner
 from prescore.samplers import SAMPLERS, make_sampler, sample, steps_for_calls
@@ -51,6 +54,15 @@ def model(function=shrink):
 
 def draw(name, seeds, **arguments):
     return sample(model(), sampler(name), seeds=seeds, progress=False, **arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_usual_levels_are_told_apart_by_every_precision_or_refused(name):
+    for low, high in ((1e-300, 1.0), (1.0, 1e300), (1.0, math.nextafter(1.0, 2.0)), (1.0, 1 + 1e-9)):
+        with suppress(PrescoreError):
+            levels = sampler(name, steps=30).levels(low, high)
+            assert low == 1
+            check_grid(levels)
 
 
 @pytest.mark.parametrize("name", NAMES)

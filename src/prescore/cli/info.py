@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prescore.statistics import StepErrors
 
 LENGTH = 300  # of what a file says about its model, shown in one line
+UNNAMED = "a model without a name"
 ALPHAS = (1.5, 2.0, 3.0, 5.0, 10.0, 25.0)
 GRID_STEPS = (5, 8, 12)
 
@@ -127,8 +128,9 @@ def describe_statistics(statistics: "Statistics") -> str:
     frequencies, raw = radial_power(moments.power, shape[-moments.axes :])
     centred = radial_power(moments.power_centred, shape[-moments.axes :])[1]
     raw, centred = (power.reshape(-1, len(frequencies)).mean(0) for power in (raw, centred))
-    rings = {"mean": 0, "low": 1, "mid": len(frequencies) // 2, "high": len(frequencies) - 1}
-    power = [[name, frequencies[k].item(), raw[k].item(), centred[k].item()] for name, k in rings.items()]
+    K = len(frequencies)
+    rings = {K - 1: "high", K // 2: "mid", 1: "low", 0: "mean"}  # of one index, the last name
+    power = [[rings[k], *(v[k].item() for v in (frequencies, raw, centred))] for k in sorted(rings) if k < K]
     weights = [
         [
             alpha,
@@ -168,10 +170,10 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         spread = {name: score.posterior_variance(score.levels, name).sqrt() for name in ("score", "residual")}
         rows = [[sigma, *(spread[name][i].item() for name in spread)] for i, sigma in enumerate(score.levels.tolist())]
         heads = ["noise level", "deviation of x0 given x: by the score", "by the residual"]
-        texts.append(f"score of {score.model} on {score.count} samples\n" + table(heads, rows))
+        texts.append(f"score of {score.model or UNNAMED} on {score.count} samples\n" + table(heads, rows))
     if steps is not None:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
-        title = f"steps of solvers on {steps.count} samples of {steps.model}, for --grid auto"
+        title = f"steps of solvers on {steps.count} samples of {steps.model or UNNAMED}, for --grid auto"
         texts.append(f"{title}\n" + table(["steps", *(MEASURED[prediction] for prediction in PREDICTIONS)], rows))
         if tuned := statistics.tuning.rules:
             numbers = sorted({n for rules in tuned.values() for n in rules})

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from prescore.denoiser import Denoise, Evaluator
 from prescore.errors import PrescoreError, check_choice
-from prescore.grid import check_grid, geometric
+from prescore.grid import check_grid, check_range, geometric
 from prescore.noise import NoiseSource, check_seeds
 from prescore.operators import Identity
 from prescore.precondition import Preconditioner
@@ -84,6 +84,7 @@ class Sampler:
                 "the model does not say its noise range: give the sampler a grid of noise levels, "
                 "or wrap the model as prescore.Denoiser(function, event_shape, sigma_min, sigma_max)"
             )
+        check_range(sigma_min, sigma_max)
         return check_grid(self.usual_levels(sigma_min, sigma_max, self.steps or self.usual_steps))
 
     def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
