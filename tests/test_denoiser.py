@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prescore.denoiser import (
     Denoiser,
+    Evaluator,
     denoised_from_edm,
     denoised_from_noise,
     denoised_from_score,
@@ -15,6 +16,7 @@ from prescore.denoiser import (
     edm_coefficients,
     edm_from_denoised,
     expand,
+    failure_of,
     from_edm,
     from_noise_prediction,
     from_score,
@@ -25,7 +27,7 @@ from prescore.denoiser import (
     score_from_denoised,
     velocity_from_denoised,
 )
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, SamplingError
 from prescore.schedule import EDM, VP, Cosine, Tabulated
 
 SHAPE, B = (2, 3, 5), 4
@@ -164,9 +166,7 @@ def test_wrapped_models_are_denoisers_and_see_their_native_input(x, sigma, kind,
     denoised, spy = wrapped(kind, x, sigma, wrap)
     close(denoised, gaussian.denoised(x, sigma))
     close(spy.x, x * expand(scale(sigma), x))
-    close(spy.time.expand(B), label(sigma).expand(B))
-    if kind != "score":
-        assert spy.time.shape == (B,)
+    close(spy.time, label(sigma).expand(B))
     assert torch.equal(spy.condition["label"], torch.arange(B))
 
 
@@ -195,6 +195,149 @@ def test_float32_models_receive_float32(x):
     sigma = torch.tensor(0.5)
     denoised, spy = wrapped("noise", x.float(), sigma, lambda m: from_noise_prediction(m, VP(), time_scale=999))
     assert (spy.x.dtype, spy.time.dtype, denoised.dtype) == (torch.float32,) * 3
+
+
+WRAPS = {
+    "score": (from_score, lambda s: s),
+    "noise": (lambda model: from_noise_prediction(model, VP(), time_scale=999), lambda s: 999 * VP().t(s)),
+    "velocity": (lambda model: from_velocity(model, Cosine(), time_scale=999), lambda s: 999 * Cosine().t(s)),
+    "edm": (from_edm, lambda s: s.log() / 4),
+    "ve": (from_ve, lambda s: (s / 2).log()),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", WRAPS)
+def test_networks_of_half_precision_are_converted_in_single(x, kind, dtype):
+    """They alone are called in it: their time, x at high noise, and what is made of their answer are as exact as ever,
+    whether the precision is said of the model, is that of the network's weights, or is that of x."""
+    wrap, label = WRAPS[kind]
+    seen = []
+
+    class Half(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = torch.nn.Parameter(torch.zeros(1, 1, dtype=dtype))
+
+        def forward(self, x_in: Tensor, time: Tensor) -> Tensor:
+            seen.append((x_in.dtype, time))
+            return torch.zeros_like(x_in)
+
+    for level in (0.02, 1.1, VP().sigma(torch.tensor(937 / 999)).item(), 2e4):
+        if kind == "score" and level == 2e4 and dtype == torch.float16:
+            continue  # its input is x as it is, which no float16 holds
+        sigma = torch.tensor(level).double()
+        noisy = x * sigma
+        for function, said in ((Half(), torch.float32), (lambda x_in, time: Half()(x_in, time), dtype)):
+            model = Denoiser(wrap(function), SHAPE, 0.002, 1e5, dtype=said)
+            D = Evaluator(model)(noisy, sigma)
+            torch.testing.assert_close(D, wrap(lambda y, t: 0 * y)(noisy, sigma), rtol=1e-5, atol=1e-5 * level)
+        narrow = wrap(lambda x_in, time: Half()(x_in, time))(x.to(dtype), sigma)
+        assert narrow.dtype == dtype
+        assert [d for d, _ in seen[-3:]] == [dtype] * 3
+        for _, time in seen[-3:]:
+            torch.testing.assert_close(time, label(sigma).float().expand(B), rtol=1e-6, atol=1e-6)
+
+
+def test_guidance_of_a_converted_network_is_given_single_precision_too(x):
+    model = Denoiser(from_edm(lambda y, t, **c: y), SHAPE, 0.002, 1e5, dtype=torch.bfloat16)
+    sigma = torch.tensor(3.3).double()
+    close(Evaluator(guided(model, 2.0))(x, sigma), Evaluator(model)(x, sigma), 1e-6)
+
+
+def a_denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+    return x / (1 + expand(sigma, x) ** 2)
+
+
+def writes(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+    """Into all that it is given."""
+    x0 = a_denoiser(x, sigma)
+    for tensor in (x, sigma, *condition.values()):
+        tensor.zero_()
+    return x0
+
+
+class Buffer:
+    """Returns the same tensor each time."""
+
+    def __init__(self) -> None:
+        self.kept = torch.empty(0)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        self.kept = torch.empty_like(x) if self.kept.shape != x.shape else self.kept
+        return self.kept.copy_(a_denoiser(x, sigma))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", [lambda: writes, Buffer, lambda: lambda x, sigma, **_: x])
+def test_what_a_model_writes_into_or_returns_again_is_its_own(x, make, dtype):
+    sigma, rows = torch.tensor(0.5).double(), torch.ones(B)
+    model = Denoiser(make(), SHAPE, 0.01, 50.0, dtype=dtype)
+    evaluate, before = Evaluator(model, {"label": rows}, dtype), x.to(dtype).clone()
+    given = before.clone()
+    first = evaluate(given, sigma)
+    kept = first.clone()
+    evaluate(2 * given, sigma)
+    assert torch.equal(first, kept)
+    first.zero_()
+    assert torch.equal(given, before)
+    assert sigma == 0.5
+    assert rows.all()
+
+
+@pytest.mark.parametrize("make", [lambda: writes, Buffer])
+def test_what_calls_a_model_twice_or_needs_x_afterwards_keeps_its_own(x, make):
+    sigma = torch.tensor(0.5).double()
+    close(guided(make(), 3.0)(x.clone(), sigma.clone()), a_denoiser(x, sigma))
+    score = lambda x, sigma: score_from_denoised(make()(x, sigma.clone()), x, sigma)  # noqa: E731
+    if make is Buffer:
+        close(from_score(score)(x.clone(), sigma), a_denoiser(x, sigma))
+    assert torch.equal(from_score(lambda y, s: y.zero_())(x.clone(), sigma), x)
+
+
+WRONG = {
+    "int64 instead of floating-point numbers": lambda x: x.long(),
+    "uint8 instead of floating-point numbers": lambda x: x.byte(),
+    "bool instead of floating-point numbers": lambda x: x > 0,
+    "complex64 instead of floating-point numbers": lambda x: x.to(torch.complex64),
+    "a meta tensor instead of shape": lambda x: x.to("meta"),
+    "a sparse tensor instead of shape": lambda x: x.to_sparse(),
+    "a nested tensor instead of shape": lambda x: torch.nested.nested_tensor(list(x)),
+    "a quantised tensor instead of shape": lambda x: torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8),
+    "tuple instead of shape": lambda x: (x,),
+    "dict instead of shape": lambda x: {"sample": x},
+    "NoneType instead of shape": lambda x: None,
+    "float instead of shape": lambda x: 1.0,
+    "ndarray instead of shape": lambda x: x.numpy(),
+    r"\(\) instead of shape": lambda x: x.sum(),
+    r"\(4, 4, 3, 5\) instead of shape": lambda x: torch.cat([x, x], 1),
+    r"\(4, 1, 3, 5\) instead of shape": lambda x: x[:, :1],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(nested|quantiz):UserWarning")
+@pytest.mark.parametrize("expected", WRONG)
+def test_answers_that_are_no_samples(x, expected):
+    """Of a denoiser, and of a network that is made one."""
+    sigma = torch.tensor(0.5).double()
+    for wrap in (lambda model: model, from_score, from_edm):
+        evaluate = Evaluator(wrap(lambda x, sigma: WRONG[expected](x)))
+        evaluate.where = "at step 1 of 1"
+        with pytest.raises(SamplingError, match=f"returned .*{expected}.* at step 1 of 1"):
+            evaluate(x, sigma)
+
+
+def test_what_a_model_raises_passes_with_a_note(x):
+    def fails(x: Tensor, sigma: Tensor) -> Tensor:
+        raise KeyError("mine")
+
+    evaluate = Evaluator(fails)
+    evaluate.where = "at step 3 of 5 (sigma = 0.5)"
+    with pytest.raises(KeyError, match="mine") as caught:
+        evaluate(x, torch.tensor(0.5))
+    assert caught.value.__notes__ == ["raised by the model at step 3 of 5 (sigma = 0.5)"]
+    assert failure_of(caught.value) == "the model failed at step 3 of 5 (sigma = 0.5): KeyError: 'mine'"
+    assert failure_of(KeyError("other")) is None
 
 
 def conditional(x: Tensor, sigma: Tensor, mean: Tensor | None = None) -> Tensor:

@@ -30,7 +30,7 @@ of diffusion models", ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D (v
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ from prescore.errors import PrescoreError, SamplingError
 from prescore.schedule import Schedule, VariancePreserving
 
 Denoise = Callable[..., Tensor]
+NOTE = "raised by the model"
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,8 @@ class Denoiser:
         sigma_min, sigma_max: noise levels between which the model is meant to be used, 0 <= sigma_min < sigma_max.
         data_range: interval of the clean data as the model sees it.
         data_mean_removed: whether the mean of the training data was subtracted from it.
-        dtype, device: what the function wants its arguments to be.
+        dtype, device: what the function wants its arguments to be; of one made by `from_score` and its like, what the
+            network inside wants.
         name: for messages and tables.
         network_calls: network calls that one call of the function makes, for counting (2 with guidance).
         statistics: `prescore.Statistics` of its data, or the path of their file, if the model brings them.
@@ -83,6 +86,8 @@ class Denoiser:
             )
         if len(self.data_range) != 2 or not (self.data_range[0] < self.data_range[1]):
             raise PrescoreError(f"data_range: {self.data_range} is not an interval (low, high)")
+        if isinstance(self.function, Conversion) and self.dtype in HALF and self.function.network_dtype is None:
+            object.__setattr__(self, "function", replace(self.function, network_dtype=self.dtype))
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
         """E[x0 | x] at noise level sigma; the condition goes to the model as it is."""
@@ -115,6 +120,7 @@ class Evaluator:
 
     Attributes:
         device, model_dtype: where and in which precision the model is called.
+        given_dtype: of what it is given, which for a `Conversion` is float32 at least.
         step_dtype: as precise as an answer is, float32 at least: what a step is computed in.
         calls: of the network so far.
         last: the last answer.
@@ -132,6 +138,7 @@ class Evaluator:
         parameter = next(denoiser.parameters(), None) if isinstance(denoiser, torch.nn.Module) else None
         self.device = torch.device(getattr(parameter, "device", getattr(denoiser, "device", "cpu")))
         self.model_dtype = getattr(parameter, "dtype", getattr(denoiser, "dtype", torch.float32))
+        self.given_dtype = given_dtype(denoiser, self.model_dtype)
         self.denoiser, self.dtype, self.on_call = denoiser, dtype, on_call
         single_or_better = torch.promote_types(self.model_dtype, torch.float32)
         self.step_dtype = dtype if dtype == torch.float32 else single_or_better
@@ -144,19 +151,25 @@ class Evaluator:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x0, like x, in `dtype` on the model's device.
 
+        What the model is given, and what it returns, is copied: it may write into the one and return the other again.
+
         Raises:
-            SamplingError: the model returned another shape, or values that are not finite.
+            SamplingError: the model returned another shape, or values that are no floating-point numbers or not finite.
+            Exception: of the model's own, with a note that says where it was raised; see `failure_of`.
         """
-        x0 = self.denoiser(
-            x.to(self.device, self.model_dtype), sigma.to(self.device, self.model_dtype), **self.condition
-        )
+        given = [t.to(self.device, self.given_dtype, copy=True) for t in (x, sigma)]
+        try:
+            x0 = self.denoiser(*given, **{name: rows.clone() for name, rows in self.condition.items()})
+        except SamplingError as error:
+            raise SamplingError(f"{error} {self.where}") from None
+        except Exception as error:
+            error.add_note(f"{NOTE} {self.where}".rstrip())
+            raise
         self.calls += self.calls_each
         self.on_call(self.calls_each)
-        if not isinstance(x0, Tensor) or x0.shape != x.shape:
-            found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
-            raise SamplingError(f"the model returned {found} instead of shape {tuple(x.shape)} {self.where}")
+        check_answer(x0, x, "the model", self.where)
         self.check_finite(x0, "the output of the model")
-        self.last = x0.to(self.dtype)
+        self.last = x0.to(self.device, self.dtype, copy=True)
         return self.last
 
     def check_finite(self, values: Tensor, what: str) -> None:
@@ -165,6 +178,34 @@ class Evaluator:
         if not torch.isfinite(values.sum(dtype=torch.float64)):
             hint = self.diagnosis()
             raise SamplingError(f"{what} is not finite {self.where}{': ' + hint if hint else ''}")
+
+
+def given_dtype(denoiser: Denoise, dtype: torch.dtype) -> torch.dtype:
+    """In what a denoiser of this precision takes its arguments: a `Conversion`, guided or not, in float32 at least."""
+    converts = getattr(getattr(denoiser, "function", denoiser), "converts", False)
+    return torch.promote_types(dtype, torch.float32) if converts else dtype
+
+
+def failure_of(error: BaseException) -> str | None:
+    """In one line, what a model raised while it was sampled from, and where; None if this was not raised by a model."""
+    where = next((note for note in getattr(error, "__notes__", ()) if note.startswith(NOTE)), None)
+    return where and f"{where.replace(NOTE, 'the model failed')}: {type(error).__name__}: {error}"
+
+
+def check_answer(answer: object, x: Tensor, who: str, where: str = "") -> None:
+    """Raise SamplingError unless what a model returned is a tensor of floating-point numbers in the shape of x."""
+    if not isinstance(answer, Tensor):
+        found = type(answer).__name__
+    elif answer.is_nested or answer.layout != torch.strided or answer.is_quantized or answer.is_meta:
+        kinds = {"nested": answer.is_nested, "quantised": answer.is_quantized, "meta": answer.is_meta}
+        found = f"a {next((kind for kind, is_so in kinds.items() if is_so), 'sparse')} tensor"
+    elif answer.shape != x.shape:
+        found = str(tuple(answer.shape))
+    elif not answer.is_floating_point():
+        raise SamplingError(f"{who} returned {answer.dtype} instead of floating-point numbers {where}".rstrip())
+    else:
+        return
+    raise SamplingError(f"{who} returned {found} instead of shape {tuple(x.shape)} {where}".rstrip())
 
 
 def expand(sigma: Tensor, x: Tensor) -> Tensor:
@@ -257,13 +298,41 @@ def edm_from_denoised(denoised: Tensor, x: Tensor, sigma: Tensor, sigma_data: fl
     return (denoised - c.c_skip * x) / c.c_out
 
 
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """A denoiser made of a network that predicts something else.
+
+    It computes in float32 at least, because half precision cannot tell a time of 998 from 999, nor hold x at high
+    noise. The network alone is called in its own precision, with a time in float32 at least.
+
+    Attributes:
+        model: the network, `model(x_in, time, **condition)`, x_in of shape (B, *event), time (B,).
+        inputs: `(x, sigma) -> (x_in, time)`.
+        output: `(what the network returned, x, sigma) -> x0`.
+        network_dtype: of x_in; None is that of the network's matrices or, if it has none, of x.
+    """
+
+    model: Denoise
+    inputs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    output: Callable[[Tensor, Tensor, Tensor], Tensor]
+    network_dtype: torch.dtype | None = None
+    converts: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        x_in, time = self.inputs(wide, sigma)
+        parameters = self.model.parameters() if isinstance(self.model, torch.nn.Module) else ()
+        own = (p.dtype for p in parameters if p.ndim > 1 and p.is_floating_point())
+        x_in = x_in.to(self.network_dtype or next(own, x.dtype))
+        answer = self.model(x_in, time, **condition)
+        check_answer(answer, x, "the network")
+        return self.output(answer.to(wide), wide, sigma).to(x)
+
+
 def from_score(score: Denoise) -> Denoise:
-    """Denoiser of a model `score(x, sigma, **condition)` that returns grad log p(x; sigma) of unscaled x."""
-
-    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        return denoised_from_score(score(x, sigma, **condition), x, sigma)
-
-    return denoise
+    """Denoiser of a model `score(x, sigma, **condition)`, sigma (B,), that returns grad log p of unscaled x."""
+    inputs = lambda x, sigma: (x.clone(), per_sample(sigma, x).to(x.dtype, copy=True))  # noqa: E731
+    return Conversion(score, inputs, denoised_from_score)
 
 
 def from_noise_prediction(
@@ -323,8 +392,12 @@ def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] 
 
     def denoise_guided(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
         none = {name: row.expand(len(x), *row.shape[1:]) for name, row in (unconditional or {}).items()}
-        return torch.lerp(denoise(x, sigma, **none), denoise(x, sigma, **condition), weight)
+        # Of its own copies: a model may write into what it is given, and return one tensor again and again.
+        without = denoise(x.clone(), sigma.clone(), **none).clone()
+        return torch.lerp(without, denoise(x, sigma, **condition), weight)
 
+    if given_dtype(denoise, torch.float16) == torch.float32:
+        denoise_guided.converts = True  # type: ignore[attr-defined]
     if isinstance(denoise, Denoiser):
         return replace(denoise, function=denoise_guided, network_calls=2 * denoise.network_calls)
     return denoise_guided
@@ -333,28 +406,29 @@ def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] 
 def _from_coefficients(model: Denoise, coefficients: Callable[[Tensor], Coefficients]) -> Denoise:
     """D = c_skip x + c_out F(c_in x, c_noise), c_noise one for each sample."""
 
-    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        c_skip, c_out, c_in, _ = coefficients(expand(sigma, x))
-        c_noise = coefficients(per_sample(sigma, x)).c_noise.to(x.dtype)
-        return c_skip * x + c_out * model(c_in * x, c_noise, **condition)
+    def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return coefficients(expand(sigma, x)).c_in * x, coefficients(per_sample(sigma, x)).c_noise.to(x.dtype)
 
-    return denoise
+    def output(raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        c = coefficients(expand(sigma, x))
+        return c.c_skip * x + c.c_out * raw
+
+    return Conversion(model, inputs, output)
 
 
 def _from_native(
     model: Denoise,
     schedule: Schedule,
-    convert: Callable[[Tensor, Tensor, Tensor], Tensor],
+    output: Callable[[Tensor, Tensor, Tensor], Tensor],
     time_scale: float,
     integer_time: bool,
 ) -> Denoise:
-    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+    def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         level = per_sample(sigma, x)
         time = time_scale * schedule.t(level)
-        time = time.round().long() if integer_time else time.to(x.dtype)
-        return convert(model(expand(schedule.scale(level), x) * x, time, **condition), x, sigma)
+        return expand(schedule.scale(level), x) * x, time.round().long() if integer_time else time.to(x.dtype)
 
-    return denoise
+    return Conversion(model, inputs, output)
 
 
 def _level(sigma: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:

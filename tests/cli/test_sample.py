@@ -632,6 +632,23 @@ def test_too_little_memory_names_the_batch_size(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_network_raises_is_one_line(
+    tmp_path: Path, refused: Refused, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(model: Denoiser, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        if sigma < 1:
+            raise error
+        return model(x, sigma)
+
+    with_function(monkeypatch, fail)
+    for error in (RuntimeError("sizes\ndo not match"), TypeError("forward() misses y"), AssertionError(), KeyError(3)):
+        message = refused("sample", model, "--steps", 3, "--out", tmp_path / "f")
+        assert "the model failed at step 2 of 3 (sigma = 0.7071): " + type(error).__name__ in message
+    error = RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory")
+    assert "--batch-size: 16 samples do not fit" in refused("sample", model, "--steps", 3, "--out", tmp_path / "f")
+    assert not list(tmp_path.iterdir())
+
+
 def test_samples_that_are_no_pictures_go_into_arrays_only(
     tmp_path: Path, cli: Cli, refused: Refused, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

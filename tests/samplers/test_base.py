@@ -275,6 +275,36 @@ def test_a_model_that_returns_nan_is_caught_where_it_happens(name):
     assert levels[step] <= 1 < levels[step - 2]  # the step that crosses 1 if it calls the model below, or the next
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_models_that_write_into_their_input_or_return_one_buffer(name, dtype):
+    """Where the model's precision is the state's, so that no conversion makes a copy."""
+    kept = torch.empty(3, *SHAPE, dtype=dtype)
+
+    def wild(x, sigma):
+        kept.copy_(shrink(x, sigma))
+        x.fill_(7)
+        sigma.zero_()
+        return kept
+
+    runs = [
+        sample(replace(model(f), dtype=dtype), sampler(name), seeds=range(3), dtype=dtype, progress=False)
+        for f in (shrink, wild)
+    ]
+    assert torch.equal(*runs)
+
+
+def test_what_a_model_raises_says_where():
+    def fails(x, sigma):
+        if sigma < 1:
+            raise ZeroDivisionError("mine")
+        return shrink(x, sigma)
+
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+        sample(model(fails), sampler("dpmpp-2m"), seeds=[0], progress=False)
+    assert caught.value.__notes__[0].startswith("raised by the model at step ")
+
+
 def test_a_model_that_returns_the_wrong_shape():
     with pytest.raises(SamplingError, match=r"returned \(1, 1, 8, 7\) instead of shape \(1, 1, 8, 8\) at step 1 of 6"):
         sample(model(lambda x, sigma: x[..., :7]), sampler("pc"), seeds=[0], progress=False)

@@ -20,7 +20,7 @@ from prescore.cli.shared import (
     StatisticsFile,
     which_weights,
 )
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, SamplingError
 
 USUAL_BATCH = 16
 
@@ -166,6 +166,7 @@ def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses
     import torch
 
     from prescore.cli.report import calls_text, facts
+    from prescore.denoiser import failure_of
 
     batches = split(output, batch_size)
     calls = None if plan.calls is None else len(batches) * plan.calls
@@ -186,11 +187,17 @@ def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses
         raise KeyboardInterrupt(output.remains()) from None
     except torch.OutOfMemoryError:
         raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
-    except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        reason = str(error).strip().partition("\n")[0]
-        raise PrescoreError(f"--compile: the network cannot be compiled here ({reason}); leave it out") from None
+    except PrescoreError:
+        raise
+    except Exception as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = str(error).strip().partition("\n")[0]
+            raise PrescoreError(f"--compile: the network cannot be compiled here ({reason}); leave it out") from None
+        if "DefaultCPUAllocator" in str(error):
+            raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
+        if (failure := failure_of(error)) is not None:
+            raise SamplingError(failure) from None
+        raise
     print(f"{calls_text(made, 'network ')} in {time.perf_counter() - start:.1f} s, written to {output.path}")
 
 
