@@ -1,5 +1,6 @@
 """Everything that samplers may know beside the network, measured in one call."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.grid import geometric
+from prescore.limits import MOST_LEVELS, check_count, check_size
 from prescore.plan import reference_of, seen_by
-from prescore.samplers.calibrated import USUAL_TRAJECTORIES, USUAL_TRIES, measure_steps
+from prescore.samplers.calibrated import FINE, KEPT, USUAL_TRAJECTORIES, USUAL_TRIES, measure_steps
 from prescore.statistics import ModelStatistics, Statistics, in_range, measure_moments, score_statistics
 from prescore.statistics.batches import Batch, batches, checked
 from prescore.statistics.score import USUAL_LEVELS
@@ -64,6 +66,9 @@ def calibrate(
         raise PrescoreError(f"trajectories: {trajectories} is negative; 0 leaves the steps out")
     if tries is not None and not 0 <= tries <= trajectories:
         raise PrescoreError(f"tries: {tries} given; 0 to {trajectories}, the number of trajectories, are possible")
+    check_count("levels", levels, MOST_LEVELS)
+    coordinates = min(math.prod(model.event_shape), KEPT)
+    check_size("trajectories", trajectories, 2 * 8 * FINE * coordinates)
     if isinstance(data, Iterator):
         raise PrescoreError(
             "data: an iterator is read once, and a model needs them twice; give a tensor or a DataLoader"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
+from prescore.limits import MOST_LEVELS, check_count
 from prescore.schedule import IDDPM, VP, Schedule
 
 LOWEST, HIGHEST = 1e-15, 1e15  # noise levels whose squares every precision holds
@@ -44,6 +45,7 @@ def check_grid(grid: Tensor | Sequence[float]) -> Tensor:
         ) from None
     if levels.ndim != 1 or len(levels) < 2:
         raise PrescoreError(f"grid: shape {tuple(levels.shape)}; a row of at least two noise levels is needed")
+    check_count("grid", len(levels) - 1, MOST_LEVELS)
     if not levels.isfinite().all():
         raise PrescoreError(f"grid: level {int((~levels.isfinite()).nonzero()[0])} is not a finite number")
     if (levels < 0).any():
@@ -145,6 +147,7 @@ def _check_number(n: int, final_zero: bool) -> None:
     least = 1 if final_zero else 2
     if not isinstance(n, int) or n < least:
         raise PrescoreError(f"n: {n!r} noise levels; a whole number of at least {least} is needed")
+    check_count("levels", n, MOST_LEVELS)
 
 
 def check_range(sigma_min: float, sigma_max: float) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from prescore.denoiser import Denoise, Denoiser, Evaluator
 from prescore.errors import PrescoreError, check_choice
 from prescore.gaussian import GAUSSIANS, Gaussian, gaussian
 from prescore.grid import GRIDS, check_grid
+from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.operators import Identity
 from prescore.precondition import Preconditioner, frequency_preconditioner, pixel_preconditioner
 from prescore.samplers import PredictorCorrector, Sampler, choose_alpha, choose_sampler, find_sampler
@@ -130,6 +132,7 @@ def plan(
     known = _Known(denoiser, statistics)
     if calls is not None and (not isinstance(calls, int) or calls < 1):
         raise PrescoreError(f"calls: {calls!r} is not a positive whole number")
+    check_count("calls", calls or 0, MOST_LEVELS)
     if calls is not None and (steps is not None or (grid is not None and not isinstance(grid, str))):
         raise PrescoreError("calls: gives the number of steps, as steps or a list of noise levels would")
     reasons: dict[str, str] = {}
@@ -220,6 +223,8 @@ def draw(
     decided = plan(model, **planned)
     if not isinstance(n, int) or n < 1:
         raise PrescoreError(f"n: {n!r} samples asked for; at least 1 is needed")
+    check_count("n", n, MOST_SAMPLES)
+    check_size("n", n, 8 * prod(decided.denoiser.event_shape))
     x = decided.sample(range(seed, seed + n), batch_size=batch_size, condition=condition, progress=progress)
     return decided.denoiser.decode(x)
 

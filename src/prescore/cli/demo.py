@@ -19,6 +19,7 @@ STEPS = (10, 20)
 # Spectrum error of 64 digits of the test set, the mean of 100 draws (their standard deviation is 0.014).
 TRUE_DIGITS, TRUE_ERROR = 64, 0.163
 LABELS = {"pc": "plain predictor-corrector", "pds": "PDS", "p-ode-3m": "preconditioned ODE (p-ode-3m)"}
+HELD = 64  # bytes of each number of a digit that a run holds, at least
 CALLS = 2  # network calls in a step of the predictor-corrector: so many steps takes the ODE for each of its
 COLUMNS = ("sampler", "T", "alpha", "network calls", "seconds", "spectrum error", "R_coo", "V_coo")
 
@@ -59,10 +60,12 @@ def demo(
     from prescore.cli.plan import count_seeds
     from prescore.cli.report import table
     from prescore.files import check_writable
+    from prescore.limits import check_size
 
     check_writable(out)
-    seeds = count_seeds(seed, n)
     denoiser = prescore.load(MODEL)
+    check_size("n", n, HELD * len(steps or STEPS) * math.prod(denoiser.event_shape))
+    seeds = count_seeds(seed, n)
     plans = [  # all of them first: a bad option stops nothing halfway
         prescore.plan(
             denoiser,

@@ -1,5 +1,6 @@
 """`prescore sample`."""
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from prescore.cli.shared import (
 from prescore.errors import PrescoreError, SamplingError
 
 USUAL_BATCH = 16
+SEED_BYTES = 100  # of memory for each number among the seeds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,10 +124,13 @@ def sample(
     Sample k is a function of its seed alone, not of the others; of the batch size only by how the network rounds. A
     folder may be interrupted by Ctrl-C: finished samples stay, and the same command draws the others, bit for bit.
     """
-    from prescore.cli.output import open_output
+    from prescore.cli.output import Folder, open_output
     from prescore.cli.plan import choose_classes, count_seeds, open_model, parse_grid, settings_of
+    from prescore.limits import MOST_SAMPLES, check_count, check_size
     from prescore.plan import plan
 
+    check_count("n", n, MOST_SAMPLES)
+    check_size("n", n, SEED_BYTES)
     seeds = count_seeds(seed, n)
     batch_size = min(USUAL_BATCH, n) if batch_size is None else batch_size
     if batch_size < 1:
@@ -158,6 +163,8 @@ def sample(
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
         settings |= {"seed": seed, "n": n, "batch_size": batch_size}
     output = open_output(out, seeds, settings, opened.denoiser.picture_shape, as_numbers=as_numbers)
+    if not isinstance(output, Folder):  # which writes each batch as it comes
+        check_size("n", n, 2 * (4 if as_numbers else 1) * math.prod(opened.denoiser.picture_shape))
     draw(decided, output, batch_size, chosen)
 
 

@@ -10,7 +10,8 @@ else: the noise levels, the random numbers, the float64 state, the count of netw
 the checks that turn a misbehaving model into one clear sentence.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -22,10 +23,13 @@ from tqdm import tqdm
 from prescore.denoiser import Denoise, Evaluator
 from prescore.errors import PrescoreError, check_choice
 from prescore.grid import check_grid, check_range, geometric
+from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.noise import NoiseSource, check_seeds
 from prescore.operators import Identity
 from prescore.precondition import Preconditioner
 from prescore.schedule import Schedule
+
+HELD = 4  # states of a batch that any sampler holds at once
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +58,7 @@ class Sampler:
             raise PrescoreError("steps and grid: give one of them, the grid already fixes the number of steps")
         if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
             raise PrescoreError(f"steps: {self.steps!r} is not a positive whole number")
+        check_count("steps", self.steps or 0, MOST_LEVELS)
         if self.grid is not None:
             object.__setattr__(self, "grid", check_grid(self.grid))
         for name, words in self.choices.items():
@@ -138,6 +143,7 @@ def steps_for_calls(sampler: Sampler, calls: int, final_zero: bool = True) -> in
     """
     if not isinstance(calls, int) or calls < 1:
         raise PrescoreError(f"calls: {calls!r} is not a positive whole number")
+    check_count("calls", calls, MOST_LEVELS)
     least = sampler.total_calls(1, final_zero)
     if least is None:
         raise PrescoreError("calls: this sampler makes as many as its tolerance needs; give it tolerances instead")
@@ -245,8 +251,11 @@ def sample(
         PrescoreError: an argument does not fit the others.
         SamplingError: the model returned a wrong shape, or the state is no longer finite.
     """
-    numbers = check_seeds(seeds)
     shape = _event_shape(denoiser, event_shape)
+    if isinstance(seeds, Sized):
+        check_count("seeds", len(seeds), MOST_SAMPLES)
+        check_size("seeds", len(seeds), dtype.itemsize * math.prod(shape))
+    numbers = check_seeds(seeds)
     levels = sampler.levels(getattr(denoiser, "sigma_min", None), getattr(denoiser, "sigma_max", None))
     sampler.check(shape, levels)
     _check_reference(sampler, denoiser)
@@ -257,6 +266,7 @@ def sample(
     size = len(numbers) if batch_size is None else batch_size
     if size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not a positive whole number")
+    check_size("seeds" if batch_size is None else "batch_size", size, HELD * dtype.itemsize * math.prod(shape))
     conditions = dict(condition or {})
     for name, values in conditions.items():
         if len(values) != len(numbers):

@@ -260,7 +260,7 @@ def try_rules(
                     runs.denoiser,
                     solver,
                     seeds=seeds,
-                    batch_size=runs.batch_size,
+                    batch_size=min(runs.batch_size, len(seeds)),
                     initial=start,
                     condition=runs.rows(0, len(seeds)),
                     progress=False,
