@@ -145,7 +145,8 @@ class Evaluator:
         """x0, like x, in `dtype` on the model's device.
 
         Raises:
-            SamplingError: the model returned another shape, or values that are not finite.
+            SamplingError: the model returned another shape, no real numbers in the usual layout, or values that are not
+                finite.
         """
         x0 = self.denoiser(
             x.to(self.device, self.model_dtype), sigma.to(self.device, self.model_dtype), **self.condition
@@ -155,6 +156,9 @@ class Evaluator:
         if not isinstance(x0, Tensor) or x0.shape != x.shape:
             found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
             raise SamplingError(f"the model returned {found} instead of shape {tuple(x.shape)} {self.where}")
+        if not x0.is_floating_point() or x0.layout != torch.strided or x0.is_quantized or x0.device.type == "meta":
+            found = f"{x0.dtype} numbers ({x0.layout}, on {x0.device})"
+            raise SamplingError(f"the model returned {found}; dense floating-point ones are needed {self.where}")
         self.check_finite(x0, "the output of the model")
         self.last = x0.to(self.dtype)
         return self.last

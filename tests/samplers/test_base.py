@@ -221,6 +221,21 @@ def test_a_model_that_returns_the_wrong_shape():
         sample(model(lambda x, sigma: (x,)), sampler("pc"), seeds=[0], progress=False)
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [
+        torch.Tensor.int,
+        torch.Tensor.bool,
+        lambda x: x.to(torch.complex64),
+        torch.Tensor.to_sparse,
+        lambda x: x.to("meta"),
+    ],
+)
+def test_a_model_that_returns_no_dense_real_numbers(convert):
+    with pytest.raises(SamplingError, match=r"; dense floating-point ones are needed at step 1 of 6"):
+        sample(model(lambda x, sigma: convert(x)), sampler("pc"), seeds=[0], progress=False)
+
+
 def test_divergence_names_the_preconditioner():
     """A gain of 100 over 60 steps overflows: the message says why and what to do."""
     wild = Preconditioner(Frequency(100 * WEIGHTS, axes=2, length=8))
