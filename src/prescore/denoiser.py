@@ -148,9 +148,9 @@ class Evaluator:
             SamplingError: the model returned another shape, no real numbers in the usual layout, or values that are not
                 finite.
         """
-        x0 = self.denoiser(
-            x.to(self.device, self.model_dtype), sigma.to(self.device, self.model_dtype), **self.condition
-        )
+        # Copies of what is passed and of the answer: a model may write into its input or return one buffer each time.
+        own = [values.to(self.device, self.model_dtype, copy=True) for values in (x, sigma)]
+        x0 = self.denoiser(*own, **self.condition)
         self.calls += self.calls_each
         self.on_call(self.calls_each)
         if not isinstance(x0, Tensor) or x0.shape != x.shape:
@@ -160,7 +160,7 @@ class Evaluator:
             found = f"{x0.dtype} numbers ({x0.layout}, on {x0.device})"
             raise SamplingError(f"the model returned {found}; dense floating-point ones are needed {self.where}")
         self.check_finite(x0, "the output of the model")
-        self.last = x0.to(self.dtype)
+        self.last = x0.to(self.dtype, copy=True)
         return self.last
 
     def check_finite(self, values: Tensor, what: str) -> None:

@@ -221,6 +221,24 @@ def test_a_model_that_returns_the_wrong_shape():
         sample(model(lambda x, sigma: (x,)), sampler("pc"), seeds=[0], progress=False)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_may_write_into_its_input_and_return_one_buffer(name):
+    """Nothing of the state is shared with a model, where both are in one precision least of all."""
+    buffer = torch.empty(2, *SHAPE, dtype=torch.float64)
+
+    def careless(x, sigma):
+        buffer.copy_(shrink(x, sigma))
+        x.fill_(torch.nan)
+        sigma.fill_(torch.nan)
+        return buffer
+
+    def drawn(function):
+        denoiser = replace(model(function), dtype=torch.float64)
+        return sample(denoiser, sampler(name), seeds=[0, 1], progress=False)
+
+    assert torch.equal(drawn(careless), drawn(shrink))
+
+
 @pytest.mark.parametrize(
     "convert",
     [
