@@ -18,7 +18,6 @@ from prescore.errors import PrescoreError
 from prescore.schedule import IDDPM, VP, Schedule
 
 LOWEST, HIGHEST = 1e-15, 1e15  # noise levels whose squares every precision holds
-CLOSEST = 1e-6  # of neighbours, relative: below, their differences are rounding
 
 
 def append_zero(grid: Tensor) -> Tensor:
@@ -30,8 +29,8 @@ def check_grid(grid: Tensor | Sequence[float]) -> Tensor:
     """A grid that a user gave, as a float64 tensor, once it is known to be one.
 
     Raises:
-        PrescoreError: it is not a row of at least two finite, non-negative, decreasing numbers, positive ones inside
-            `LOWEST` to `HIGHEST` and apart by `CLOSEST`.
+        PrescoreError: it is not a row of at least two finite, non-negative, strictly decreasing numbers, or a
+            positive one lies outside `LOWEST` to `HIGHEST`.
 
     >>> check_grid([80, 1, 0])
     tensor([80.,  1.,  0.], dtype=torch.float64)
@@ -57,9 +56,6 @@ def check_grid(grid: Tensor | Sequence[float]) -> Tensor:
     if (beyond := (positive < LOWEST) | (positive > HIGHEST)).any():
         bad = positive[beyond][0]
         raise PrescoreError(f"grid: noise level {bad:g} is not between {LOWEST:g} and {HIGHEST:g}")
-    if (close := positive[:-1] < positive[1:] * (1 + CLOSEST)).any():
-        i = int(close.nonzero()[0])
-        raise PrescoreError(f"grid: levels {i} and {i + 1}, at {levels[i]:g}, are closer than one part in a million")
     return levels
 
 
