@@ -107,13 +107,49 @@ def test_a_folder_is_completed_with_the_samples_it_misses(tmp_path: Path, cli: C
     kept = (tmp_path / "f" / "000000.png").stat().st_mtime_ns
     (tmp_path / "f" / "000002.png").unlink()
     out = cli(*arguments, "--n", 6, "--batch-size", 2).out
-    assert out.splitlines()[-1].startswith("12 network calls")  # seeds 2, 4 | 5
+    assert out.splitlines()[-1].startswith("12 network calls")  # seeds 2, 3 | 4, 5
     after = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
     assert after.keys() - before.keys() == {"000004.png", "000005.png"}
     difference = read(tmp_path / "f" / "000002.png").astype(int) - draw_one(model, 2)
     assert np.abs(difference).max() <= 1
     assert (tmp_path / "f" / "000000.png").stat().st_mtime_ns == kept
     assert cli(*arguments, "--n", 6).out.splitlines()[-1].startswith("0 network calls")
+
+
+def test_a_folder_is_completed_bit_for_bit(tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is missing: the calls of the network are those of the run that nothing interrupted."""
+    inputs: list[bytes] = []
+
+    def record(model: Denoiser, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        inputs.append(x.numpy().tobytes())
+        return model(x, sigma)
+
+    with_function(monkeypatch, record)
+    arguments = ("sample", model, "--steps", 3, "--sampler", "edm-stochastic")
+    for own in (("--n", 6), ("--n", 6, "--batch-size", 4), ("--n", 3, "--batch-size", 8)):
+        folder = tmp_path / "".join(map(str, own))
+        inputs.clear()
+        assert cli(*arguments, *own, "--out", folder).code == 0
+        before, whole = {path.name: path.read_bytes() for path in folder.iterdir()}, set(inputs)
+        for names in (["000002.png"], ["000000.png", "000002.png"]):
+            for name in names:
+                (folder / name).unlink()
+            inputs.clear()
+            assert cli(*arguments, *own, "--out", folder).code == 0
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+            assert inputs
+            assert set(inputs) <= whole
+
+
+def test_a_sample_has_the_same_bits_in_runs_of_other_lengths(tmp_path: Path, cli: Cli, model: Path) -> None:
+    """With the same batch size, as far as it has the same place in its batch."""
+    runs = []
+    for n in (9, 16, 5):
+        arguments = ("--steps", 4, "--n", n, "--batch-size", 8, "--float", "--out", tmp_path / "a.npz")
+        assert cli("sample", model, "--sampler", "edm-stochastic", *arguments).code == 0
+        runs.append(images_of(tmp_path / "a.npz"))
+    assert np.array_equal(runs[0], runs[1][:9])
+    assert np.array_equal(runs[2], runs[1][:5])
 
 
 def draw_one(model: Path, seed: int) -> np.ndarray:
@@ -297,7 +333,7 @@ def test_the_calls_of_an_adaptive_sampler_are_counted(
     arguments = ("sample", model, "--sampler", "toy", "--steps", 2, "--n", 5, "--batch-size", 2)
     out = cli(*arguments, "--out", tmp_path / "a.npz").out
     assert facts_of(out)["calls"] == "as many as the tolerance needs"
-    assert out.splitlines()[-1].startswith("10 network calls in ")  # 2 steps of 2 + 2 + 1
+    assert out.splitlines()[-1].startswith("12 network calls in ")  # 2 steps of 3 batches of 2
 
 
 # Values of options whose default is None or would be refused, and of some others another one than the default.

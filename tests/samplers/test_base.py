@@ -69,18 +69,67 @@ def test_a_sample_depends_on_its_seed_alone(name, size):
 FIXED = [name for name in NAMES if sampler(name).total_calls(6) is not None]
 
 
+KERNEL = torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(0)) / 9
+
+
+def network(x, sigma):
+    """A float32 convolution may sum in another order for another batch."""
+    return torch.tanh(torch.nn.functional.conv2d(x / (1 + expand(sigma, x)), KERNEL, padding=1))
+
+
 @pytest.mark.parametrize("name", FIXED)
 def test_with_a_network_the_batch_matters_only_by_its_rounding(name):
-    """A float32 convolution may sum in another order for another batch; the state around it is float64."""
-    torch_generator = torch.Generator().manual_seed(0)
-    kernel = torch.randn(1, 1, 3, 3, generator=torch_generator) / 9
-
-    def network(x, sigma):
-        return torch.tanh(torch.nn.functional.conv2d(x / (1 + expand(sigma, x)), kernel, padding=1))
-
+    """The state around it is float64."""
     runs = [sample(model(network), sampler(name), seeds=range(5), batch_size=b, progress=False) for b in (1, 3, 5)]
     for run in runs[1:]:
         torch.testing.assert_close(run, runs[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_a_network_of_convolutions_the_batch_size_alone_matters(name):
+    """Bit for bit: each call has as many rows as any other, whichever the samples are and however few."""
+    seeds, rows = [4, 1, 2**40, 0, 9, 3, 12], set()
+
+    def recorded(x, sigma):
+        rows.add(len(x))
+        return network(x, sigma)
+
+    def run(order, size=7):
+        chosen = [seeds[k] for k in order]
+        return sample(model(recorded), sampler(name), seeds=chosen, batch_size=size, progress=False)
+
+    together = run(range(7))
+    for order in ([6, 5, 4, 3, 2, 1, 0], [3], [5, 2], [0, 1, 2, 3, 4, 5, 6, 6, 0]):
+        assert torch.equal(run(order), together[order])
+    assert rows == {7}
+    pairs = run(range(7), size=2)
+    assert torch.equal(run([6], size=2), pairs[6:])
+    assert torch.equal(run([6, 1, 5, 0, 3], size=2), pairs[[6, 1, 5, 0, 3]])
+    assert rows == {7, 2}
+
+
+def test_rows_that_fill_up_a_batch_are_seen_by_the_network_alone():
+    seen = []
+    s = make_sampler("reverse-diffusion", grid=torch.tensor([1.0, 0.5, 0.0]))
+
+    def labelled(x, sigma, *, label):
+        assert label.tolist() == ([5, 6, 7] if label[0] == 5 else [8, 9, 9])
+        return label.reshape(-1, 1, 1, 1).to(x) + 0 * x
+
+    initial = torch.zeros(5, *SHAPE, dtype=torch.float64)
+    condition = {"label": torch.arange(5, 10)}
+    arguments = {"seeds": range(5), "batch_size": 3, "condition": condition, "initial": initial}
+    x = sample(model(labelled), s, progress=False, callback=seen.append, **arguments)
+    assert x[:, 0, 0, 0].tolist() == [5, 6, 7, 8, 9]
+    assert [(len(p.x), len(p.denoised), list(p.seeds)) for p in seen[::2]] == [(3, 3, [0, 1, 2]), (2, 2, [3, 4])]
+
+
+def test_a_batch_whose_samples_depend_on_each_other_is_not_filled_up():
+    """Its mean norms would be others."""
+    s = sampler("pc", norm="batch")
+    alone = sample(model(), s, seeds=range(3), progress=False)
+    assert torch.equal(sample(model(), s, seeds=range(3), batch_size=7, progress=False), alone)
+    assert not torch.equal(sample(model(), s, seeds=[0, 1, 2, 2], progress=False)[:3], alone)
 
 
 @pytest.mark.parametrize("name", FIXED)

@@ -10,7 +10,6 @@ import typer
 from prescore.cli.options import DEFAULT_SAMPLER
 from prescore.cli.shared import (
     OPENING,
-    BatchSize,
     Class,
     Config,
     Device,
@@ -22,6 +21,8 @@ from prescore.cli.shared import (
     which_weights,
 )
 from prescore.errors import PrescoreError
+
+USUAL_BATCH = 16
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,13 @@ def sample(
     sigma_max: Annotated[float | None, typer.Option(help="Highest noise level.", show_default="the model's")] = None,
     n: Annotated[int, typer.Option("--n", help="Number of samples.")] = 16,
     seed: Seed = 0,
-    batch_size: BatchSize = 16,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples in every network call; the last batch is filled up to it.",
+            show_default=f"{USUAL_BATCH}, or --n if that is less",
+        ),
+    ] = None,
     statistics: StatisticsFile = None,
     alpha: Annotated[
         str | None,
@@ -112,14 +119,15 @@ def sample(
 
     Every option of the sampler may be given beside those below: `prescore samplers NAME` explains them.
 
-    Sample k is a function of its seed alone, not of the batch size or of the others. A folder may be interrupted by
-    Ctrl-C: finished samples stay, and the same command draws the others.
+    Sample k is a function of its seed alone, not of the others; of the batch size only by how the network rounds. A
+    folder may be interrupted by Ctrl-C: finished samples stay, and the same command draws the others, bit for bit.
     """
     from prescore.cli.output import open_output
     from prescore.cli.plan import choose_classes, count_seeds, open_model, parse_grid, settings_of
     from prescore.plan import plan
 
     seeds = count_seeds(seed, n)
+    batch_size = min(USUAL_BATCH, n) if batch_size is None else batch_size
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
     opened = open_model(
@@ -172,7 +180,7 @@ def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses
     print(facts(dict(output.settings) | how), flush=True)
     start = time.perf_counter()
     try:
-        made = _run(plan, output, batches, calls, chosen)
+        made = _run(plan, output, batches, batch_size, calls, chosen)
         output.finish()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(output.remains()) from None
@@ -187,22 +195,27 @@ def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses
 
 
 def split(output: "Output", size: int) -> list[list[int]]:
-    """The missing seeds in batches; whole batches where a sample depends on its batch-mates."""
-    missing = output.missing()
-    seeds = output.seeds if output.settings.get("norm") == "batch" else missing
-    batches = [seeds[k : k + size] for k in range(0, len(seeds), size)]
-    return [batch for batch in batches if not set(missing).isdisjoint(batch)]
+    """The seeds in batches, those of which a sample is missing: whole, as a run that nothing interrupts has them."""
+    missing = set(output.missing())
+    batches = [output.seeds[k : k + size] for k in range(0, len(output.seeds), size)]
+    return [batch for batch in batches if not missing.isdisjoint(batch)]
 
 
 def _run(
-    plan: "Plan", output: "Output", batches: list[list[int]], calls: int | None, chosen: "ChosenClasses | None"
+    plan: "Plan",
+    output: "Output",
+    batches: list[list[int]],
+    size: int,
+    calls: int | None,
+    chosen: "ChosenClasses | None",
 ) -> int:
     from tqdm import tqdm
 
     from prescore.images import to_uint8
+    from prescore.samplers.base import fill
 
     with tqdm(total=calls, unit="call", disable=None, leave=False) as bar:
-        denoiser, made = plan.denoiser, 0
+        denoiser, made, missing = plan.denoiser, 0, set(output.missing())
 
         def counted(x: "Tensor", sigma: "Tensor", **condition: "Tensor") -> "Tensor":
             nonlocal made
@@ -212,8 +225,10 @@ def _run(
 
         counting = replace(plan, denoiser=replace(denoiser, function=counted))
         for seeds in batches:
-            x = counting.sample(seeds, condition=chosen.condition(seeds) if chosen else None, progress=False)
-            pictures = denoiser.decode(x)
+            condition = chosen.condition(seeds) if chosen else None
+            x = counting.sample(seeds, batch_size=size, condition=condition, progress=False)
+            pictures = denoiser.decode(fill(x, size))[: len(seeds)]
             numbers = pictures.cpu().float() if output.as_numbers else to_uint8(pictures, denoiser.picture_range)
-            output.add(seeds, numbers)
+            new = [k for k, seed in enumerate(seeds) if seed in missing]
+            output.add([seeds[k] for k in new], numbers[new])
     return made

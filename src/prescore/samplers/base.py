@@ -173,7 +173,7 @@ class Progress:
         sigma, sigma_next: noise levels before and after it.
         x: state after it, (B, *event).  denoised: the last prediction of x0 in it, (B, *event).
         calls: network calls of this batch so far.  seeds: the seeds of this batch.
-        state: what the sampler will remember in its next step.
+        state: what the sampler will remember in its next step, with the rows that fill up a short batch.
     """
 
     step: int
@@ -192,6 +192,11 @@ def score(denoise: Denoise, x: Tensor, sigma: Tensor) -> Tensor:
     return (denoise(x, sigma) - x).div_(sigma**2)
 
 
+def fill(rows: Tensor, size: int) -> Tensor:
+    """The rows (B, ...), the last one repeated until they are `size` >= B."""
+    return rows[torch.arange(size).clamp(max=len(rows) - 1)]
+
+
 def sample(
     denoiser: Denoise,
     sampler: Sampler,
@@ -208,14 +213,21 @@ def sample(
 ) -> Tensor:
     """Draw one sample for each seed.
 
+    Sample k is a function of seed k alone, up to the rounding of the network: one that is called with another number of
+    rows, or on another number of threads or another device, may sum in another order. With the same `batch_size`,
+    threads and device a run gives the same bits, and its sample k has the same bits in any other run that has it at
+    the same place of its batch. At another place it may differ in the last ones; networks of convolutions do not.
+
     Args:
         denoiser: any function `(x, sigma) -> x0`, such as what `prescore.load` returns. It is called with x of
             shape (B, *event) and a 0-d sigma, in its own `dtype` and on its own `device` if it has these
             attributes or parameters, else in float32 on the CPU.
         sampler: from `prescore.make_sampler`.
-        seeds: one integer for each sample. Sample k is a function of seed k alone, whatever the others are.
+        seeds: one integer for each sample.
         event_shape: shape of one sample; needed if the denoiser has no attribute `event_shape`.
-        batch_size: samples in one network call; all at once by default.
+        batch_size: samples in every network call; all at once by default. A short batch is filled up by repeating its
+            last sample, which costs what a whole one does, except where a sampler's norm="batch" makes a sample depend
+            on its batch-mates.
         callback: receives a `Progress` after each step of each batch.
         progress: show a bar that counts network calls.
         condition: named tensors of N rows, one for each sample, passed to the denoiser as keyword arguments.
@@ -251,16 +263,20 @@ def sample(
     if initial is not None and initial.shape != (len(numbers), *shape):
         raise PrescoreError(f"initial: shape {tuple(initial.shape)} instead of {(len(numbers), *shape)}")
     batches = [slice(first, first + size) for first in range(0, len(numbers), size)]
+    is_filled = getattr(sampler, "norm", None) != "batch"
     calls = sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
     total = None if calls is None else len(batches) * calls * getattr(denoiser, "network_calls", 1)
     with tqdm(total=total, unit="call", disable=not progress, leave=False) as bar, torch.no_grad():
         parts = []
         for batch in batches:
-            rows = {name: values[batch] for name, values in conditions.items()}
+            own = numbers[batch]
+            B = size if is_filled else len(own)
+            rows = {name: fill(values[batch], B) for name, values in conditions.items()}
             model = Evaluator(denoiser, rows, dtype, bar.update)
-            noise = NoiseSource(numbers[batch], shape, dtype=model.step_dtype, device=model.device, draw=draw)
-            first = None if initial is None else initial[batch].to(model.device)
-            parts.append(_trajectory(model, sampler, levels.to(model.device), noise, callback, first))
+            seeds = [*own, *own[-1:] * (B - len(own))]
+            noise = NoiseSource(seeds, shape, dtype=model.step_dtype, device=model.device, draw=draw)
+            first = None if initial is None else fill(initial[batch], B).to(model.device)
+            parts.append(_trajectory(model, sampler, levels.to(model.device), noise, callback, first, own))
     return torch.cat(parts)
 
 
@@ -271,7 +287,9 @@ def _trajectory(
     noise: NoiseSource,
     callback: Callable[[Progress], None] | None,
     first: Tensor | None,
+    seeds: Sequence[int],
 ) -> Tensor:
+    """The samples of these seeds, which are the first of the batch's; the others fill it up."""
     x = (sampler.initial(noise, levels[0]) if first is None else first).to(model.dtype)
     state, steps = sampler.start(levels), len(levels) - 1
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
@@ -280,9 +298,9 @@ def _trajectory(
         x, state = sampler.step(model, x, sigma, sigma_next, state, noise)
         model.check_finite(x, "the state of the sampler")
         if callback is not None:
-            last, calls = model.last, model.calls
-            callback(Progress(i, steps, sigma.item(), sigma_next.item(), x, last, calls, noise.seeds, state))
-    return x
+            own, last = x[: len(seeds)], model.last[: len(seeds)]
+            callback(Progress(i, steps, sigma.item(), sigma_next.item(), own, last, model.calls, seeds, state))
+    return x[: len(seeds)]
 
 
 def _check_reference(sampler: Sampler, denoiser: Denoise) -> None:
