@@ -157,8 +157,8 @@ class Evaluator:
             found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
             raise SamplingError(f"the model returned {found} instead of shape {tuple(x.shape)} {self.where}")
         if not x0.is_floating_point() or x0.layout != torch.strided or x0.is_quantized or x0.device.type == "meta":
-            found = f"{x0.dtype} numbers ({x0.layout}, on {x0.device})"
-            raise SamplingError(f"the model returned {found}; dense floating-point ones are needed {self.where}")
+            numbers = f"{x0.dtype} numbers ({x0.layout}, on {x0.device})"
+            raise SamplingError(f"the model returned {numbers}; dense floating-point ones are needed {self.where}")
         self.check_finite(x0, "the output of the model")
         self.last = x0.to(self.dtype, copy=True)
         return self.last
