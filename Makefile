@@ -25,7 +25,7 @@ $(foreach name,distance_tables automatic_alpha edm_stochasticity edm_schedules s
 automatic_alpha_OPTIONS += --data $(TOPOGRAPHY) $(FASHION)
 steps_grid_OPTIONS = --models mnist-ve natural-edm emoji-ve topography-edm
 
-.PHONY: demo test lint install clean experiments experiments-data experiments-quick
+.PHONY: demo test lint fuzz install clean experiments experiments-data experiments-quick
 
 demo: $(VENV)/cli
 	$(BIN)/prescore demo --out demo.png
@@ -37,6 +37,10 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Hostile input for some minutes; prints what was tried, and what failed.
+fuzz: $(VENV)/dev
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(or $(MINUTES),10)
 
 install: $(VENV)/dev
 

@@ -47,8 +47,9 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.
         server.bind("socket")
         before = names(tmp_path)
         for path in ("loop", "loop/a", "folder", "socket", "none/a", "file/a", "n" * 300, "/".join(["d" * 200] * 30)):
-            with pytest.raises(PrescoreError, match=f"^{path}: (cannot be written|is a (folder|socket))"):
+            with pytest.raises(PrescoreError, match=r": (cannot be written|is a (folder|socket))") as refusal:
                 write(Path(path))
+            assert str(refusal.value).startswith(path[:400])  # the middle of a very long one is left out
         assert names(tmp_path) == before
 
 
