@@ -8,7 +8,7 @@ from support import REFERENCE, reference
 
 from prescore.errors import PrescoreError
 from prescore.grid import GRIDS as BY_NAME
-from prescore.grid import append_zero, check_grid, geometric, iddpm, karras, log_snr, uniform_t
+from prescore.grid import append_zero, check_apart, check_grid, geometric, iddpm, karras, log_snr, uniform_t
 from prescore.schedule import EDM, IDDPM, VE, VP, Cosine, Tabulated
 
 GRIDS = {
@@ -56,7 +56,14 @@ def test_ranges_that_no_precision_holds_or_tells_apart(spread):
     """By every name that a user may give."""
     for low, high in ((1e-300, 1.0), (1.0, 1e300), (1.0, math.nextafter(1.0, 2.0)), (1.0, 1 + 1e-9)):
         with pytest.raises(PrescoreError):
-            check_grid(BY_NAME[spread](5, low, high, final_zero=True))
+            check_apart(check_grid(BY_NAME[spread](5, low, high, final_zero=True)))
+
+
+def test_levels_that_were_asked_for_are_apart():
+    for levels in ([2.0, 1.0, math.nextafter(1.0, 0.0), 0.0], [2.0, 1.0, 1.0 - 5e-7]):
+        with pytest.raises(PrescoreError, match="levels 1 and 2, at 1, are closer than one part in a million"):
+            check_apart(check_grid(levels))
+    assert check_apart(check_grid([1.0, 1.0 - 2e-6, 0.0])).tolist() == [1.0, 1.0 - 2e-6, 0.0]
 
 
 def test_default_ranges_are_the_papers():
@@ -118,8 +125,6 @@ def test_iddpm_takes_its_levels_from_the_table():
         ([1e300, 1.0], "level 1e\\+300 is not between 1e-15 and 1e\\+15"),
         ([1.0, 1e-300, 0.0], "level 1e-300 is not between"),
         ([1.0, 5e-324], "is not between"),
-        ([2.0, 1.0, math.nextafter(1.0, 0.0), 0.0], "levels 1 and 2, at 1, are closer than one part in a million"),
-        ([1.0 + 5e-7, 1.0], "levels 0 and 1, at 1, are closer"),
         (["a", "b"], "not a row of numbers"),
         ([[1.0], [1.0, 2.0]], "not a row of numbers"),
     ],

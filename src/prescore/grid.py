@@ -31,8 +31,8 @@ def check_grid(grid: Tensor | Sequence[float]) -> Tensor:
     """A grid that a user gave, as a float64 tensor, once it is known to be one.
 
     Raises:
-        PrescoreError: it is not a row of at least two finite, non-negative, decreasing numbers, positive ones inside
-            `LOWEST` to `HIGHEST` and apart by `CLOSEST`.
+        PrescoreError: it is not a row of at least two finite, non-negative, strictly decreasing numbers, or a
+            positive one lies outside `LOWEST` to `HIGHEST`.
 
     >>> check_grid([80, 1, 0])
     tensor([80.,  1.,  0.], dtype=torch.float64)
@@ -59,6 +59,17 @@ def check_grid(grid: Tensor | Sequence[float]) -> Tensor:
     if (beyond := (positive < LOWEST) | (positive > HIGHEST)).any():
         bad = positive[beyond][0]
         raise PrescoreError(f"grid: noise level {bad:g} is not between {LOWEST:g} and {HIGHEST:g}")
+    return levels
+
+
+def check_apart(levels: Tensor) -> Tensor:
+    """The levels of a grid that was asked for. Levels that were measured may be closer, where nothing is to be done.
+
+    Raises:
+        PrescoreError: two positive neighbours are not apart by `CLOSEST`: their difference is rounding, and a solver
+            that extrapolates from it makes nothing but noise.
+    """
+    positive = levels[levels > 0]
     if (close := positive[:-1] < positive[1:] * (1 + CLOSEST)).any():
         i = int(close.nonzero()[0])
         raise PrescoreError(

@@ -17,7 +17,7 @@ from torch import Tensor
 from prescore.denoiser import Denoise, Denoiser, Evaluator
 from prescore.errors import PrescoreError, check_choice
 from prescore.gaussian import GAUSSIANS, Gaussian, gaussian
-from prescore.grid import GRIDS, check_grid
+from prescore.grid import GRIDS, check_apart, check_grid
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.operators import Identity
 from prescore.precondition import Preconditioner, frequency_preconditioner, pixel_preconditioner
@@ -307,7 +307,7 @@ def _on_grid(
     if grid is None:
         return sampler, {}
     if not isinstance(grid, str):
-        levels = check_grid(grid)
+        levels = check_apart(check_grid(grid))
         if is_narrowed:
             raise PrescoreError("sigma_min, sigma_max: do nothing beside a list of noise levels")
         positive = levels[levels > 0]
@@ -326,7 +326,7 @@ def _on_grid(
         facts: dict[str, object] = {"grid": AUTO, "grid_chosen": levels_source(name, rule, errors.model)}
     else:
         shape = {"rho": RHO if rho is None else rho} if grid == "karras" else {}
-        levels = GRIDS[grid](steps + 1 - final_zero, low, high, final_zero=final_zero, **shape)
+        levels = check_apart(GRIDS[grid](steps + 1 - final_zero, low, high, final_zero=final_zero, **shape))
         facts = {"grid": grid, **shape}
     return replace(sampler, steps=None, grid=levels), facts
 

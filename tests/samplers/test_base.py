@@ -10,7 +10,7 @@ from support import filter_weights
 from prescore import calibrate
 from prescore.denoiser import Denoiser, expand, guided
 from prescore.errors import PrescoreError, SamplingError
-from prescore.grid import check_grid
+from prescore.grid import check_apart, check_grid
 from prescore.operators import Frequency
 from prescore.precondition import Preconditioner
 from prescore.samplers import SAMPLERS, make_sampler, sample, steps_for_calls
@@ -62,7 +62,7 @@ def test_usual_levels_are_told_apart_by_every_precision_or_refused(name):
         with suppress(PrescoreError):
             levels = sampler(name, steps=30).levels(low, high)
             assert low == 1
-            check_grid(levels)
+            check_apart(check_grid(levels))
 
 
 @pytest.mark.parametrize("name", NAMES)

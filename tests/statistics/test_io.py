@@ -110,6 +110,10 @@ def test_a_newer_version(path):
         load_statistics(path)
 
 
+# Numbers that none of ours are: not whole, not finite, of a thousand digits, and what a reader of JSON gives up on.
+FORGED = ("NaN", "Infinity", "1" * 1000, "1" * 5000, "[" * 10_000 + "]" * 10_000, '{"a":' * 10_000 + "1" + "}" * 10_000)
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -123,6 +127,14 @@ def test_a_newer_version(path):
         {"format_version": None},
         {"format_version": '"new"'},
         {"minimum": "null"},
+        {"count": "0"},
+        {"axes": "0"},
+        {"axes": "true"},
+        {"event_shape": "[2, 0, 5]"},
+        *({name: text} for name in ("count", "axes", "format_version") for text in FORGED),
+        *({name: text} for name in ("minimum", "maximum", "library_version") for text in FORGED[3:]),
+        *({"event_shape": f"[2, 4, {text}]"} for text in FORGED),
+        *({"data_range": f"[0, {text}]"} for text in FORGED[3:]),
     ],
 )
 def test_unreadable_metadata(path, metadata):
@@ -131,9 +143,17 @@ def test_unreadable_metadata(path, metadata):
         load_statistics(path)
 
 
+@pytest.mark.parametrize("name", ["minimum", "maximum", "data_range"])
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_metadata_that_are_not_finite(path, name, number):
+    rewrite(path, **{name: f"[0, {number}]" if name == "data_range" else number})
+    with pytest.raises(PrescoreError, match="damaged statistics file, its metadata have numbers that are not finite"):
+        load_statistics(path)
+
+
 @pytest.mark.parametrize(
     "metadata",
-    [{"count": "0"}, {"axes": "0"}, {"axes": "4"}, {"data_range": "[1, 0]"}, {"event_shape": "[2, 0, 5]"}],
+    [{"axes": "4"}, {"data_range": "[1, 0]"}, {"minimum": "0.9", "maximum": "0.1"}],
 )
 def test_contradictory_metadata(path, metadata):
     rewrite(path, **metadata)

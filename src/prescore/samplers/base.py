@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from prescore.denoiser import Denoise, Evaluator
 from prescore.errors import PrescoreError, check_choice
-from prescore.grid import check_grid, check_range, geometric
+from prescore.grid import check_apart, check_grid, check_range, geometric
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.noise import NoiseSource, check_seeds
 from prescore.operators import Identity
@@ -90,7 +90,7 @@ class Sampler:
                 "or wrap the model as prescore.Denoiser(function, event_shape, sigma_min, sigma_max)"
             )
         check_range(sigma_min, sigma_max)
-        return check_grid(self.usual_levels(sigma_min, sigma_max, self.steps or self.usual_steps))
+        return check_apart(check_grid(self.usual_levels(sigma_min, sigma_max, self.steps or self.usual_steps)))
 
     def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
         """T levels in geometric progression from sigma_max to sigma_min, then 0."""

@@ -13,7 +13,7 @@ and number of steps a rule, a name or a number. Readers that know none of these 
 
 import hashlib
 import json
-from math import inf, prod
+from math import inf, isfinite, prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,7 +38,9 @@ COMPONENTS = ("components", "component_variances")
 SCORE = ("score_levels", "score_square", "residual_square")
 STEPS = ("step_levels", "step_widths", "step_variances", "step_shares")
 STEP_ERRORS = {prediction: f"step_errors_{prediction}" for prediction in PREDICTIONS}
-NOT_NEGATIVE = (COSINE, SCALES, *COMPONENTS[1:], *SCORE[1:], *STEPS[1:], *STEP_ERRORS.values())
+# What values raise that are missing, of another type, too large for theirs, or nested too deep for the JSON reader.
+DAMAGE = (KeyError, TypeError, ValueError, OverflowError, RecursionError)
+NOT_NEGATIVE = (*TENSORS[1:3], COSINE, SCALES, *COMPONENTS[1:], *SCORE[1:], *STEPS[1:], *STEP_ERRORS.values())
 
 
 def save_statistics(statistics: Statistics, path: str | Path) -> None:
@@ -107,8 +109,8 @@ def _values(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         raise PrescoreError(f"{path}: not a statistics file; `prescore calibrate` writes one")
     try:
         values = {name: json.loads(text) for name, text in metadata.items() if name != "format"}
-        newer = values["format_version"] > FORMAT_VERSION
-    except (KeyError, TypeError, ValueError) as error:
+        newer = _whole(values["format_version"]) > FORMAT_VERSION
+    except DAMAGE as error:
         _refuse(path, f"its metadata cannot be read ({error!r})")
     if newer:
         version = values["format_version"]
@@ -121,17 +123,20 @@ def _fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     try:
         low, high = (float(end) for end in values["data_range"])
         fields: dict[str, Any] = {
-            "count": int(values["count"]),
-            "event_shape": tuple(int(n) for n in values["event_shape"]),
-            "axes": int(values["axes"]),
+            "count": _whole(values["count"]),
+            "event_shape": tuple(_whole(n) for n in values["event_shape"]),
+            "axes": _whole(values["axes"]),
             "data_range": (low, high),
             "minimum": float(values["minimum"]),
             "maximum": float(values["maximum"]),
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         _refuse(path, f"its metadata cannot be read ({error!r})")
     shape: tuple[int, ...] = fields["event_shape"]
-    if fields["count"] < 1 or not 1 <= fields["axes"] <= min(3, len(shape)) or min(shape) < 1 or not low < high:
+    if not all(map(isfinite, (low, high, high - low, fields["minimum"], fields["maximum"]))):
+        _refuse(path, "its metadata have numbers that are not finite")
+    in_order = low < high and fields["minimum"] <= fields["maximum"]
+    if not in_order or not fields["axes"] <= min(3, len(shape)):
         _refuse(path, "its metadata contradict each other")
     return fields
 
@@ -167,7 +172,7 @@ def _rules(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
     """The rules by solver and number of steps, which JSON has as text."""
     try:
         tried = {str(name): {int(n): rule for n, rule in rules.items()} for name, rules in value.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, *DAMAGE):
         _refuse(path, "step_tried in its metadata is not a table of rules by solver and number of steps")
     for name, rules in tried.items():
         for n, rule in rules.items():
@@ -180,9 +185,16 @@ def _rules(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
 def _source(path: Path, values: dict[str, Any], prefix: str) -> tuple[int, str]:
     """What was measured how often: the count and the model in the metadata."""
     try:
-        return int(values[f"{prefix}_count"]), str(values[f"{prefix}_model"])
-    except (KeyError, TypeError, ValueError) as error:
+        return _whole(values[f"{prefix}_count"]), str(values[f"{prefix}_model"])
+    except DAMAGE as error:
         _refuse(path, f"its metadata cannot be read ({error!r})")
+
+
+def _whole(value: object) -> int:
+    """A positive whole number of JSON, which may have any number of digits. Raises ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**63:
+        raise ValueError(f"{repr(value)[:50]} is not a positive whole number")
+    return value
 
 
 def _check_levels(path: Path, name: str, levels: Tensor) -> None:
