@@ -397,7 +397,7 @@ def test_names_of_arrays_reach_the_terminal_spelled(tmp_path: Path) -> None:
 
 def test_half_of_the_memory_is_not_exceeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "a.npy", GREY)
-    monkeypatch.setattr("prescore.data.guards._memory", lambda: 2 * GREY.nbytes - 2)
+    monkeypatch.setattr("prescore.data.guards.memory", lambda: 2 * GREY.nbytes - 2)
     assert "are allowed" in refusal(tmp_path / "a.npy")
     assert load_images(tmp_path / "a.npy", n=5).shape == (5, 1, 9, 7)
     assert "are allowed" in refusal(tmp_path / "a.npy", n=5, pad=10)
