@@ -30,7 +30,7 @@ of diffusion models", ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D (v
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -368,6 +368,10 @@ def from_ve(model: Denoise) -> Denoise:
     return _from_coefficients(model, ve_coefficients)
 
 
+@overload
+def guided(denoise: Denoiser, weight: float, unconditional: Mapping[str, Tensor] | None = None) -> Denoiser: ...
+@overload
+def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] | None = None) -> Denoise: ...
 def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] | None = None) -> Denoise:
     """Classifier-free guidance: D_u + w (D_c - D_u), D_c with the condition of the call, D_u without.
 

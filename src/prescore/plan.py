@@ -318,7 +318,7 @@ def _on_grid(
     if grid is None:
         return sampler, {}
     if not isinstance(grid, str):
-        levels = check_apart(check_grid(grid))
+        levels = check_apart(check_grid(grid), "grid")
         if is_narrowed:
             raise PrescoreError("sigma_min, sigma_max: do nothing beside a list of noise levels")
         positive = levels[levels > 0]

@@ -302,6 +302,41 @@ def test_ctrl_c_keeps_the_finished_runs(
     assert runs[0] == pytest.approx(runs[1], rel=1e-6)
 
 
+def test_every_call_has_as_many_rows(cli: Cli, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+
+    def counted(denoiser: Denoiser, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        rows.append(len(x))
+        return denoiser(x, sigma)
+
+    with_function(monkeypatch, counted)
+    assert (
+        cli("compare", model, "--samplers", "ddim", "--calls", 2, "--n", 4, "--batch-size", 3, "--out", out).code == 0
+    )
+    assert rows == [3] * (1 + 2 * 2)
+
+
+def test_what_a_network_raises_is_one_line(
+    cli: Cli, refused: Callable[..., str], model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing_at(last: int) -> Callable[..., torch.Tensor]:
+        calls = []
+
+        def fail(denoiser: Denoiser, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            calls.append(sigma)
+            if len(calls) == last:
+                raise KeyError("mine")
+            return denoiser(x, sigma)
+
+        return fail
+
+    for last in (1, 4):  # in the first call of all, and in the second run
+        with_function(monkeypatch, failing_at(last))
+        assert "the model failed" in (message := refused(*arguments(model, out)))
+        assert message.endswith("KeyError: 'mine'\n")
+    assert sorted(kept(out)) == ["ddim-2.json", "ddim-2.npz"]
+
+
 def test_samplers_and_calls_may_be_added(cli: Cli, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli(*arguments(model, out, "ddim", "2"))
     files, calls = kept(out), []

@@ -90,7 +90,7 @@ class Sampler:
                 "or wrap the model as prescore.Denoiser(function, event_shape, sigma_min, sigma_max)"
             )
         check_range(sigma_min, sigma_max)
-        return check_apart(check_grid(self.usual_levels(sigma_min, sigma_max, self.steps or self.usual_steps)))
+        return check_grid(check_apart(self.usual_levels(sigma_min, sigma_max, self.steps or self.usual_steps)))
 
     def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
         """T levels in geometric progression from sigma_max to sigma_min, then 0."""
