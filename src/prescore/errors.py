@@ -1,6 +1,7 @@
 """Errors that say in one line what is wrong with the input and what would be right."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 LONGEST = 1000  # characters of a message
@@ -51,3 +52,11 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
         raise PrescoreError(f"{name}: unknown value {value!r}; {suggest(str(value), choices)}")
+
+
+def check_interval(name: str, interval: object) -> None:
+    """Raise PrescoreError unless what was given as `name` is two finite numbers, the lower one first."""
+    match interval:
+        case [int() | float() as low, int() | float() as high] if -math.inf < low < high < math.inf:
+            return
+    raise PrescoreError(f"{name}: {interval!r} is not an interval (low, high)")
