@@ -366,15 +366,15 @@ BASE = {
     "train": ["data.npz", "--key", "images", "--out", "r", *QUIET, "--steps", "2", *TINY],
 }
 GOES_ON = {  # commands that go on with what a folder holds, and what they had to make there
-    "samples": ["sample", "model.safetensors", "--sampler", "ddim", "--steps", "30", "--n", "6", "--batch-size", "2"],
-    "run": ["train", "data.npz", "--key", "images", *QUIET, "--steps", "30", "--checkpoint-every", "4", *TINY],
+    "samples": ["sample", "model.safetensors", "--sampler", "ddim", "--steps", "15", "--n", "6", "--batch-size", "2"],
+    "run": ["train", "data.npz", "--key", "images", *QUIET, "--steps", "12", "--checkpoint-every", "3", *TINY],
     "comparison": ["compare", "model.safetensors", "--samplers", "ddim,edm-heun", "--calls", "9", "--n", "4"],
 }
 MAKES = {  # commands that make a file at once
     "statistics": ["calibrate", "data.npz", "--key", "images", "--n", "9"],
     "converted": ["convert", "model.safetensors"],
     "reference": ["evaluate", "data.npz", "--key", "images", "--reference", "data.npy", "--features", "pixels"],
-    "array.npz": ["sample", "model.safetensors", "--sampler", "ddim", "--steps", "30", "--n", "6", "--batch-size", "2"],
+    "array.npz": ["sample", "model.safetensors", "--sampler", "ddim", "--steps", "15", "--n", "6", "--batch-size", "2"],
 }
 
 
@@ -453,6 +453,8 @@ def killed(words: list[str], folder: Path, number: int, after: float) -> str | N
         process = os.fork()
         if process == 0:
             os.chdir(folder)
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, signal.SIG_DFL)
             os.dup2(err.fileno(), 2)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             code = 99
