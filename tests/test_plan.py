@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from functools import cache, partial
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from prescore.cli import main
 from prescore.denoiser import Denoiser, guided
 from prescore.errors import PrescoreError
 from prescore.gaussian import Gaussian, frequency_gaussian
-from prescore.plan import WEAKEST_ALPHA
-from prescore.precondition import frequency_preconditioner, radial_preconditioner
-from prescore.samplers import SAMPLERS, auto_grid, choose_alpha, make_sampler, sample
+from prescore.operators import Identity
+from prescore.plan import USUAL_CALLS, WEAKEST_ALPHA
+from prescore.precondition import Preconditioner, frequency_preconditioner, radial_preconditioner
+from prescore.samplers import SAMPLERS, auto_grid, choose_alpha, choose_sampler, make_sampler, sample
 
 SHAPE = (1, 8, 8)
 LOW, HIGH = 0.01, 50.0
@@ -172,7 +174,7 @@ def test_the_mean_that_was_removed_from_a_models_data_is_taken_from_their_statis
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "sampler: 'auto' needs calls"),
+        ({"steps": 0}, "steps: "),
         ({"sampler": "unipcc", "steps": 3}, "did you mean unipc"),
         ({"sampler": "pc", "calls": 4, "steps": 3}, "calls: gives the number of steps"),
         ({"sampler": "pc", "calls": 4, "grid": [9.0, 1.0, 0.0]}, "calls: gives the number of steps"),
@@ -236,13 +238,36 @@ def test_the_file_of_a_models_statistics_is_read_once(monkeypatch, tmp_path):
     assert len(reads) == 1
 
 
-@pytest.mark.parametrize("name", shipped_models())
-@pytest.mark.parametrize("asked", [{"calls": 5}, {"sampler": "p-ode-2m", "steps": 3}, {"sampler": "pds", "steps": 3}])
+ASKED = [{}, {"sampler": "pds", "steps": 3}, {"calls": 5}, {"sampler": "p-ode-2m", "steps": 3}]
+
+
+@pytest.mark.parametrize(("name", "asked"), zip(shipped_models(), cycle(ASKED), strict=False))
 def test_python_and_the_command_line_draw_the_same(tmp_path: Path, name, asked):
     """Bit for bit, for every shipped model."""
     images = draw(prescore.load(name), 2, seed=7, progress=False, **asked)
-    words = [word for option, value in ({"sampler": "auto"} | asked).items() for word in (f"--{option}", str(value))]
+    words = [word for option, value in asked.items() for word in (f"--{option}", str(value))]
     out = tmp_path / "a.npz"
     assert main(["sample", name, *words, "--n", "2", "--seed", "7", "--out", str(out), "--float"]) == 0
     drawn = np.load(out)["images"]
     assert np.array_equal(drawn, images.float().numpy().transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("asked", [{"steps": 6}, {"grid": [9.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.0]}, {"calls": 6}, {}])
+def test_a_sampler_is_chosen_whatever_says_how_many_calls_it_makes(asked):
+    decided = plan(field(), **asked)
+    assert decided.name == choose_sampler(decided.calls, field().statistics).name
+    assert decided.calls == (6 if asked else USUAL_CALLS)
+    assert decided.settings["sampler_chosen"] == decided.reasons["sampler"]
+
+
+def test_the_usual_number_of_calls_counts_evaluations_of_the_model():
+    assert plan(replace(field(), network_calls=2)).calls == 2 * USUAL_CALLS
+
+
+@pytest.mark.parametrize(
+    ("asked", "able"),
+    [({"snr": 0.2}, "pc"), ({"alpha": 3}, "pds"), ({"preconditioner": Preconditioner(Identity())}, "pds")],
+)
+def test_what_the_chosen_sampler_does_not_use_is_refused(asked, able):
+    with pytest.raises(PrescoreError, match=f"{next(iter(asked))}: sampler 'auto' takes .* such as {able}"):
+        plan(field(), **asked)

@@ -26,9 +26,11 @@ from prescore.samplers import make_sampler as make
 from prescore.samplers import sample as run
 from prescore.samplers.base import steps_for_calls
 from prescore.samplers.calibrated import errors_of, levels_source, prediction_of
+from prescore.samplers.table import which_take
 from prescore.statistics import Statistics, in_range, load_statistics
 
 AUTO = "auto"  # a sampler, noise levels, or a strength that is to be chosen
+USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is said
 RHO = 7.0  # of the grid "karras"
 WEAKEST_ALPHA = 1e4  # what stands for no preconditioner among the settings
 FEW = 16  # steps, fewer than which are enough for any sampler
@@ -103,9 +105,10 @@ def plan(
 
     Args:
         model: what `prescore.load` returns, a `Denoiser`, or a function `(x, sigma) -> x0`.
-        sampler: a name in `prescore.SAMPLERS`, or "auto": chosen by `calls` and the statistics.
-        calls: the most network calls that a sample may take; as many steps are taken as they allow.
-        steps: or the number of steps; by default the sampler's usual one.
+        sampler: a name in `prescore.SAMPLERS`, or "auto": chosen by the number of calls and the statistics.
+        calls: the most network calls that a sample may take; as many steps are taken as they allow. With
+            sampler="auto" by default enough for USUAL_CALLS evaluations of the model.
+        steps: or the number of steps; by default that of the sampler that is named.
         grid: the noise levels, a decreasing row of numbers; or how to spread them: a name in `prescore.grid.GRIDS`, or
             "auto", levels that serve the model, from what `calibrate` measured of it. By default the sampler's usual
             ones, or with sampler="auto" levels that serve the model if they are known.
@@ -135,17 +138,25 @@ def plan(
     check_count("calls", calls or 0, MOST_LEVELS)
     if calls is not None and (steps is not None or (grid is not None and not isinstance(grid, str))):
         raise PrescoreError("calls: gives the number of steps, as steps or a list of noise levels would")
+    objects = {"reference": reference, "preconditioner": preconditioner}
     reasons: dict[str, str] = {}
     if sampler == AUTO:
-        if calls is None:
-            raise PrescoreError("sampler: 'auto' needs calls, the most network calls that a sample may take")
-        choice = choose_sampler(max(1, calls // denoiser.network_calls), known.statistics)
+        if calls is None and steps is None and (grid is None or isinstance(grid, str)):
+            calls = USUAL_CALLS * denoiser.network_calls
+        choice = choose_sampler(_evaluations(denoiser, calls, steps, grid), known.statistics)
         sampler, reasons["sampler"] = choice.name, choice.reason
+        asked = {
+            "alpha": alpha,
+            "pixel": pixel,
+            "basis": basis,
+            "reference": reference,
+            "preconditioner": preconditioner,
+        }
+        _check_taken(sampler, (*options, *(name for name, value in asked.items() if value is not None)))
         grid = AUTO if grid is None and known.has_levels else grid
     entry, facts = find_sampler(sampler), dict[str, object]()
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
-    objects = {"reference": reference, "preconditioner": preconditioner}
     made: dict[str, Any] = {name: value for name, value in objects.items() if value is not None}
     for_grid = bool(reasons) or (isinstance(grid, str) and grid == AUTO)
     wanted = _wanted(sampler, known, made, alpha, pixel, basis, for_grid)
@@ -420,6 +431,29 @@ def _strength(
     choice = choose_alpha(bare, known.needed, denoiser.sigma_min, denoiser.sigma_max, pixel=pixel)
     # Three digits are all that matters, and do not depend on how a processor rounds.
     return float(f"{min(choice.alpha, WEAKEST_ALPHA):.3g}"), choice.reason
+
+
+def _check_taken(chosen: str, given: Iterable[str]) -> None:
+    """Raise PrescoreError if the sampler that was chosen has nothing to do with something that was given."""
+    entry = find_sampler(chosen)
+    for name in given:
+        argument = {"alpha": "preconditioner", "pixel": "preconditioner", "basis": "reference"}.get(name, name)
+        if not entry.takes(argument) and not entry.takes(name):
+            able = which_take(argument) or which_take(name)
+            right = f"name one that does, such as {able[0]}" if able else "no sampler does"
+            raise PrescoreError(f"{name}: sampler 'auto' takes {chosen!r}, which does not use it; {right}")
+
+
+def _evaluations(
+    denoiser: Denoiser, calls: int | None, steps: int | None, grid: str | Tensor | Sequence[float] | None
+) -> int:
+    """Of the model, by a sampler that evaluates it once a step, for what was asked for."""
+    if calls is not None:
+        return max(1, calls // denoiser.network_calls)
+    if steps is not None:
+        return steps if isinstance(steps, int) and steps > 0 else 1  # the sampler says what is wrong with it
+    assert grid is not None
+    return max(1, len(grid) - 1)
 
 
 def _steps(name: str, sampler: Sampler, denoiser: Denoiser, calls: int) -> int:

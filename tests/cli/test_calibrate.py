@@ -153,7 +153,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_the_score_of_a_model(tmp_path: Path, small: Path, model: Path, cli: Callable[..., Any]) -> None:
-    arguments = ("--model", model, "--levels", 5, "--batch-size", 3, "--n", 7)
+    arguments = ("--model", model, "--levels", 5, "--batch-size", 3, "--n", 7, "--trajectories", 0)
     code, out, err = cli("calibrate", small, "--out", tmp_path / "s", *arguments)
     assert (code, err) == (0, "")
     assert "on 7 samples" in out
@@ -169,7 +169,7 @@ def test_floats_are_mapped_onto_the_range_of_the_model(
     tmp_path: Path, small: Path, model: Path, cli: Callable[..., Any]
 ) -> None:
     np.save(tmp_path / "floats.npy", GREY[:, :8].astype(np.float64) / 255 * 200 - 100)
-    arguments = ("--model", model, "--levels", 3, "--n", 7)
+    arguments = ("--model", model, "--levels", 3, "--n", 7, "--trajectories", 0)
     assert cli("calibrate", small, "--out", tmp_path / "a", *arguments).code == 0
     assert (
         cli("calibrate", tmp_path / "floats.npy", "--range", -100, 100, "--out", tmp_path / "b", *arguments).code == 0

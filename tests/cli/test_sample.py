@@ -34,6 +34,8 @@ from prescore.schedule import VP
 Cli = Callable[..., Any]
 Refused = Callable[..., str]
 
+PC = ("--sampler", "pc")
+
 
 def draw(model: Path | str, sampler: prescore.Sampler, seeds: range) -> torch.Tensor:
     """What the library draws, as uint8."""
@@ -54,7 +56,7 @@ def facts_of(out: str) -> dict[str, str]:
 
 
 def test_a_grid_of_what_the_library_draws(tmp_path: Path, cli: Cli, model: Path) -> None:
-    code, _, err = cli("sample", model, "--steps", 3, "--n", 5, "--seed", 7, "--out", tmp_path / "a.png")
+    code, _, err = cli("sample", model, *PC, "--steps", 3, "--n", 5, "--seed", 7, "--out", tmp_path / "a.png")
     assert (code, err) == (0, "")
     expected = grid(draw(model, prescore.make_sampler("pc", steps=3), range(7, 12)))
     assert np.array_equal(read(tmp_path / "a.png"), expected[0].numpy())
@@ -62,7 +64,7 @@ def test_a_grid_of_what_the_library_draws(tmp_path: Path, cli: Cli, model: Path)
 
 
 def test_arrays_come_with_seeds_and_settings(tmp_path: Path, cli: Cli, model: Path) -> None:
-    assert cli("sample", model, "--steps", 3, "--n", 4, "--snr", 0.2, "--out", tmp_path / "a.npz").code == 0
+    assert cli("sample", model, *PC, "--steps", 3, "--n", 4, "--snr", 0.2, "--out", tmp_path / "a.npz").code == 0
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
         images, seeds, settings = file["images"], file["seeds"], json.loads(file["settings"].item())
     assert images.dtype == np.uint8
@@ -76,13 +78,13 @@ def test_arrays_come_with_seeds_and_settings(tmp_path: Path, cli: Cli, model: Pa
 def test_samples_do_not_depend_on_the_batch_size(tmp_path: Path, cli: Cli, model: Path) -> None:
     for size in (1, 3, 5):
         path = tmp_path / f"{size}.npz"
-        assert cli("sample", model, "--steps", 3, "--n", 5, "--batch-size", size, "--out", path).code == 0
+        assert cli("sample", model, *PC, "--steps", 3, "--n", 5, "--batch-size", size, "--out", path).code == 0
         # A network rounds differently in batches of different sizes, by much less than one of 255 levels.
         assert np.abs(images_of(path).astype(int) - images_of(tmp_path / "1.npz")).max() <= 1
 
 
 def test_the_settings_and_the_calls_are_printed(tmp_path: Path, cli: Cli, model: Path) -> None:
-    out = cli("sample", model, "--steps", 3, "--n", 5, "--batch-size", 2, "--out", tmp_path / "a.png").out
+    out = cli("sample", model, *PC, "--steps", 3, "--n", 5, "--batch-size", 2, "--out", tmp_path / "a.png").out
     facts = facts_of(out)
     expected = {"sampler": "pc", "steps": "3", "snr": "0.16", "seeds": "0 to 4", "batch_size": "2", "device": "cpu"}
     assert expected.items() <= facts.items()
@@ -91,7 +93,7 @@ def test_the_settings_and_the_calls_are_printed(tmp_path: Path, cli: Cli, model:
 
 
 def test_a_folder_holds_one_picture_a_seed(tmp_path: Path, cli: Cli, model: Path) -> None:
-    arguments = ("sample", model, "--steps", 3, "--n", 5, "--seed", 98, "--batch-size", 2)
+    arguments = ("sample", model, *PC, "--steps", 3, "--n", 5, "--seed", 98, "--batch-size", 2)
     assert cli(*arguments, "--out", tmp_path / "new" / "f").code == 0
     assert cli(*arguments, "--out", tmp_path / "a.npz").code == 0
     names = [f"{seed:06d}.png" for seed in range(98, 103)]
@@ -101,7 +103,7 @@ def test_a_folder_holds_one_picture_a_seed(tmp_path: Path, cli: Cli, model: Path
 
 
 def test_a_folder_is_completed_with_the_samples_it_misses(tmp_path: Path, cli: Cli, model: Path) -> None:
-    arguments = ("sample", model, "--steps", 3, "--out", tmp_path / "f")
+    arguments = ("sample", model, *PC, "--steps", 3, "--out", tmp_path / "f")
     cli(*arguments, "--n", 4)
     before = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
     kept = (tmp_path / "f" / "000000.png").stat().st_mtime_ns
@@ -125,7 +127,7 @@ def test_a_folder_is_completed_bit_for_bit(tmp_path: Path, cli: Cli, model: Path
         return model(x, sigma)
 
     with_function(monkeypatch, record)
-    arguments = ("sample", model, "--steps", 3, "--sampler", "edm-stochastic")
+    arguments = ("sample", model, *PC, "--steps", 3, "--sampler", "edm-stochastic")
     for own in (("--n", 6), ("--n", 6, "--batch-size", 4), ("--n", 3, "--batch-size", 8)):
         folder = tmp_path / "".join(map(str, own))
         inputs.clear()
@@ -158,7 +160,7 @@ def draw_one(model: Path, seed: int) -> np.ndarray:
 
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path, cli: Cli, refused: Refused, model: Path) -> None:
     mine = shutil.copy(model, tmp_path / "m.safetensors")
-    arguments = ("sample", mine, "--n", 2, "--out", tmp_path / "f")
+    arguments = ("sample", mine, *PC, "--n", 2, "--out", tmp_path / "f")
     cli(*arguments, "--steps", 3)
     before = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
     assert "steps = 3, now it is 4" in refused(*arguments, "--steps", 4)
@@ -175,7 +177,21 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path, cli: Cli, refused
 
 
 def test_batch_norms_draw_a_sample_with_its_batch_mates_again(tmp_path: Path, cli: Cli, refused: Refused, model: Path):
-    arguments = ("sample", model, "--steps", 3, "--n", 5, "--batch-size", 2, "--norm", "batch", "--out", tmp_path / "f")
+    arguments = (
+        "sample",
+        model,
+        *PC,
+        "--steps",
+        3,
+        "--n",
+        5,
+        "--batch-size",
+        2,
+        "--norm",
+        "batch",
+        "--out",
+        tmp_path / "f",
+    )
     cli(*arguments)
     before = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
     (tmp_path / "f" / "000002.png").unlink()
@@ -188,7 +204,7 @@ def test_pds_uses_the_statistics_that_a_model_ships_with(
     tmp_path: Path, cli: Cli, shipped: str, statistics: Path
 ) -> None:
     def run(*options: object) -> np.ndarray:
-        code, _, err = cli("sample", shipped, "--steps", 3, "--n", 2, "--out", tmp_path / "a.npz", *options)
+        code, _, err = cli("sample", shipped, *PC, "--steps", 3, "--n", 2, "--out", tmp_path / "a.npz", *options)
         assert (code, err) == (0, "")
         return images_of(tmp_path / "a.npz")
 
@@ -215,7 +231,7 @@ def test_pds_uses_the_statistics_that_a_model_ships_with(
 
 def test_numbers_as_they_are(tmp_path: Path, cli: Cli, refused: Refused, model: Path) -> None:
     """--float writes what the library draws, not clipped."""
-    arguments = ("sample", model, "--steps", 3, "--n", 3, "--float", "--out")
+    arguments = ("sample", model, *PC, "--steps", 3, "--n", 3, "--float", "--out")
     assert cli(*arguments, tmp_path / "a.npz").code == 0
     x = prescore.sample(prescore.load(model), prescore.make_sampler("pc", steps=3), seeds=range(3), progress=False)
     assert np.array_equal(images_of(tmp_path / "a.npz"), x[:, 0].float().numpy())
@@ -225,7 +241,7 @@ def test_numbers_as_they_are(tmp_path: Path, cli: Cli, refused: Refused, model: 
 
 
 def test_the_noise_range_may_be_narrowed(tmp_path: Path, cli: Cli, refused: Refused, model: Path) -> None:
-    arguments = ("sample", model, "--steps", 3, "--n", 1, "--out", tmp_path / "a.npz")
+    arguments = ("sample", model, *PC, "--steps", 3, "--n", 1, "--out", tmp_path / "a.npz")
     assert cli(*arguments, "--sigma-min", 0.1, "--sigma-max", 5).code == 0
     denoiser = replace(prescore.load(model), sigma_min=0.1, sigma_max=5.0)
     x = prescore.sample(denoiser, prescore.make_sampler("pc", steps=3), seeds=[0], progress=False)
@@ -388,7 +404,7 @@ def test_an_option_of_another_sampler_is_refused(tmp_path: Path, refused: Refuse
     others = (option for entry in SAMPLERS.values() for option in options_of(entry).values())
     option = next(option for option in others if option.name not in own)
     message = refused("sample", shipped, "--sampler", name, option.flag, 1, "--out", tmp_path / "a.npz")
-    assert f"{option.flag}: sampler {name!r} has no such option; did you mean" in message
+    assert f"{option.flag}: sampler {name!r} has no such option; name a sampler that has, such as" in message
     assert not list(tmp_path.iterdir())
 
 
@@ -399,7 +415,7 @@ def test_the_options_of_a_sampler_stand_anywhere(tmp_path: Path, cli: Cli, model
         [model, *out, "--corrector-steps=2", "--sampler=pc", "--snr", 0.1, "--snr", 0.3],
         ["--snr", 0.3, *out, "--corrector-steps", 2, "--", model],
     ):
-        assert cli("sample", *arguments).code == 0
+        assert cli("sample", *PC, *arguments).code == 0
         with np.load(tmp_path / "a.npz") as file:
             settings = json.loads(file["settings"].item())
         assert (settings["snr"], settings["corrector_steps"]) == (0.3, 2)
@@ -478,7 +494,7 @@ USELESS: dict[str, list[object]] = {
 def test_options_that_would_do_nothing_are_refused(
     tmp_path: Path, refused: Refused, model: Path, expected: str
 ) -> None:
-    assert expected in refused("sample", model, "--out", tmp_path / "a.png", *USELESS[expected])
+    assert expected in refused("sample", model, *PC, "--out", tmp_path / "a.png", *USELESS[expected])
     assert not list(tmp_path.iterdir())
 
 
@@ -528,7 +544,7 @@ BAD: dict[str, list[object]] = {
     "(0.7, 0.3) given; 0 < r1 < r2 < 1 is needed": ["--sampler", "seeds-3", "--r1", 0.7, "--r2", 0.3],
     "(0.5, 1.0) given; 0 < r1 < r2 < 1 is needed": ["--sampler", "p-seeds-3", "--r1", 0.5, "--r2", 1],
     "(0.0,) given; 0 < r1 < r2 < 1 is needed": ["--sampler", "dpm-solver-2", "--r1", 0],
-    "--r2: sampler 'seeds-2' has no such option; did you mean --r1": ["--sampler", "seeds-2", "--r2", 0.5],
+    "--r2: sampler 'seeds-2' has no such option; name a sampler that has": ["--sampler", "seeds-2", "--r2", 0.5],
     "l: 2.0 is not between 0": ["--sampler", "seeds-2", "--l", 2],
     "steps: 2 given, but order 3 needs at least 3": ["--sampler", "unipc", "--steps", 2],
     "steps: 3 given, but f-pndm needs at least 4": ["--sampler", "pndm", "--steps", 3],
@@ -547,10 +563,10 @@ BAD: dict[str, list[object]] = {
 }
 
 
-@pytest.mark.parametrize("expected", BAD)
-@pytest.mark.parametrize("out", ["a.png", "a.npz", "folder"])
-def test_bad_options(tmp_path: Path, refused: Refused, shipped: str, expected: str, out: str) -> None:
-    assert expected in refused("sample", shipped, "--out", tmp_path / out, *BAD[expected])
+@pytest.mark.parametrize(("k", "expected"), enumerate(BAD))
+def test_bad_options(tmp_path: Path, refused: Refused, shipped: str, k: int, expected: str) -> None:
+    out = ("a.png", "a.npz", "folder")[k % 3]
+    assert expected in refused("sample", shipped, *PC, "--out", tmp_path / out, *BAD[expected])
     assert not list(tmp_path.iterdir())
 
 
@@ -560,7 +576,7 @@ def test_unknown_models_name_the_near_ones(tmp_path: Path, refused: Refused, shi
 
 
 def test_alpha_needs_statistics(tmp_path: Path, refused: Refused, model: Path) -> None:
-    for options in (["--alpha", 3], ["--sampler", "pds"]):
+    for options in (["--alpha", 3, *PC], ["--sampler", "pds"]):
         message = refused("sample", model, "--out", tmp_path / "a.png", *options)
         assert message.startswith(f"prescore: error: {options[0]}: tiny comes without statistics")
 
@@ -568,7 +584,7 @@ def test_alpha_needs_statistics(tmp_path: Path, refused: Refused, model: Path) -
 def test_statistics_of_another_shape(tmp_path: Path, refused: Refused, model: Path) -> None:
     data = torch.rand(9, 1, 8, 12, generator=torch.Generator().manual_seed(0))
     prescore.save_statistics(prescore.calibrate(data), tmp_path / "s")
-    message = refused("sample", model, "--statistics", tmp_path / "s", "--alpha", 3, "--out", tmp_path / "f")
+    message = refused("sample", model, *PC, "--statistics", tmp_path / "s", "--alpha", 3, "--out", tmp_path / "f")
     assert "does not fit the model" in message
     assert "(1, 8, 12)" in message
     assert "(1, 8, 8)" in message
@@ -581,7 +597,7 @@ def test_damaged_and_newer_statistics(tmp_path: Path, refused: Refused, model: P
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         save_file(tensors, tmp_path / "new", file.metadata() | {"format_version": "99"})
     for name, expected in (("cut", "not a whole safetensors file"), ("new", "format version 99")):
-        message = refused("sample", model, "--statistics", tmp_path / name, "--out", tmp_path / "a.png")
+        message = refused("sample", model, *PC, "--statistics", tmp_path / name, "--out", tmp_path / "a.png")
         assert expected in message
         assert name in message
     assert {p.name for p in tmp_path.iterdir()} == {"cut", "new"}
@@ -642,10 +658,10 @@ def test_what_a_network_raises_is_one_line(
 
     with_function(monkeypatch, fail)
     for error in (RuntimeError("sizes\ndo not match"), TypeError("forward() misses y"), AssertionError(), KeyError(3)):
-        message = refused("sample", model, "--steps", 3, "--out", tmp_path / "f")
+        message = refused("sample", model, *PC, "--steps", 3, "--out", tmp_path / "f")
         assert "the model failed at step 2 of 3 (sigma = 0.7071): " + type(error).__name__ in message
     error = RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory")
-    assert "--batch-size: 16 samples do not fit" in refused("sample", model, "--steps", 3, "--out", tmp_path / "f")
+    assert "--batch-size: 16 samples do not fit" in refused("sample", model, *PC, "--steps", 3, "--out", tmp_path / "f")
     assert not list(tmp_path.iterdir())
 
 
@@ -679,7 +695,7 @@ def test_ctrl_c_writes_no_file(
     tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch, out: str
 ) -> None:
     with_function(monkeypatch, interrupted_at(5))
-    code, _, err = cli("sample", model, "--steps", 3, "--n", 5, "--batch-size", 2, "--out", tmp_path / out)
+    code, _, err = cli("sample", model, *PC, "--steps", 3, "--n", 5, "--batch-size", 2, "--out", tmp_path / out)
     assert (code, err) == (130, f"prescore: error: interrupted: nothing is written to {tmp_path / out}\n")
     assert not list(tmp_path.iterdir())
 
@@ -687,7 +703,7 @@ def test_ctrl_c_writes_no_file(
 def test_ctrl_c_leaves_finished_samples_and_the_same_command_goes_on(
     tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("sample", model, "--steps", 3, "--n", 5, "--batch-size", 2)
+    arguments = ("sample", model, *PC, "--steps", 3, "--n", 5, "--batch-size", 2)
     assert cli(*arguments, "--out", tmp_path / "whole").code == 0
     with_function(monkeypatch, interrupted_at(8))  # in the second batch
     code, _, err = cli(*arguments, "--out", tmp_path / "f")
@@ -714,7 +730,7 @@ def test_ctrl_c_while_a_picture_is_written_leaves_no_half_of_it(
         fsync(handle)
 
     monkeypatch.setattr("prescore.files.os.fsync", interrupt)
-    assert cli("sample", model, "--steps", 2, "--n", 5, "--out", tmp_path / "f").code == 130
+    assert cli("sample", model, *PC, "--steps", 2, "--n", 5, "--out", tmp_path / "f").code == 130
     assert sorted(os.listdir(tmp_path / "f")) == ["000000.png", "000001.png", "settings.json"]
     assert all(read(tmp_path / "f" / name).shape == (8, 8) for name in ("000000.png", "000001.png"))
 
@@ -744,5 +760,5 @@ def test_a_network_that_cannot_be_compiled(
         raise TorchDynamoException("No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
 
     monkeypatch.setattr(prescore.Plan, "sample", fail)
-    message = refused("sample", model, "--steps", 2, "--out", tmp_path / "a.npz", "--compile")
+    message = refused("sample", model, *PC, "--steps", 2, "--out", tmp_path / "a.npz", "--compile")
     assert "--compile: the network cannot be compiled here (No working C++ compiler found); leave it out" in message

@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prescore.cli.shared import (
-    Background,
-    Channels,
     Config,
-    Crop,
     Data,
-    DataRange,
     Device,
-    Fit,
     Key,
-    Pad,
+    Look,
     Raw,
-    frame,
+    reads_images,
     which_weights,
 )
 from prescore.errors import PrescoreError
@@ -31,18 +26,14 @@ if TYPE_CHECKING:
 PANEL = "A model: its score, for analytic-ddpm and analytic-ddim, and its steps, for --grid auto"
 
 
+@reads_images
 def calibrate(
     data: Data,
     out: Annotated[Path, typer.Option(help="The statistics file to write (safetensors).")],
+    look: Look,
     n: Annotated[int, typer.Option("--n", help="Measure at most this many images, drawn at random.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
     key: Key = None,
-    pad: Pad = None,
-    crop: Crop = None,
-    fit: Fit = None,
-    background: Background = None,
-    channels: Channels = None,
-    data_range: DataRange = None,
     encode: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Measure the latents that this model makes of the images.")
     ] = None,
@@ -135,9 +126,8 @@ def calibrate(
         if network is not None and encode is None and shape[1:] != network.event_shape:
             raise PrescoreError(f"model: {model} makes samples {network.event_shape}, the data are {shape[1:]}")
 
-    look = frame(pad, crop, fit, background, channels)
-    images = load_images(data, key=key, n=n, seed=seed, data_range=data_range, check=check, **look)
-    value_range = data_range or (0.0, 1.0)
+    images = load_images(data, key=key, n=n, seed=seed, check=check, **look)
+    value_range = look["data_range"] or (0.0, 1.0)
     if encode is not None:
         images, value_range = _encoded(images, value_range, encode, opened(encode).denoiser)
     statistics = measure(images, data_range=value_range, components=None if model else components)

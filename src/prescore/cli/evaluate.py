@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prescore.cli.shared import READING, Background, Channels, Crop, Data, DataRange, Fit, Pad, frame
+from prescore.cli.shared import READING, Data, Look, reads_images
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SHOWN = 12  # digits of a digest
 
 
+@reads_images
 def evaluate(
     samples: Data,
     reference: Annotated[
@@ -26,6 +27,7 @@ def evaluate(
         str,
         typer.Option(help="What sees the images: mnist-classifier, pixels, means-2x2, efficientnet-lite0, inception."),
     ],
+    look: Look,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -52,12 +54,6 @@ def evaluate(
     reference_key: Annotated[
         str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=READING)
     ] = None,
-    pad: Pad = None,
-    crop: Crop = None,
-    fit: Fit = None,
-    background: Background = None,
-    channels: Channels = None,
-    data_range: DataRange = None,
 ) -> None:
     """Compare samples with true images: distances, fidelity and diversity, spectra, pixels."""
     from prescore.cli.measuring import Measuring, compare, measured_reference, metric_names, stored_reference
@@ -73,14 +69,14 @@ def evaluate(
         if path is not None:
             check_writable(path)
     names = metric_names(metrics)
-    look = frame(pad, crop, fit, background, channels) | {"data_range": data_range, "seed": seed}
+    look = look | {"seed": seed}
 
     def extractor_of(shape: tuple[int, ...]) -> "Features":
         return make_features(features, shape[1:], open_device(device or "cpu"))
 
     images = load_images(samples, key=key, n=n, clip=True, check=extractor_of, **look)
     extractor = extractor_of(tuple(images.shape))
-    measuring = Measuring(extractor, names, batch_size, data_range or (0.0, 1.0))
+    measuring = Measuring(extractor, names, batch_size, look["data_range"] or (0.0, 1.0))
     if is_reference(reference):
         given = {"--save-reference": save_reference, "--reference-n": reference_n, "--reference-key": reference_key}
         for option, value in given.items():

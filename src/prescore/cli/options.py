@@ -14,7 +14,7 @@ from prescore.errors import PrescoreError, suggest
 if TYPE_CHECKING:
     from prescore.samplers import Entry
 
-DEFAULT_SAMPLER, DEFAULT_RECIPE = "pc", "edm"
+DEFAULT_SAMPLER, DEFAULT_RECIPE = "auto", "edm"
 # Types that a word can stand for, tried in this order, and what the user reads about them.
 WORDS = {bool: "yes or no", int: "a whole number", float: "a number", tuple: "numbers with commas", str: "text"}
 
@@ -153,6 +153,12 @@ class SampleCommand(Command):
         name = named_sampler(args)
         return f"sampler {name!r}", {} if name == AUTO else options_of(find_sampler(name))
 
+    def able(self, option: str) -> list[str]:
+        """What has this option, if what the words name has not."""
+        from prescore.samplers.table import which_take
+
+        return which_take(option)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         what, options = self.named(args)
         ctx.obj, rest = take(options, args)
@@ -164,6 +170,10 @@ class SampleCommand(Command):
             own = [flag for parameter in self.params for flag in (*parameter.opts, *parameter.secondary_opts)]
             known = [flag for flag in own if flag.startswith("--")] + [o.flag for o in options.values()]
             flag: str = getattr(error, "option_name", "")
+            if able := self.able(flag[2:].replace("-", "_")):
+                raise PrescoreError(
+                    f"{flag}: {what} has no such option; name a sampler that has, such as {able[0]}"
+                ) from None
             raise PrescoreError(f"{flag}: {what} has no such option; {suggest(flag, known)}") from None
 
 
@@ -173,6 +183,9 @@ class TrainCommand(SampleCommand):
     def named(self, args: list[str]) -> tuple[str, dict[str, Option]]:
         name = last_value("--recipe", args, DEFAULT_RECIPE)
         return f"recipe {name!r}", recipe_options(name)
+
+    def able(self, option: str) -> list[str]:
+        return []
 
 
 def recipe_options(name: str) -> dict[str, Option]:

@@ -45,14 +45,18 @@ def sample(
         str,
         typer.Option(
             help="Which sampler; `prescore samplers` lists them, `prescore samplers NAME` its options. auto chooses by "
-            "--calls and the statistics.",
+            "the number of calls and the statistics.",
         ),
     ] = DEFAULT_SAMPLER,
     steps: Annotated[
         int | None, typer.Option(help="Steps T, on the sampler's usual grid.", show_default="the sampler's")
     ] = None,
     calls: Annotated[
-        int | None, typer.Option(help="Instead of --steps: as many as take at most this many network calls a sample.")
+        int | None,
+        typer.Option(
+            help="Instead of --steps: as many as take at most this many network calls a sample.",
+            show_default="10 with auto",
+        ),
     ] = None,
     grid: Annotated[
         str | None,

@@ -1,5 +1,8 @@
 """Options that several commands share: how a model is opened, what a sample is drawn with, how images are read."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,35 +52,37 @@ Guidance = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of the first sample; the next ones count up.")]
 BatchSize = Annotated[int, typer.Option(help="Samples in one network call.")]
 READING = "How images are read"
+Look = dict[str, Any]  # what `reads_images` makes of the options
 Key = Annotated[str | None, typer.Option(help="Which array of an .npz holds the images.", rich_help_panel=READING)]
-Pad = Annotated[
-    str | None,
-    typer.Option(help="Pad the images to this many pixels a side (MNIST: 32), or to 64x96.", rich_help_panel=READING),
-]
-Crop = Annotated[str | None, typer.Option(help="Cut this size out of the middle.", rich_help_panel=READING)]
-Fit = Annotated[
-    str | None,
-    typer.Option(help="Scale the images until they cover this size, and cut it out.", rich_help_panel=READING),
-]
-Background = Annotated[
-    str | None,
-    typer.Option(help="Colour behind transparent pixels and padding: white, #808080.", rich_help_panel=READING),
-]
-Channels = Annotated[
-    str | None, typer.Option(help="Where an array has its channels: first or last.", rich_help_panel=READING)
-]
-DataRange = Annotated[
-    tuple[float, float] | None,
-    typer.Option(
-        "--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1].", rich_help_panel=READING
-    ),
-]
 
 
-def frame(
-    pad: str | None, crop: str | None, fit: str | None, background: str | None, channels: str | None
+def look(
+    pad: Annotated[
+        str | None,
+        typer.Option(
+            help="Pad the images to this many pixels a side (MNIST: 32), or to 64x96.", rich_help_panel=READING
+        ),
+    ] = None,
+    crop: Annotated[str | None, typer.Option(help="Cut this size out of the middle.", rich_help_panel=READING)] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="Scale the images until they cover this size, and cut it out.", rich_help_panel=READING),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(help="Colour behind transparent pixels and padding: white, #808080.", rich_help_panel=READING),
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="Where an array has its channels: first or last.", rich_help_panel=READING)
+    ] = None,
+    data_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            "--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1].", rich_help_panel=READING
+        ),
+    ] = None,
 ) -> dict[str, Any]:
-    """How `prescore.data.load_images` is to bring images to one size, by its arguments.
+    """How `prescore.data.load_images` is to read images, by its arguments.
 
     Raises:
         PrescoreError: a size is neither a number nor two with an x.
@@ -93,7 +98,25 @@ def frame(
                 f"--{name}: {text!r} given; a number of pixels, or height x width as in 64x96, is needed"
             )
         sizes[name] = numbers if numbers is None or len(numbers) == 2 else numbers[0]
-    return sizes | {"background": background, "channels": channels}
+    return sizes | {"background": background, "channels": channels, "data_range": data_range}
+
+
+def reads_images(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that has the options of `look` in the place of its argument of that name, which is what they make."""
+    options = inspect.signature(look).parameters
+    signature = inspect.signature(command)
+    parameters = [
+        p for own in signature.parameters.values() for p in (options.values() if own.name == "look" else [own])
+    ]
+
+    @functools.wraps(command)
+    def reading(**given: Any) -> None:
+        made = look(**{name: given.pop(name) for name in options})
+        command(look=made, **given)
+
+    vars(reading)["__signature__"] = signature.replace(parameters=parameters)
+    reading.__annotations__ = {p.name: p.annotation for p in parameters}
+    return reading
 
 
 def which_weights(raw: bool) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prescore.cli.options import DEFAULT_RECIPE
-from prescore.cli.shared import Background, Channels, Crop, Data, Fit, Key, Pad, frame
+from prescore.cli.shared import Data, Key, Look, reads_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 Option = typer.Option
 
 
+@reads_images
 def train(
     context: typer.Context,
     data: Data,
     out: Annotated[Path, Option(help="Folder of the run; one that holds a run with these settings is resumed.")],
+    look: Look,
     recipe: Annotated[
         str, Option(help="What is trained how; `prescore recipes` lists them, `prescore recipes NAME` its options.")
     ] = DEFAULT_RECIPE,
@@ -35,15 +37,6 @@ def train(
     name: Annotated[str | None, Option(help="Name of the model; by default that of the folder.")] = None,
     key: Key = None,
     labels: Annotated[str | None, Option(help="Which array of the .npz holds class labels to condition on.")] = None,
-    pad: Pad = None,
-    crop: Crop = None,
-    fit: Fit = None,
-    background: Background = None,
-    channels: Channels = None,
-    value_range: Annotated[
-        tuple[float, float] | None,
-        Option("--range", metavar="LOW HIGH", help="Range of floats that are not in [0, 1]; they keep their units."),
-    ] = None,
     init: Annotated[
         str | None,
         Option(
@@ -80,7 +73,7 @@ def train(
     from prescore.training.recipes import configured, find_recipe, with_options
 
     row = find_recipe(recipe) if configuration is None else configured(recipe, configuration)
-    given = dict(context.obj)
+    given, value_range = dict(context.obj), look["data_range"]
     if value_range is not None:
         check_interval("range", value_range)
         if "data_range" in {field.name for field in fields(row.settings)} - row.settings.unused().keys():
@@ -96,8 +89,7 @@ def train(
         tensorboard=tensorboard,
         progress=progress,
     )
-    look = frame(pad, crop, fit, background, channels)
-    images = load_images(data, key=key, data_range=value_range, **look)
+    images = load_images(data, key=key, **look)
     classes = None if labels is None else load_labels(data, labels, len(images))
     task = settings.task(TrainingData(images, value_range or UNIT, classes))
     result = run(task, config, out, options, init=init, save_picture=_save_picture)

@@ -153,6 +153,14 @@ def find_sampler(name: str) -> Entry:
     return SAMPLERS[name]
 
 
+def which_take(argument: str) -> list[str]:
+    """The samplers that an option or an object of this name does something for, first those that need it."""
+    return sorted(
+        (name for name, entry in SAMPLERS.items() if entry.takes(argument)),
+        key=lambda name: argument not in SAMPLERS[name].needs,
+    )
+
+
 def make_sampler(
     name: str,
     *,

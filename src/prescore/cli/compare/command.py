@@ -9,23 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prescore.cli.shared import (
-    Background,
     BatchSize,
-    Channels,
     Class,
     Config,
-    Crop,
-    DataRange,
     Device,
     Dtype,
-    Fit,
     Guidance,
+    Look,
     Model,
-    Pad,
     Raw,
     Seed,
     StatisticsFile,
-    frame,
+    reads_images,
     which_weights,
 )
 from prescore.errors import PrescoreError
@@ -44,6 +39,7 @@ NUMBERS = 2 * 4  # bytes for each number of the samples of a run, which are meas
 HEADLINE = ("frechet", "kernel", "spectrum")  # metrics that a terminal has room for
 
 
+@reads_images
 def compare(
     context: typer.Context,
     model: Model,
@@ -55,6 +51,7 @@ def compare(
     ],
     calls: Annotated[str, typer.Option(help="Numbers of network calls that each may make, with commas: 6,10,20.")],
     out: Annotated[Path, typer.Option(help="The folder to write: report.html, results.json, .csv, the samples.")],
+    look: Look,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -93,12 +90,6 @@ def compare(
     reference_key: Annotated[
         str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=PANEL)
     ] = None,
-    pad: Pad = None,
-    crop: Crop = None,
-    fit: Fit = None,
-    background: Background = None,
-    channels: Channels = None,
-    data_range: DataRange = None,
     n: Annotated[int, typer.Option("--n", help="Number of samples of each run.")] = 64,
     seed: Seed = 0,
     batch_size: BatchSize = 64,
@@ -138,7 +129,7 @@ def compare(
     denoiser, chosen = opened.denoiser, choose_classes(opened.description, class_, guidance)
     check_size("n", n, NUMBERS * math.prod(denoiser.picture_shape))
     runs = plan_runs(opened, names, numbers, statistics, chosen)
-    look = frame(pad, crop, fit, background, channels) | {"data_range": data_range, "key": reference_key}
+    look = look | {"key": reference_key}
     reading = Reading(features, asked, reference_n, look)
     beside = open_reference(reference, reading, denoiser, statistics, n, seed)
     common = dict(opened.settings) | ({"class": chosen.indices} if chosen else {})
