@@ -231,7 +231,9 @@ def test_a_model_of_classes_is_measured_with_those_of_the_data(
         assert torch.equal(found.model.steps.solvers["data"].inner, expected.model.steps.solvers["data"].inner)
         assert found.tuning.rules == expected.tuning.rules
     assert "--class: is missing; the model draws one of its classes 0 to 2" in refused(*arguments)
-    assert "class: 3 given; the model has the classes 0 to 2" in refused(*arguments, "--class", 3)
+    assert "error: --class: 3 given; the model has the classes 0 to 2" in refused(*arguments, "--class", 3)
+    np.savez(data, images=GREY[:, :SIDE], labels=np.arange(len(GREY)) % 3 + 1)
+    assert "error: --labels: class: 3 given" in refused(*arguments, "--labels", "labels")
     assert "--class: does nothing beside --labels" in refused(*arguments, "--class", 0, "--labels", "labels")
     assert "has no array 'kinds'" in refused(*arguments, "--labels", "kinds")
     assert "--class: does nothing without --model" in refused("calibrate", data, "--out", tmp_path / "s", "--class", 0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from prescore.checkpoints.detect import locate
 from prescore.checkpoints.detect import open_model as open_any
 from prescore.checkpoints.labels import Classes, classes_of
-from prescore.checkpoints.stored import ModelDescription
+from prescore.checkpoints.stored import ModelDescription, naming
 from prescore.denoiser import Denoiser
 from prescore.device import open_device
 from prescore.errors import PrescoreError, check_choice
@@ -132,7 +132,8 @@ def condition_of(
         raise PrescoreError(f"--labels: the model {description.name} has no classes")
     if len(labels) != n:
         raise PrescoreError(f"--labels: {len(labels)} labels for {n} images")
-    return classes.condition(labels.tolist())
+    with naming("--labels"):
+        return classes.condition(labels.tolist())
 
 
 def parse_grid(text: str | None) -> str | list[float] | None:

@@ -192,7 +192,7 @@ def make_report(
         if result.failure is None
     }
     pictures |= {} if true is None else {"": true[: len(seeds[:row])]}
-    figures = store.figures or ReferenceFigures()
+    figures = store.figures(denoiser.picture_shape) or ReferenceFigures()
     floor = "none" if figures.floor is None else f"{len(seeds)} of the true images beside the others"
     return Report(
         title=title,
@@ -210,7 +210,7 @@ def make_report(
 def as_text(report: "Report") -> str:
     """The most telling numbers as a table for a terminal, and the notes."""
     from prescore.cli.compare.page import COLUMNS, values_of
-    from prescore.cli.report import calls_text, table
+    from prescore.cli.report import calls_text, show, table
 
     shown = [name for name in report.metrics if name in HEADLINE] or report.metrics
     rows = []
@@ -226,7 +226,7 @@ def as_text(report: "Report") -> str:
         for run, result in report.runs
         if result.failure
     ]
-    lines = "".join(f"\nnote: {note}" for note in (*report.notes, *notes))
+    lines = "".join(f"\nnote: {show(note)}" for note in (*report.notes, *notes))
     return f"{table([*COLUMNS, *shown], rows)}{lines and chr(10)}{lines}"
 
 

@@ -42,7 +42,7 @@ def draw_missing(
     distinct = {run.key: run for run in runs}
     denoiser = next(iter(distinct.values())).plan.denoiser
     missing = [run for run in distinct.values() if store.result(run) is None]
-    if not missing and store.figures is not None:
+    if not missing and store.figures(denoiser.picture_shape) is not None:
         return
     measured_by = measure()
     store.open()
