@@ -384,8 +384,14 @@ def making(name: str) -> list[str]:
     return [*words, "--save-reference" if name == "reference" else "--out", name]
 
 
-def materials(folder: Path, model: Path, statistics: Path, patch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Small data and models of every kind in a folder, and the words of a command for each file that it reads."""
+def materials(
+    folder: Path, model: Path, statistics: Path, patch: pytest.MonkeyPatch
+) -> tuple[dict[str, list[str]], dict[str, float]]:
+    """Small data and models of every kind in a folder, and what commands make of them.
+
+    Returns:
+        for each file the words of a command that reads it; how long each of `GOES_ON` and `MAKES` took.
+    """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 8, 8), dtype=np.uint8)
     np.savez(folder / "data.npz", images=images, labels=np.arange(12) % 3)
@@ -411,14 +417,17 @@ def materials(folder: Path, model: Path, statistics: Path, patch: pytest.MonkeyP
         path, options = formats.write(kind, folder / kind, patch)
         words = ["info", str(path.relative_to(folder)), *(f"--{name}={value}" for name, value in options.items())]
         read |= {str(file.relative_to(folder)): words for file in formats.files_of(path)}
-    for name in (*GOES_ON, "reference"):
+    seconds = {}
+    for name in (*GOES_ON, *MAKES):
+        start = time.monotonic()
         do(making(name), folder)
+        seconds[name] = time.monotonic() - start
     read["reference"] = ["evaluate", "data.npz", "--key", "images", "--reference", "reference"]
     for name in GOES_ON:
         for file in (folder / name).rglob("*"):
             if file.suffix in (".json", ".npz", ".csv") or file.name.startswith("checkpoint"):
                 read[str(file.relative_to(folder))] = making(name)
-    return read
+    return read, seconds
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -507,19 +516,7 @@ def run(model: Path, statistics: Path, rounds: int, seed: int, seconds: float = 
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
         template, folder = Path(temporary, "template"), Path(temporary, "folder")
         template.mkdir()
-        read = materials(template, model, statistics, patch)
-        took = {}
-        for name in (*GOES_ON, *MAKES):
-            shutil.copytree(template, folder)
-            for made in GOES_ON:
-                shutil.rmtree(folder / made)
-            start = time.monotonic()
-            do(making(name), folder)
-            took[name] = time.monotonic() - start
-            (shutil.copytree if (folder / name).is_dir() else shutil.copy)(
-                folder / name, Path(temporary, f"whole-{name}")
-            )
-            shutil.rmtree(folder)
+        read, took = materials(template, model, statistics, patch)
         for count in range(rounds):
             if time.monotonic() > end:
                 break
@@ -534,7 +531,7 @@ def run(model: Path, statistics: Path, rounds: int, seed: int, seconds: float = 
             shutil.rmtree(folder)
             shutil.copytree(template, folder)
             for name in rng.choices(sorted(took), k=KILLS):
-                problem = kill_problem(name, folder, Path(temporary, f"whole-{name}"), took[name], rng)
+                problem = kill_problem(name, folder, template / name, took[name], rng)
                 tally.count(f"killed: {making(name)[0]}", problem)
             shutil.rmtree(folder)
             for _ in range(MODELS):
