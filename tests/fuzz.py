@@ -412,6 +412,8 @@ def materials(
     read["model.safetensors"] = ["sample", "model.safetensors", "--steps", "2", "--n", "1", "--out", "b.npz"]
     drawn = ["sample", "model.safetensors", "--sampler", "p-ode-2m", "--calls", "2", "--n", "1", "--out", "b.npz"]
     read["statistics.safetensors"] = [*drawn, "--statistics", "statistics.safetensors"]
+    read["measured"] = ["info", "measured"]
+    shutil.copy(statistics, folder / "measured")
     for kind in formats.KINDS:
         (folder / kind).mkdir()
         path, options = formats.write(kind, folder / kind, patch)
@@ -547,9 +549,12 @@ def group(file: str) -> str:
         return "models"
     if first.startswith(("data", "pictures")):
         return "data"
-    return {"statistics.safetensors": "statistics", "reference": "references", "run": "checkpoints"}.get(
-        first, "results"
-    )
+    return {
+        "statistics.safetensors": "statistics",
+        "measured": "statistics",
+        "reference": "references",
+        "run": "checkpoints",
+    }.get(first, "results")
 
 
 def small(folder: Path) -> tuple[Path, Path]:
