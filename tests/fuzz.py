@@ -507,11 +507,20 @@ def kill_problem(name: str, folder: Path, whole: Path, seconds: float, rng: rand
     return f"{words}: after {moments} {other} differ"
 
 
-def run(model: Path, statistics: Path, rounds: int, seed: int, seconds: float = float("inf")) -> Tally:
+def run(
+    model: Path,
+    statistics: Path,
+    *,
+    rounds: int = sys.maxsize,
+    seed: int = 0,
+    seconds: float = float("inf"),
+    patience: float = PATIENCE,
+) -> Tally:
     """So many rounds of all kinds, or until the time is over.
 
     Args:
         model, statistics: small files that are good.
+        patience: seconds after which Ctrl-C ends a command line.
     """
     tally, rng, end = Tally(), random.Random(seed), time.monotonic() + seconds
     known = measured()
@@ -524,7 +533,7 @@ def run(model: Path, statistics: Path, rounds: int, seed: int, seconds: float = 
                 break
             shutil.copytree(template, folder)
             for name, words in islice(command_lines(BASE, seed + count), LINES):
-                tally.count(f"command lines: {name}", problem_of(words, folder, PATIENCE))
+                tally.count(f"command lines: {name}", problem_of(words, folder, patience))
             for file in rng.sample(sorted(read), LINES):
                 shutil.rmtree(folder)
                 shutil.copytree(template, folder)
@@ -585,7 +594,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        found = run(*small(Path(temporary)), sys.maxsize, given.seed, 60 * given.minutes)
+        found = run(*small(Path(temporary)), seed=given.seed, seconds=60 * given.minutes)
     for kind, number in sorted(found.tried.items()):
         print(f"| {kind} | {number} |")
     print(f"| failures | {len(found.failures)} |")

@@ -5,14 +5,11 @@ from pathlib import Path
 import fuzz
 import pytest
 
-KINDS = {
-    *("command lines: sample", "command lines: train", "damaged: data", "damaged: models", "damaged: results"),
-    *("killed: sample", "killed: train", "misbehaving models"),
-}
-
 
 @pytest.mark.filterwarnings("ignore")
 def test_hostile_input_ends_in_one_line(model: Path, statistics: Path) -> None:
-    tally = fuzz.run(model, statistics, rounds=6, seed=1)
+    tally = fuzz.run(model, statistics, rounds=4, seed=1, patience=2)
     assert tally.failures == []
-    assert tally.tried.keys() >= KINDS
+    kinds = {kind.partition(":")[0] for kind in tally.tried}
+    assert kinds == {"command lines", "damaged", "killed", "misbehaving models"}
+    assert sum(tally.tried.values()) == 4 * (2 * fuzz.LINES + fuzz.KILLS + fuzz.MODELS)
