@@ -66,7 +66,7 @@ def train(
 
     from prescore.cli.report import show
     from prescore.data import load_images
-    from prescore.training.config import check_interval
+    from prescore.errors import check_interval
     from prescore.training.data import UNIT, TrainingData, load_labels
     from prescore.training.loop import RunOptions
     from prescore.training.loop import train as run
