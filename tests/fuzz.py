@@ -37,9 +37,9 @@ from safetensors.torch import load_file
 import prescore
 from prescore.cli import main
 from prescore.cli.app import app
+from prescore.cli.options import recipe_options
 from prescore.denoiser import Denoiser, expand
 from prescore.errors import PrescoreError
-from prescore.options import recipe_options
 from prescore.samplers import SAMPLERS, find_sampler
 from prescore.samplers.table import options_of
 
