@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -367,7 +368,18 @@ BASE = {
     "train": ["data.npz", "--key", "images", "--out", "r", *QUIET, "--steps", "2", *TINY],
 }
 GOES_ON = {  # commands that go on with what a folder holds, and what they had to make there
-    "samples": ["sample", "model.safetensors", "--sampler", "ddim", "--steps", "15", "--n", "6", "--batch-size", "2"],
+    "samples": [
+        "sample",
+        "model.safetensors",
+        "--sampler",
+        "edm-stochastic",
+        "--steps",
+        "12",
+        "--n",
+        "6",
+        "--batch-size",
+        "2",
+    ],
     "run": ["train", "data.npz", "--key", "images", *QUIET, "--steps", "12", "--checkpoint-every", "3", *TINY],
     "comparison": ["compare", "model.safetensors", "--samplers", "ddim,edm-heun", "--calls", "9", "--n", "4"],
 }
@@ -375,7 +387,18 @@ MAKES = {  # commands that make a file at once
     "statistics": ["calibrate", "data.npz", "--key", "images", "--n", "9"],
     "converted": ["convert", "model.safetensors"],
     "reference": ["evaluate", "data.npz", "--key", "images", "--reference", "data.npy", "--features", "pixels"],
-    "array.npz": ["sample", "model.safetensors", "--sampler", "ddim", "--steps", "15", "--n", "6", "--batch-size", "2"],
+    "array.npz": [
+        "sample",
+        "model.safetensors",
+        "--sampler",
+        "edm-stochastic",
+        "--steps",
+        "12",
+        "--n",
+        "6",
+        "--batch-size",
+        "2",
+    ],
 }
 
 
@@ -594,6 +617,7 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    warnings.simplefilter("ignore")  # of torch, about the tensors that the models return
     with tempfile.TemporaryDirectory() as temporary:
         found = run(*small(Path(temporary)), seed=given.seed, seconds=60 * given.minutes)
     for kind, number in sorted(found.tried.items()):
