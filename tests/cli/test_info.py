@@ -146,3 +146,13 @@ def test_a_newer_version_is_named(tmp_path: Path, refused: Callable[..., str], s
         metadata = file.metadata() | {"format_version": "99"}
     save_file(tensors, tmp_path / "new", metadata)
     assert "format version 99" in refused("info", tmp_path / "new")
+
+
+def test_what_a_file_calls_its_model_is_spelled(cli: Callable[..., Any], statistics: Path, tmp_path: Path) -> None:
+    found = prescore.load_statistics(statistics)
+    assert found.model.score is not None
+    score = replace(found.model.score, model="\x1b[31mred")
+    prescore.save_statistics(replace(found, model=replace(found.model, score=score)), tmp_path / "s")
+    out = cli("info", tmp_path / "s").out
+    assert "score of \\x1b[31mred on" in out
+    assert "\x1b" not in out

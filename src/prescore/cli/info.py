@@ -172,11 +172,11 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         rows = [[sigma, *(spread[name][i].item() for name in spread)] for i, sigma in enumerate(score.levels.tolist())]
         heads = ["noise level", "deviation of x0 given x: by the score", "by the residual"]
         doubt = doubt_of(statistics)
-        texts.append(f"score of {score.model or UNNAMED} on {score.count} samples\n" + table(heads, rows))
+        texts.append(f"score of {show(score.model or UNNAMED)} on {score.count} samples\n" + table(heads, rows))
         texts[-1] += f"\nwarning: {doubt}" if doubt else ""
     if steps is not None:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
-        title = f"steps of solvers on {steps.count} samples of {steps.model or UNNAMED}, for --grid auto"
+        title = f"steps of solvers on {steps.count} samples of {show(steps.model or UNNAMED)}, for --grid auto"
         texts.append(f"{title}\n" + table(["steps", *(MEASURED[prediction] for prediction in PREDICTIONS)], rows))
         if tuned := statistics.tuning.rules:
             numbers = sorted({n for rules in tuned.values() for n in rules})
