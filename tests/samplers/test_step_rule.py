@@ -1,4 +1,4 @@
-"""`original_steps`: of T0 steps that are reduced to T the step sizes grow so that their sum stays (Section 7 of PDS)."""
+"""`original_steps`: where T0 steps are reduced to T, step sizes grow so that their sum stays (Section 7 of PDS)."""
 
 import math
 
@@ -66,16 +66,16 @@ def test_a_plan_counts_the_steps_that_calls_allow():
 @pytest.mark.parametrize("name", ["pc", "ald"])
 @pytest.mark.parametrize("value", [0, -5, 10.5])
 def test_what_is_no_number_of_steps_is_refused(name, value):
-    with pytest.raises(PrescoreError, match="original_steps: .* is not a positive whole number"):
+    with pytest.raises(PrescoreError, match=r"original_steps: .* is not a positive whole number"):
         make_sampler(name, original_steps=value)
 
 
 def test_what_it_would_do_nothing_for_is_refused():
     statistics, denoise, *_ = surrogate()
     how = {"event_shape": statistics.event_shape, "sigma_min": SIGMA[0], "sigma_max": SIGMA[1], "steps": 3}
-    with pytest.raises(PrescoreError, match="original_steps: does nothing .* with the usual step_size"):
+    with pytest.raises(PrescoreError, match=r"original_steps: does nothing .* with the usual step_size"):
         plan(denoise, sampler="ald", original_steps=1000, **how)
-    with pytest.raises(PrescoreError, match="original_steps: does nothing .* with corrector = none"):
+    with pytest.raises(PrescoreError, match=r"original_steps: does nothing .* with corrector = none"):
         plan(denoise, sampler="pc", corrector="none", original_steps=1000, **how)
     with pytest.raises(PrescoreError, match="original_steps: counts the steps of a whole run"):
         subspace_sample([Stage(denoise, PredictorCorrector(steps=3, original_steps=1000))], seeds=[0])

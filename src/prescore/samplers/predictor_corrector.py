@@ -18,16 +18,16 @@ corrector. `form="marginal"` preconditions only the part of the predictor that i
 
 and keeps every marginal p(x; sigma) for any invertible M as the steps -> 0. With M = I the two are the same.
 
-The step rule. Of T0 iterations that are reduced to T = T0/c, Section 7 of the paper says that "we simultaneously expand
-the step size from eps_t to sqrt(c) eps_t". Its eps_t multiplies the noise, so that eps = eps_t^2 / 2 grows by c and r by
-sqrt(c): `original_steps` = T0 makes it r sqrt(T0/T). The predictor's G follows from the levels and does so by itself. The
-authors' code keeps r, and so does a sampler without `original_steps`. What it changes is the noise that the corrector
-leaves: where that is nearly all there is, in d -> infinity coordinates, one correction by M = I turns the variance
-w sigma^2 into
+The step rule. Where T0 iterations are reduced to T0/c, Section 7 of the paper says, "we simultaneously expand the step
+size from the original one eps_t to sqrt(c) eps_t". Its eps_t multiplies the noise: eps = eps_t^2 / 2 grows by c, and
+r by sqrt(c), which `original_steps` = T0 does, r sqrt(T0/T) with T steps. The predictor's G does so by itself, as it
+follows from the levels. The authors' code keeps r, and so does a sampler without `original_steps`. What the rule changes
+is the noise that the corrector leaves: of many coordinates without data, which make up its norms, one correction by
+M = I turns the variance w sigma^2 into
 
     w <- w - 4 r^2 + 4 r^2 (1 + r^2) / w,    at rest w = 1 + r^2,
 
-which is 1.03 for r = 0.16, and 1.51 and 2.28 for T = 50 and 20 of 1000 steps by the rule.
+1.03 for r = 0.16, and 1.51 and 2.28 by the rule with 50 and 20 steps of 1000.
 
 Sources: Song et al., "Score-based generative modeling through stochastic differential equations", ICLR 2021,
 https://arxiv.org/abs/2011.13456, Algorithms 1-5; Ma et al., "Preconditioned score-based generative models",
