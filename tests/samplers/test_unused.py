@@ -62,7 +62,7 @@ OTHERS: dict[str, list[object]] = {
 FIXED = [name for name, entry in SAMPLERS.items() if not hasattr(entry.cls, "max_calls")]
 
 # How many other options may stand beside the one in question: where it takes little time.
-MOST: dict[type, int] = {UniPC: 2, DEIS: 1, ReverseSDE: 1, Exponential: 1}
+MOST: dict[type, int] = {UniPC: 2, AnnealedLangevin: 1, DEIS: 1, ReverseSDE: 1, Exponential: 1}
 # What each class calls unused in some setting, and what has to be given for its rules to be met.
 UNUSED: dict[type[Sampler], set[str]] = {
     PredictorCorrector: {"snr", "original_steps", "corrector_steps", "first", "norm", "form", "precondition_prior"},

@@ -22,8 +22,8 @@ The step rule. Where T0 iterations are reduced to T0/c, Section 7 of the paper s
 size from the original one eps_t to sqrt(c) eps_t". Its eps_t multiplies the noise: eps = eps_t^2 / 2 grows by c, and
 r by sqrt(c), which `original_steps` = T0 does, r sqrt(T0/T) with T steps. The predictor's G does so by itself, as it
 follows from the levels. The authors' code keeps r, and so does a sampler without `original_steps`. What the rule
-changes is the noise that the corrector leaves: of many coordinates without data, which make up its norms, one correction by
-M = I turns the variance w sigma^2 into
+changes is the noise that the corrector leaves: of many coordinates without data, which make up its norms, one
+correction by M = I turns the variance w sigma^2 into
 
     w <- w - 4 r^2 + 4 r^2 (1 + r^2) / w,    at rest w = 1 + r^2,
 
