@@ -111,7 +111,7 @@ class Measurement:
 
     def end(self, sampler: Sampler, x: Tensor) -> Tensor:
         """Where a sampler takes states of its highest level."""
-        seeds, size = range(len(x)), self.subject.batch_size
+        seeds, size = range(len(x)), min(len(x), self.subject.batch_size)
         return prescore.sample(
             self.subject.denoiser, sampler, seeds=seeds, initial=x, batch_size=size, progress=False
         ).double()

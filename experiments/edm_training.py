@@ -119,7 +119,7 @@ def measure(model: prescore.Denoiser, subject: Subject, names: Sequence[str]) ->
 
 def samples(subject: Subject, model: prescore.Denoiser, names: Sequence[str]) -> dict[str, Any]:
     """The rows of the samplers with this denoiser."""
-    own = replace(subject, denoiser=model, sigma_min=RANGE[0], batch_size=500)
+    own = replace(subject, denoiser=model, sigma_min=RANGE[0], batch_size=min(500, subject.n))
     return {name: own.run(own.sampler(SAMPLERS[name], CALLS)) for name in names}
 
 

@@ -136,7 +136,7 @@ class Setting:
         """Latents of the seeds 0 to n - 1; None if the run overflows."""
         try:
             return prescore.sample(
-                self.model, sampler, seeds=range(n), batch_size=self.batch_size, progress=False
+                self.model, sampler, seeds=range(n), batch_size=min(n, self.batch_size), progress=False
             ).float()
         except SamplingError:
             return None

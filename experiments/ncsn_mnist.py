@@ -136,7 +136,8 @@ class Setting:
             preconditioner=METHODS[method](self.shape),
         )
         try:
-            return sample(self.model, sampler, seeds=range(n), batch_size=self.batch_size, progress=False).clamp(0, 1)
+            size = min(n, self.batch_size)
+            return sample(self.model, sampler, seeds=range(n), batch_size=size, progress=False).clamp(0, 1)
         except SamplingError:
             return None
 
@@ -271,7 +272,8 @@ def ours(setting: Setting, calls: int) -> dict[str, Any]:
     """The preconditioned solver at the same number of calls as the shortest runs."""
     start = time.perf_counter()
     sampler = make_sampler(OURS, steps=calls, reference=setting.statistics)
-    x = sample(setting.model, sampler, seeds=range(setting.n), batch_size=setting.batch_size, progress=False)
+    size = min(setting.n, setting.batch_size)
+    x = sample(setting.model, sampler, seeds=range(setting.n), batch_size=size, progress=False)
     return {"calls": calls} | setting.measures(x.clamp(0, 1)) | {"seconds": round(time.perf_counter() - start)}
 
 

@@ -205,7 +205,7 @@ def patches(data: Path, n: int, quick: bool, size: int = PATCH) -> Subject:
         sigma_max=80.0,
         measures=measures,
         sets=[mixture.sample(range(FIRST + i * n, FIRST + (i + 1) * n)) for i in range(SETS)],
-        batch_size=6000,
+        batch_size=min(n, 6000),
         is_exact=True,
     )
 
@@ -243,5 +243,5 @@ def network(model: str, images: Path, features: str, n: int) -> Subject:
         sigma_max=denoiser.sigma_max,
         measures=measures,
         sets=sets,
-        batch_size=50,
+        batch_size=min(n, 50),
     )

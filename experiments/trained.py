@@ -97,7 +97,7 @@ class Trained:
     ) -> Tensor:
         """The samples of the seeds 0 to n - 1."""
         return prescore.sample(
-            self.denoiser, sampler, seeds=range(n), batch_size=batch_size, callback=callback, progress=False
+            self.denoiser, sampler, seeds=range(n), batch_size=min(n, batch_size), callback=callback, progress=False
         )
 
     def gaussian_draws(self, n: int) -> Tensor:

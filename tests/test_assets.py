@@ -1,5 +1,8 @@
 """What ships is what its card and the README say."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -49,3 +52,17 @@ def test_unknown_name():
         prescore.load("mnist-vee")
     with pytest.raises(PrescoreError, match="is a folder"):
         prescore.load(FOLDER)
+
+
+def test_a_path_that_may_not_be_looked_at(monkeypatch):
+    """On some versions of Python `is_dir` raises what the system says, on others it is False."""
+
+    def refuse(path):
+        if path == Path("secret/file"):
+            raise PermissionError(13, "Permission denied")
+        return os.path.isdir(path)
+
+    monkeypatch.setattr("pathlib.Path.is_dir", refuse)
+    for read in (prescore.load, prescore.load_statistics):
+        with pytest.raises(PrescoreError, match=r"^secret/file: cannot be read \(Permission denied\)$"):
+            read("secret/file")

@@ -1,4 +1,5 @@
 import math
+import re
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -229,7 +230,8 @@ def test_networks_of_half_precision_are_converted_in_single(x, kind, dtype):
         sigma = torch.tensor(level).double()
         noisy = x * sigma
         for function, said in ((Half(), torch.float32), (lambda x_in, time: Half()(x_in, time), dtype)):
-            model = Denoiser(wrap(function), SHAPE, 0.002, 1e5, dtype=said)
+            made = wrap(function)
+            model = Denoiser(made, SHAPE, *(() if made.sigma_max else (0.002, 1e5)), dtype=said)
             D = Evaluator(model)(noisy, sigma)
             torch.testing.assert_close(D, wrap(lambda y, t: 0 * y)(noisy, sigma), rtol=1e-5, atol=1e-5 * level)
         narrow = wrap(lambda x_in, time: Half()(x_in, time))(x.to(dtype), sigma)
@@ -422,3 +424,51 @@ def test_recorded_preconditioned_networks(name, wrap):
     # The original takes log(1 + sigma^2) in float32: half a unit in the last place of 1 is 5 % of t at sigma = 0.001.
     rounding = 999 * 2**-24 / (19.9 * VP().t(sigma) + 0.1) if name == "vp" else 0
     assert ((spy.time - recorded["mid/noise_labels"]).abs() <= rounding + 1e-6 * (1 + spy.time.abs())).all()
+
+
+def test_the_noise_range_is_that_of_the_schedule_unless_it_is_narrowed():
+    function = from_noise_prediction(lambda x, t: x, Tabulated.linear())
+    low, high = Tabulated.linear().sigma_min, Tabulated.linear().sigma_max
+    assert (Denoiser(function, SHAPE).sigma_min, Denoiser(function, SHAPE).sigma_max) == (low, high)
+    assert Denoiser(function, SHAPE, sigma_max=50).sigma_max == 50
+    for given in ({"sigma_max": 200.0}, {"sigma_min": low / 2}, {"sigma_min": 0, "sigma_max": 1}):
+        with pytest.raises(PrescoreError, match="the schedule of the function has noise from 0"):
+            Denoiser(function, SHAPE, **given)
+    for wrap in (from_score, from_edm, from_ve):
+        with pytest.raises(PrescoreError, match="the function does not know its noise levels; give both"):
+            Denoiser(wrap(lambda x, t: x), SHAPE, sigma_max=50)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"event_shape": 14}, "event_shape: 14 is not a shape such as"),
+        ({"event_shape": "14"}, "event_shape: '14' is not a shape such as"),
+        ({"event_shape": (3, True)}, "is not a shape such as"),
+        ({"data_range": 2}, "data_range: 2 is not an interval"),
+        ({"data_range": (0, "1")}, "is not an interval"),
+        ({"sigma_max": "80"}, "sigma_max: '80' given; a number is needed"),
+    ],
+)
+def test_attributes_of_the_wrong_kind_are_named(given, message):
+    with pytest.raises(PrescoreError, match=re.escape(message)):
+        Denoiser(**({"function": torch.relu, "event_shape": SHAPE, "sigma_min": 0.1, "sigma_max": 9.0} | given))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (torch.linspace(1e-4, 0.02, 1000), "schedule: Tensor given; one of prescore.schedule, such as VP(), or Tab"),
+        ("linear", "schedule: str given"),
+        (VP, "schedule: a class given; make one of it, as in VP()"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [from_noise_prediction, from_velocity])
+def test_what_is_no_schedule_is_refused_at_once(wrap, schedule, message):
+    with pytest.raises(PrescoreError, match=re.escape(message)):
+        wrap(lambda x, t: x, schedule)
+
+
+def test_velocity_needs_coordinates_that_preserve_variance():
+    with pytest.raises(PrescoreError, match=r"schedule: EDM given; one of prescore.schedule, such as VP\(\) is needed"):
+        from_velocity(lambda x, t: x, EDM())

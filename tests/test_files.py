@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prescore.errors import PrescoreError
-from prescore.files import check_writable, held, sweep, write_atomically, write_once
+from prescore.files import check_writable, held, named_in_text, sweep, write_atomically, write_once
 
 
 def names(folder: Path) -> list[str]:
@@ -30,6 +30,14 @@ def test_what_is_no_file_is_written_into_and_stays(tmp_path: Path, given: str) -
     assert read == [b"content"]
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert names(tmp_path) == ["link", "pipe"]
+
+
+def test_a_file_whose_name_is_no_text_has_one_that_is(tmp_path: Path) -> None:
+    for name in (b"name", b"na\xffme"):
+        path = tmp_path / os.fsdecode(name)
+        path.write_bytes(b"content")
+        with named_in_text(path) as text:
+            assert Path(text.encode().decode()).read_bytes() == b"content"
 
 
 def test_a_device_that_is_full_is_one_line() -> None:

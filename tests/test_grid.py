@@ -6,6 +6,7 @@ import torch
 from safetensors import safe_open
 from support import REFERENCE, reference
 
+from prescore import plan
 from prescore.errors import PrescoreError
 from prescore.grid import GRIDS as BY_NAME
 from prescore.grid import append_zero, check_apart, check_grid, geometric, iddpm, karras, log_snr, uniform_t
@@ -63,6 +64,11 @@ def test_levels_that_were_asked_for_are_apart():
     for levels in ([2.0, 1.0, math.nextafter(1.0, 0.0), 0.0], [2.0, 1.0, 1.0 - 5e-7]):
         with pytest.raises(PrescoreError, match="levels 1 and 2, at 1, are closer than one part in a million"):
             check_apart(check_grid(levels))
+        with pytest.raises(PrescoreError, match=r"^grid: noise levels 1"):
+            plan(lambda x, sigma: x, sampler="ddim", grid=levels, event_shape=(2,), sigma_min=0.5, sigma_max=3)
+    for how in ({}, {"grid": "karras"}, {"sampler": "pc", "steps": 3}):
+        with pytest.raises(PrescoreError, match=r"^steps: noise levels 0 and 1, at 1, .* a wider range of noise"):
+            plan(lambda x, sigma: x, event_shape=(2,), sigma_min=1, sigma_max=1 + 1e-9, **({"sampler": "ddim"} | how))
     assert check_apart(check_grid([1.0, 1.0 - 2e-6, 0.0])).tolist() == [1.0, 1.0 - 2e-6, 0.0]
 
 

@@ -33,6 +33,7 @@ SCHEDULES: dict[str, Schedule] = {
     "cosine": Cosine(),
     "tabulated": Tabulated.linear(),
 }
+BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 
 
@@ -279,3 +280,19 @@ def test_recorded_iddpm_levels_and_indices():
     torch.testing.assert_close(mine, u, rtol=5e-4, atol=0)
     assert ((mine - u).abs() / u)[:-1].max() > 4e-4  # float32 in the original, as documented
     assert torch.equal(IDDPM().index(recorded["round/in"]), recorded["round/index"])
+
+
+@pytest.mark.parametrize(
+    ("make", "right"),
+    [
+        (lambda: Tabulated(BETAS), "from_betas"),
+        (lambda: Tabulated.from_betas(torch.cumprod(1 - BETAS, 0)), "from_alphas_cumprod"),
+        (lambda: Tabulated.from_alphas_cumprod(BETAS), "from_betas"),
+        (lambda: Tabulated.from_betas("linear"), "a row of numbers inside"),
+        (lambda: Tabulated.from_betas(BETAS * 100), "at least two numbers inside"),
+        (lambda: Tabulated.from_betas([0.1]), "at least two numbers inside"),
+    ],
+)
+def test_a_table_of_another_quantity_is_noticed(make, right):
+    with pytest.raises(PrescoreError, match=right):
+        make()

@@ -28,18 +28,19 @@ of diffusion models", ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D (v
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, SamplingError
+from prescore.errors import PrescoreError, SamplingError, check_interval, check_number
 from prescore.schedule import Schedule, VariancePreserving
 
 Denoise = Callable[..., Tensor]
 NOTE = "raised by the model"
+ROUNDING = 1e-6  # of a noise level that is meant to be an end of a schedule
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -50,7 +51,8 @@ class Denoiser:
     Attributes:
         function: `(x, sigma, **condition) -> x0`, x of shape (B, *event_shape), sigma 0-d or (B,).
         event_shape: shape of one sample, channels first.
-        sigma_min, sigma_max: noise levels between which the model is meant to be used, 0 <= sigma_min < sigma_max.
+        sigma_min, sigma_max: noise levels between which the model is meant to be used, 0 <= sigma_min < sigma_max. By
+            default those that the function knows, if it is made by `from_noise_prediction` and its like; not beyond.
         data_range: interval of the clean data as the model sees it.
         data_mean_removed: whether the mean of the training data was subtracted from it.
         dtype, device: what the function wants its arguments to be; of one made by `from_score` and its like, what the
@@ -65,8 +67,8 @@ class Denoiser:
 
     function: Denoise
     event_shape: tuple[int, ...]
-    sigma_min: float
-    sigma_max: float
+    sigma_min: float = math.nan
+    sigma_max: float = math.nan
     data_range: tuple[float, float] = (0.0, 1.0)
     data_mean_removed: bool = False
     dtype: torch.dtype = torch.float32
@@ -78,14 +80,24 @@ class Denoiser:
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise PrescoreError(f"function: {type(self.function).__name__} cannot be called as function(x, sigma)")
-        if not self.event_shape or not all(isinstance(n, int) and n > 0 for n in self.event_shape):
-            raise PrescoreError(f"event_shape: {self.event_shape} is not a shape such as (3, 32, 32)")
+        check_shape(self.event_shape)
+        for end in ("sigma_min", "sigma_max"):
+            check_number(end, value := getattr(self, end))
+            if math.isnan(value):
+                object.__setattr__(self, end, getattr(self.function, end, None) or math.nan)
+        if math.isnan(self.sigma_min) or math.isnan(self.sigma_max):
+            raise PrescoreError("sigma_min, sigma_max: the function does not know its noise levels; give both numbers")
         if not (0 <= self.sigma_min < self.sigma_max < math.inf):
             raise PrescoreError(
                 f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: 0 <= sigma_min < sigma_max < inf is needed"
             )
-        if len(self.data_range) != 2 or not (self.data_range[0] < self.data_range[1]):
-            raise PrescoreError(f"data_range: {self.data_range} is not an interval (low, high)")
+        low, high = getattr(self.function, "sigma_min", None), getattr(self.function, "sigma_max", None)
+        if low and high and not low * (1 - ROUNDING) <= self.sigma_min < self.sigma_max <= high * (1 + ROUNDING):
+            raise PrescoreError(
+                f"sigma_min, sigma_max: {self.sigma_min:g} to {self.sigma_max:g} given, the schedule of the function "
+                f"has noise from {low:g} to {high:g}"
+            )
+        check_interval("data_range", self.data_range)
         if isinstance(self.function, Conversion) and self.dtype in HALF and self.function.network_dtype is None:
             object.__setattr__(self, "function", replace(self.function, network_dtype=self.dtype))
 
@@ -106,6 +118,14 @@ class Denoiser:
     def decode(self, x: Tensor) -> Tensor:
         """What samples stand for, (B, *picture_shape): themselves, unless the model is one of latents."""
         return x
+
+
+def check_shape(event_shape: object) -> None:
+    """Raise PrescoreError unless this is the shape of a sample: a row of positive whole numbers."""
+    if not isinstance(event_shape, Sequence) or isinstance(event_shape, str) or not event_shape:
+        raise PrescoreError(f"event_shape: {event_shape!r} is not a shape such as (3, 32, 32)")
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in event_shape):
+        raise PrescoreError(f"event_shape: {tuple(event_shape)} is not a shape such as (3, 32, 32)")
 
 
 class Evaluator:
@@ -178,6 +198,19 @@ class Evaluator:
         if not torch.isfinite(values.sum(dtype=torch.float64)):
             hint = self.diagnosis()
             raise SamplingError(f"{what} is not finite {self.where}{': ' + hint if hint else ''}")
+
+
+def check_condition(condition: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """The condition of a run as a dictionary. Raises PrescoreError unless it is one of named tensors."""
+    if condition is not None and not isinstance(condition, Mapping):
+        raise PrescoreError(
+            f"condition: {type(condition).__name__} given; tensors by the names of the model's arguments are needed, "
+            'as in {"class_labels": labels}'
+        )
+    for name, rows in (condition or {}).items():
+        if not isinstance(rows, Tensor) or rows.ndim == 0:
+            raise PrescoreError(f"condition {name!r}: a tensor with a row for each sample is needed")
+    return dict(condition or {})
 
 
 def given_dtype(denoiser: Denoise, dtype: torch.dtype) -> torch.dtype:
@@ -310,12 +343,15 @@ class Conversion:
         inputs: `(x, sigma) -> (x_in, time)`.
         output: `(what the network returned, x, sigma) -> x0`.
         network_dtype: of x_in; None is that of the network's matrices or, if it has none, of x.
+        sigma_min, sigma_max: noise levels that the network knows, if its schedule says so.
     """
 
     model: Denoise
     inputs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     output: Callable[[Tensor, Tensor, Tensor], Tensor]
     network_dtype: torch.dtype | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
     converts: ClassVar[bool] = True
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
@@ -345,6 +381,12 @@ def from_noise_prediction(
         schedule: hides the time: t = schedule.t(sigma).
         time_scale: time = time_scale t; 999 for the VP models of score_sde and EDM, 1 for a `Tabulated` index.
         integer_time: round the time to the nearest integer (dtype int64), for models with a table of embeddings.
+
+    Returns:
+        A function that knows the noise levels of the schedule, as its `sigma_min` and `sigma_max`.
+
+    Raises:
+        PrescoreError: the schedule is none.
     """
     return _from_native(model, schedule, denoised_from_noise, time_scale, integer_time)
 
@@ -352,7 +394,12 @@ def from_noise_prediction(
 def from_velocity(
     model: Denoise, schedule: VariancePreserving, *, time_scale: float = 1.0, integer_time: bool = False
 ) -> Denoise:
-    """Denoiser of a model `model(s(t) x, time, **condition)` that predicts v; see `from_noise_prediction`."""
+    """Denoiser of a model `model(s(t) x, time, **condition)` that predicts v; see `from_noise_prediction`.
+
+    Raises:
+        PrescoreError: the schedule is none, or not variance preserving.
+    """
+    _check_schedule(schedule, preserves_variance=True)
     return _from_native(model, schedule, denoised_from_velocity, time_scale, integer_time)
 
 
@@ -368,6 +415,10 @@ def from_ve(model: Denoise) -> Denoise:
     return _from_coefficients(model, ve_coefficients)
 
 
+@overload
+def guided(denoise: Denoiser, weight: float, unconditional: Mapping[str, Tensor] | None = None) -> Denoiser: ...
+@overload
+def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] | None = None) -> Denoise: ...
 def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] | None = None) -> Denoise:
     """Classifier-free guidance: D_u + w (D_c - D_u), D_c with the condition of the call, D_u without.
 
@@ -423,12 +474,26 @@ def _from_native(
     time_scale: float,
     integer_time: bool,
 ) -> Denoise:
+    _check_schedule(schedule)
+
     def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         level = per_sample(sigma, x)
         time = time_scale * schedule.t(level)
         return expand(schedule.scale(level), x) * x, time.round().long() if integer_time else time.to(x.dtype)
 
-    return Conversion(model, inputs, output)
+    return Conversion(model, inputs, output, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max)
+
+
+def _check_schedule(schedule: object, preserves_variance: bool = False) -> None:
+    """Raise PrescoreError unless this is a schedule, and one that preserves variance if it has to."""
+    if isinstance(schedule, VariancePreserving if preserves_variance else Schedule):
+        return
+    if isinstance(schedule, type) and issubclass(schedule, Schedule):
+        raise PrescoreError(f"schedule: a class given; make one of it, as in {schedule.__name__}()")
+    table = "" if isinstance(schedule, Schedule) else ", or Tabulated.from_betas(betas) for a table,"
+    raise PrescoreError(
+        f"schedule: {type(schedule).__name__} given; one of prescore.schedule, such as VP(){table} is needed"
+    )
 
 
 def _level(sigma: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:

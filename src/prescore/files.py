@@ -106,6 +106,19 @@ def writing(path: str | Path) -> Iterator[None]:
         raise PrescoreError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+@contextmanager
+def named_in_text(path: str | Path) -> Iterator[str]:
+    """The name of a file for a library that takes no other than text: its own, or if that holds bytes that are no text
+    the one that it has while it is open here. Raises OSError if it cannot be opened."""
+    with open(path, "rb") as file:
+        try:
+            name = str(path)
+            name.encode()
+        except UnicodeEncodeError:
+            name = f"/dev/fd/{file.fileno()}"
+        yield name
+
+
 def _is_stream(path: str | Path) -> bool:
     """Whether `path` is written into instead of being replaced.
 

@@ -62,8 +62,11 @@ def check_grid(grid: Tensor | Sequence[float]) -> Tensor:
     return levels
 
 
-def check_apart(levels: Tensor) -> Tensor:
+def check_apart(levels: Tensor, name: str = "steps") -> Tensor:
     """The levels of a grid that was asked for. Levels that were measured may be closer, where nothing is to be done.
+
+    Args:
+        name: of the argument that is wrong if they are too close: "grid" if it lists them.
 
     Raises:
         PrescoreError: two positive neighbours are not apart by `CLOSEST`: their difference is rounding, and a solver
@@ -72,9 +75,9 @@ def check_apart(levels: Tensor) -> Tensor:
     positive = levels[levels > 0]
     if (close := positive[:-1] < positive[1:] * (1 + CLOSEST)).any():
         i = int(close.nonzero()[0])
+        advice = "leave one out" if name == "grid" else "take fewer, or a wider range of noise (sigma_min, sigma_max)"
         raise PrescoreError(
-            f"grid: levels {i} and {i + 1}, at {levels[i]:g}, are closer than one part in a million; take fewer "
-            "steps or a wider range"
+            f"{name}: noise levels {i} and {i + 1}, at {levels[i]:g}, are closer than one part in a million; {advice}"
         )
     return levels
 

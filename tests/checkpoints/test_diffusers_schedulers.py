@@ -28,7 +28,10 @@ POSITIONAL = {"time_embedding_type": "positional"}
         ({"beta_start": float("nan")}, "beta_start = nan is not a positive number"),
         ({"beta_end": float("inf")}, "beta_end = inf is not a positive number"),
         ({"beta_end": 10**400}, "beta_end = 1000"),
-        ({"rescale_betas_zero_snr": True, "num_train_timesteps": 2}, "at least two positive, finite noise levels"),
+        (
+            {"rescale_betas_zero_snr": True, "num_train_timesteps": 2, "beta_end": 0.9},
+            "at least two numbers inside (0, 1)",
+        ),
         ({"beta_end": 1.5}, "its betas are not all between 0 and 1"),
         ({"beta_start": -1}, "beta_start = -1 is not a positive number"),
         ({"trained_betas": "0.1"}, "trained_betas is not a list of 2 to"),

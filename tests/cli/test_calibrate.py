@@ -153,7 +153,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_the_score_of_a_model(tmp_path: Path, small: Path, model: Path, cli: Callable[..., Any]) -> None:
-    arguments = ("--model", model, "--levels", 5, "--batch-size", 3, "--n", 7)
+    arguments = ("--model", model, "--levels", 5, "--batch-size", 3, "--n", 7, "--trajectories", 0)
     code, out, err = cli("calibrate", small, "--out", tmp_path / "s", *arguments)
     assert (code, err) == (0, "")
     assert "on 7 samples" in out
@@ -169,7 +169,7 @@ def test_floats_are_mapped_onto_the_range_of_the_model(
     tmp_path: Path, small: Path, model: Path, cli: Callable[..., Any]
 ) -> None:
     np.save(tmp_path / "floats.npy", GREY[:, :8].astype(np.float64) / 255 * 200 - 100)
-    arguments = ("--model", model, "--levels", 3, "--n", 7)
+    arguments = ("--model", model, "--levels", 3, "--n", 7, "--trajectories", 0)
     assert cli("calibrate", small, "--out", tmp_path / "a", *arguments).code == 0
     assert (
         cli("calibrate", tmp_path / "floats.npy", "--range", -100, 100, "--out", tmp_path / "b", *arguments).code == 0
@@ -231,7 +231,9 @@ def test_a_model_of_classes_is_measured_with_those_of_the_data(
         assert torch.equal(found.model.steps.solvers["data"].inner, expected.model.steps.solvers["data"].inner)
         assert found.tuning.rules == expected.tuning.rules
     assert "--class: is missing; the model draws one of its classes 0 to 2" in refused(*arguments)
-    assert "class: 3 given; the model has the classes 0 to 2" in refused(*arguments, "--class", 3)
+    assert "error: --class: 3 given; the model has the classes 0 to 2" in refused(*arguments, "--class", 3)
+    np.savez(data, images=GREY[:, :SIDE], labels=np.arange(len(GREY)) % 3 + 1)
+    assert "error: --labels: class: 3 given" in refused(*arguments, "--labels", "labels")
     assert "--class: does nothing beside --labels" in refused(*arguments, "--class", 0, "--labels", "labels")
     assert "has no array 'kinds'" in refused(*arguments, "--labels", "kinds")
     assert "--class: does nothing without --model" in refused("calibrate", data, "--out", tmp_path / "s", "--class", 0)

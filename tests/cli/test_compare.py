@@ -302,6 +302,41 @@ def test_ctrl_c_keeps_the_finished_runs(
     assert runs[0] == pytest.approx(runs[1], rel=1e-6)
 
 
+def test_every_call_has_as_many_rows(cli: Cli, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+
+    def counted(denoiser: Denoiser, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        rows.append(len(x))
+        return denoiser(x, sigma)
+
+    with_function(monkeypatch, counted)
+    assert (
+        cli("compare", model, "--samplers", "ddim", "--calls", 2, "--n", 4, "--batch-size", 3, "--out", out).code == 0
+    )
+    assert rows == [3] * (1 + 2 * 2)
+
+
+def test_what_a_network_raises_is_one_line(
+    cli: Cli, refused: Callable[..., str], model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing_at(last: int) -> Callable[..., torch.Tensor]:
+        calls = []
+
+        def fail(denoiser: Denoiser, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            calls.append(sigma)
+            if len(calls) == last:
+                raise KeyError("mine")
+            return denoiser(x, sigma)
+
+        return fail
+
+    for last in (1, 4):  # in the first call of all, and in the second run
+        with_function(monkeypatch, failing_at(last))
+        assert "the model failed" in (message := refused(*arguments(model, out)))
+        assert message.endswith("KeyError: 'mine'\n")
+    assert len(kept(out)) == 2
+
+
 def test_samplers_and_calls_may_be_added(cli: Cli, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli(*arguments(model, out, "ddim", "2"))
     files, calls = kept(out), []
@@ -357,14 +392,20 @@ def test_folders_that_hold_something_else(
     cli(*given)
     file = folder / "runs" / "p-ode-1-2.json"
     whole = file.read_text()
-    for damaged in (whole[:-20], "[]", "{}", whole.replace('"seconds": ', '"seconds": "x", "more": ')):
+    tampered = {"notes": 3, "spectrum": [1, 2], "metrics": {"frechet": "x"}, "seconds": None, "failure": [], "more": 1}
+    wrong = [json.dumps(json.loads(whole) | {name: value}) for name, value in tampered.items()]
+    for damaged in (whole[:-20], "[]", "{}", whole.replace('"seconds": ', '"seconds": 1e999, "x": '), *wrong):
         file.write_text(damaged)
         assert "p-ode-1-2.json: cannot be read; choose another folder" in refused(*given)
     file.write_text(whole.replace('"basis": "cosine', '"basis": "pixel'))
     assert "holds samples drawn with basis = pixel" in refused(*given)
     file.write_text(whole)
     samples = folder / "runs" / "p-ode-1-2.npz"
-    samples.write_bytes(samples.read_bytes()[:-30])
+    kept = samples.read_bytes()
+    with np.load(samples) as arrays:
+        np.savez(samples, **dict(arrays) | {"images": arrays["images"].astype(np.float64)})
+    assert "p-ode-1-2.npz: cannot be read" in refused(*given)
+    samples.write_bytes(kept[:-30])
     assert "p-ode-1-2.npz: cannot be read" in refused(*given)
 
 

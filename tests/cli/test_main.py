@@ -4,6 +4,7 @@ import os
 import runpy
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,21 @@ def test_without_arguments_there_is_help(cli: Callable[..., Any]) -> None:
     code, out, err = cli()
     assert (code, err) == (0, "")
     assert all(command in out for command in COMMANDS)
+
+
+def test_ctrl_c_while_python_cleans_up_is_not_lost(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)  # what this raises is dropped
+
+    def find(*_: object) -> None:
+        Interrupting()
+        time.sleep(5)
+
+    monkeypatch.setattr("prescore.samplers.find_sampler", find)
+    before = sys.unraisablehook
+    assert cli("samplers", "pc") == (130, "", "prescore: error: interrupted\n")
+    assert sys.unraisablehook is before
 
 
 @pytest.mark.parametrize("command", COMMANDS)

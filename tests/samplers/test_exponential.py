@@ -467,6 +467,7 @@ def test_the_usual_levels_of_a_reference():
     """Geometric, no ratio above 4.5, and no overflow in many steps."""
     sampler = Exponential(prediction="gaussian", reference=Gaussian(torch.zeros(3), Pixel(torch.ones(3))), k=1)
     few, many = sampler.usual_levels(0.002, 80.0, 5), sampler.usual_levels(0.002, 80.0, 1000)
+    assert sampler.usual_levels(70.0, 80.0, 5)[-2] == pytest.approx(70)
     ratios = few[:-2] / few[1:-1]
     assert few[-1] == many[-1] == 0
     assert torch.allclose(ratios, ratios[:1])

@@ -103,7 +103,7 @@ def test_the_usual_grid_is_uniform_in_time():
     times = VP().t(levels[:-1])
     close(times.diff(), times.diff()[0].expand(10), 1e-11)
     assert (levels[0].item(), levels[-2].item(), levels[-1].item()) == pytest.approx((100.0, 0.01, 0.0), rel=1e-12)
-    with pytest.raises(PrescoreError, match="sigma_min: 0"):
+    with pytest.raises(PrescoreError, match="sigma_min 0 and sigma_max"):
         ReverseSDE(steps=11).levels(0.0, 100.0)
 
 

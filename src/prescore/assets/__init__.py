@@ -17,12 +17,20 @@ def shipped_models() -> list[str]:
 
 
 def find(name_or_path: str | Path, suffix: str = SUFFIX) -> Path:
-    """The file of a shipped model, or the path itself. Raises PrescoreError if there is neither."""
+    """The file of a shipped model, or the path itself.
+
+    Raises:
+        PrescoreError: there is neither, or the system does not let look.
+    """
     if (name := str(name_or_path)) in shipped_models():
         return FOLDER / (name + suffix)
     path = Path(name_or_path)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # of a folder that may not be searched, or a name that is too long
+        raise PrescoreError(f"{path}: cannot be read ({error.strerror})") from None
+    if is_folder:
         raise PrescoreError(f"{path}: is a folder; name a file in it, or a shipped model")
-    if not path.is_file():
+    if not is_file:
         raise PrescoreError(f"{path}: no such file, and no shipped model; {suggest(name, shipped_models())}")
     return path

@@ -8,6 +8,7 @@ from prescore.checkpoints.detect import open_model
 from prescore.checkpoints.native import load_model, save_model
 from prescore.checkpoints.stored import ModelDescription, StoredModel, build
 from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError
 
 __all__ = ["ModelDescription", "StoredModel", "build", "load", "load_model", "open_model", "save_model"]
 
@@ -21,6 +22,7 @@ def load(
     dtype: torch.dtype | None = None,
     channels_last: bool = False,
     compile: bool = False,
+    guidance: float | None = None,
 ) -> Denoiser:
     """A trained model as a denoiser.
 
@@ -34,10 +36,16 @@ def load(
         device, dtype: where and in which precision the network runs; torch's default device and float32 by default.
         channels_last: keep the weights of convolutions with the channels last, which is faster on some devices.
         compile: compile the network at its first call, which takes a minute and makes later ones faster.
+        guidance: of a class-conditional model that has an answer without a class too, the weight w of classifier-free
+            guidance, D_u + w (D_c - D_u): see `prescore.denoiser.guided`. The class is still a condition of each call.
 
     Raises:
-        PrescoreError: neither a shipped name nor a model that can be read; says what is wrong with it.
+        PrescoreError: neither a shipped name nor a model that can be read; says what is wrong with it. Or it cannot be
+            guided.
     """
+    if not isinstance(name_or_path, str | Path):
+        kind = type(name_or_path).__name__
+        raise PrescoreError(f"name_or_path: {kind} given; a name or a path is needed (a denoiser needs no loading)")
     return open_model(
         name_or_path,
         config=config,
@@ -46,4 +54,5 @@ def load(
         dtype=dtype,
         channels_last=channels_last,
         compile=compile,
+        guidance=guidance,
     )[1]

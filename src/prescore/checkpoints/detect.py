@@ -10,8 +10,9 @@ import torch
 
 from prescore.assets import find, shipped_models
 from prescore.checkpoints import diffusers, edm, native, ncsn, score_sde
+from prescore.checkpoints.labels import check_guidance
 from prescore.checkpoints.stored import WEIGHTS, ModelDescription, StoredModel, build, naming
-from prescore.denoiser import Denoiser
+from prescore.denoiser import Denoiser, guided
 from prescore.errors import PrescoreError, check_choice
 
 
@@ -74,12 +75,17 @@ def open_model(
     dtype: torch.dtype | None = None,
     channels_last: bool = False,
     compile: bool = False,
+    guidance: float | None = None,
 ) -> tuple[ModelDescription, Denoiser]:
     """A model with its description. Arguments and errors are those of `prescore.load`."""
     path = locate(name_or_path)
     with naming(path):
         stored = read(path, config=config, weights=weights)
         denoiser = build(stored, device, dtype or torch.float32, channels_last=channels_last, compile=compile)
+    if guidance is not None:
+        with naming("guidance"):
+            check_guidance(stored.description)
+            denoiser = guided(denoiser, guidance)
     brings = str(name_or_path) in shipped_models()
     return stored.description, replace(denoiser, statistics=str(name_or_path)) if brings else denoiser
 

@@ -125,6 +125,17 @@ def classes_of(description: Described) -> Classes | None:
     return None
 
 
+def check_guidance(description: Described) -> None:
+    """Raise PrescoreError unless the model can be guided by a class: it has classes, and an answer without one."""
+    if (classes := classes_of(description)) is None:
+        raise PrescoreError(f"the model {description.name} has no classes to be guided by")
+    if not classes.optional:
+        raise PrescoreError(
+            f"the model {description.name} has no answer without a class, which guidance needs; one that was trained "
+            "without them too has (--label-dropout)"
+        )
+
+
 def condition_of(description: Described, network: nn.Module) -> Condition:
     """What a network with this description takes beside x and the noise level."""
     classes, augmentations = classes_of(description), description.arguments.get("augment_dim") or 0

@@ -30,7 +30,7 @@ from prescore.checkpoints.stored import (
 from prescore.checkpoints.tensors import check_finite, check_tensors, own_names
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
-from prescore.files import write_atomically
+from prescore.files import named_in_text, write_atomically
 
 FORMAT, AUTOENCODER_FORMAT = "prescore-model", "prescore-autoencoder"
 VERSION = 2
@@ -89,7 +89,7 @@ def open_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if header_bytes > MAX_HEADER_BYTES:
         raise PrescoreError(f"not a safetensors file (it claims a header of {header_bytes} bytes)")
     try:
-        with safe_open(path, "pt", device="cpu") as file:
+        with named_in_text(path) as name, safe_open(name, "pt", device="cpu") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise PrescoreError(f"not a safetensors file, or truncated ({error})") from error

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import warnings
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -62,6 +63,12 @@ def _run(arguments: Sequence[str]) -> int:
         if not any("\ud800" <= c <= "\udfff" for c in error.object[error.start : error.end]):
             raise
         return _fail("a path that was given holds bytes that are no text, where text is needed; rename it")
+    except Exception as error:  # of a model's own, wherever it is called
+        from prescore.denoiser import failure_of
+
+        if (failure := failure_of(error)) is None:
+            raise
+        return _fail(failure)
     return 0
 
 
@@ -69,7 +76,8 @@ def _run(arguments: Sequence[str]) -> int:
 def _interruptible(*, is_process: bool) -> Iterator[Callable[[], int]]:
     """SIGTERM interrupts as Ctrl-C does; yields what tells the number of the signal. A second one ends the process.
 
-    Signals that whoever started the process ignores are left so.
+    Signals that whoever started the process ignores are left so. One that comes while Python cleans up, where
+    exceptions are dropped, is not lost.
 
     Args:
         is_process: when this is left the process ends too, and nothing is to be said any more.
@@ -82,16 +90,28 @@ def _interruptible(*, is_process: bool) -> Iterator[Callable[[], int]]:
         signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
 
+    def swallowed(failure: Any) -> None:
+        if failure.exc_type is not KeyboardInterrupt:
+            hook(failure)
+            return
+        signal.signal(received, interrupt)  # and again, a moment later
+        again = threading.Timer(0.01, interrupt_main, [received])
+        again.daemon = True
+        again.start()
+
     if threading.current_thread() is not threading.main_thread():  # which alone may listen to signals
         yield lambda: received
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
     heard = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     try:
+        sys.unraisablehook = swallowed
         for number in heard:
             signal.signal(number, interrupt)
         yield lambda: received
     finally:
+        sys.unraisablehook = hook
         for number in heard:
             signal.signal(number, signal.SIG_DFL if is_process else before[number])
 

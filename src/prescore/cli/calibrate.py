@@ -78,6 +78,15 @@ def calibrate(
         str | None,
         typer.Option(help="Which array of the .npz holds the class of each image.", rich_help_panel=PANEL),
     ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="W",
+            help="Measure the model with classifier-free guidance of this weight.",
+            show_default="none, which is 1",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images in one network call.", show_default="64", rich_help_panel=PANEL)
     ] = None,
@@ -89,6 +98,7 @@ def calibrate(
     from prescore.calibration import calibrate as measure
     from prescore.cli.info import describe_extras, describe_statistics
     from prescore.cli.plan import condition_of, open_model, whole_numbers
+    from prescore.cli.report import show
     from prescore.data import load_images, subset
     from prescore.files import check_writable
     from prescore.statistics import save_statistics
@@ -96,17 +106,20 @@ def calibrate(
 
     check_writable(out)
     counts = {"levels": levels, "trajectories": trajectories, "tries": tries, "batch_size": batch_size}
-    for option, value in {**counts, "calls": calls, "class": class_, "labels": labels}.items():
+    for option, value in {**counts, "calls": calls, "class": class_, "labels": labels, "guidance": guidance}.items():
         if value is not None and model is None:
             raise PrescoreError(f"--{option.replace('_', '-')}: does nothing without --model")
     for option, is_given in {"config": config, "raw": raw, "device": device}.items():
         if is_given and model is None and encode is None:
             raise PrescoreError(f"{option}: does nothing without --model or --encode")
 
-    def opened(name: str) -> "Opened":
-        return open_model(name, config=config, weights=which_weights(raw), device=device)
+    if guidance is not None and class_ is None and labels is None:
+        raise PrescoreError("--guidance: does nothing without --class or --labels")
 
-    known = None if model is None else opened(model)
+    def opened(name: str, guidance: float | None = None) -> "Opened":
+        return open_model(name, config=config, weights=which_weights(raw), device=device, guidance=guidance)
+
+    known = None if model is None else opened(model, guidance)
     network = None if known is None else known.denoiser
 
     def check(shape: tuple[int, ...]) -> None:
@@ -137,7 +150,7 @@ def calibrate(
         )
     save_statistics(statistics, out)
     print("\n\n".join((describe_statistics(statistics), *describe_extras(statistics))))
-    print(f"\nwritten to {out}")
+    print(f"\nwritten to {show(out)}")
 
 
 def _encoded(

@@ -34,6 +34,7 @@ def convert(
     from prescore.checkpoints.stored import build_parts, naming
     from prescore.cli.info import describe_model
     from prescore.cli.plan import DTYPES
+    from prescore.cli.report import show
     from prescore.errors import check_choice
     from prescore.files import check_writable
 
@@ -51,7 +52,7 @@ def convert(
     with naming(out):
         compare(read_back(out, weights=stored.description.weights), stored)
     print(describe_model(str(out)))
-    print(f"\n{out.stat().st_size / 1e6:.1f} MB written to {out}")
+    print(f"\n{out.stat().st_size / 1e6:.1f} MB written to {show(out)}")
 
 
 def compare(written: "StoredModel", stored: "StoredModel") -> None:

@@ -57,6 +57,7 @@ def evaluate(
 ) -> None:
     """Compare samples with true images: distances, fidelity and diversity, spectra, pixels."""
     from prescore.cli.measuring import Measuring, compare, measured_reference, metric_names, stored_reference
+    from prescore.cli.report import show
     from prescore.data import load_images
     from prescore.device import open_device
     from prescore.files import check_writable, write_atomically
@@ -95,7 +96,7 @@ def evaluate(
     print(as_text(samples, reference, own, sets, comparison, true))
     for path in (save_reference, json_out):
         if path is not None:
-            print(f"written to {path}")
+            print(f"written to {show(path)}")
 
 
 def as_text(

@@ -53,9 +53,10 @@ def info(
     print("\n\n".join(texts))
     if plot is not None and statistics is not None:
         from prescore.cli.plots import plot_statistics
+        from prescore.cli.report import show
 
         plot_statistics(statistics, plot)
-        print(f"\npicture in {plot}")
+        print(f"\npicture in {show(plot)}")
 
 
 def describe_model(name: str, config: str | None = None, weights: str = "ema") -> str:
@@ -80,7 +81,7 @@ def describe_model(name: str, config: str | None = None, weights: str = "ema") -
     values |= _flat("preconditioning", description.preconditioning_arguments)
     values |= _flat("network", description.arguments) | _flat("autoencoder", description.autoencoder or {})
     values |= _flat("training", description.training)
-    return facts({label: _plain(show(value)) for label, value in values.items()})
+    return facts({label: _shortened(show(value)) for label, value in values.items()})
 
 
 def count_parameters(denoiser: "Denoiser") -> int:
@@ -90,9 +91,8 @@ def count_parameters(denoiser: "Denoiser") -> int:
     return sum(p.numel() for p in denoiser.function.parameters()) if isinstance(denoiser.function, nn.Module) else 0
 
 
-def _plain(text: str) -> str:
-    """What a file says, in one line of moderate length that a terminal takes as text."""
-    text = text if text.isprintable() else repr(text)
+def _shortened(text: str) -> str:
+    """What a file says, in moderate length."""
     return text if len(text) <= LENGTH else f"{text[:LENGTH]}... ({len(text)} characters)"
 
 

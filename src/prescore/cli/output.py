@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json
 from prescore.errors import PrescoreError
 from prescore.files import check_writable, sweep, write_once, writing
 from prescore.images import check_picture, save_grid, save_npz, save_png
@@ -46,8 +47,8 @@ def make_folder(path: Path) -> None:
 def read_settings(file: Path) -> Settings:
     """The settings that a folder keeps. Raises PrescoreError if the file is not what this library writes."""
     found: object = None
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(file.read_bytes())
+    with contextlib.suppress(OSError, PrescoreError), open(file, "rb") as stream:
+        found = parse_json(stream.read(MAX_JSON_BYTES + 1))
     if not isinstance(found, dict):
         raise PrescoreError(f"{file}: cannot be read; choose another folder")
     return found

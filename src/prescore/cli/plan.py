@@ -11,17 +11,19 @@ from torch import Tensor
 from prescore.checkpoints.detect import locate
 from prescore.checkpoints.detect import open_model as open_any
 from prescore.checkpoints.labels import Classes, classes_of
-from prescore.checkpoints.stored import ModelDescription
+from prescore.checkpoints.stored import ModelDescription, naming
 from prescore.denoiser import Denoiser
 from prescore.device import open_device
 from prescore.errors import PrescoreError, check_choice
 from prescore.grid import GRIDS
+from prescore.limits import MOST_SAMPLES, check_count, check_size
 from prescore.noise import check_seeds
 from prescore.plan import AUTO, Plan
 from prescore.version import __version__
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DIGITS = 16  # of a digest
+SEED_BYTES = 100  # of memory for each number among the seeds
 Value = TypeVar("Value", int, str)
 
 
@@ -62,6 +64,7 @@ def open_model(
     dtype: str = "float32",
     channels_last: bool = False,
     compile: bool = False,
+    guidance: float | None = None,
 ) -> Opened:
     """The model of this name or path. Raises PrescoreError if it cannot be had so."""
     check_choice("dtype", dtype, DTYPES)
@@ -73,18 +76,24 @@ def open_model(
         dtype=DTYPES[dtype],
         channels_last=channels_last,
         compile=compile,
+        guidance=guidance,
     )
     settings: dict[str, object] = {"prescore": __version__, "model": name, "model_sha256": _digest(locate(name))}
     settings |= {"model_weights": description.weights, "dtype": dtype, **({"config": config} if config else {})}
+    settings |= {} if guidance is None else {"guidance": guidance}
     return Opened(denoiser, description, settings)
 
 
-def choose_classes(description: ModelDescription, text: str | None) -> ChosenClasses | None:
+def choose_classes(
+    description: ModelDescription, text: str | None, guidance: float | None = None
+) -> ChosenClasses | None:
     """The classes in a list such as "3,1,4"; None for a model that is to draw without one.
 
     Raises:
-        PrescoreError: the model has no classes, or needs one, or there is no such class.
+        PrescoreError: the model has no classes, or needs one, or there is no such class; or there is guidance without.
     """
+    if guidance is not None and text is None:
+        raise PrescoreError("--guidance: does nothing without --class")
     if (kind := description.arguments.get("class_embed_type")) in ("timestep", "identity"):
         raise PrescoreError(
             f"--class: the model {description.name} takes a {kind} embedding, which only Python can give"
@@ -123,7 +132,8 @@ def condition_of(
         raise PrescoreError(f"--labels: the model {description.name} has no classes")
     if len(labels) != n:
         raise PrescoreError(f"--labels: {len(labels)} labels for {n} images")
-    return classes.condition(labels.tolist())
+    with naming("--labels"):
+        return classes.condition(labels.tolist())
 
 
 def parse_grid(text: str | None) -> str | list[float] | None:
@@ -139,6 +149,14 @@ def parse_grid(text: str | None) -> str | list[float] | None:
     except ValueError:
         known = f"{', '.join((*GRIDS, AUTO))}, or decreasing numbers such as 50,10,2,0.5,0"
         raise PrescoreError(f"--grid: {text!r} given; it may be {known}") from None
+
+
+def parse_alpha(text: str | None) -> float | str | None:
+    """The number that a word stands for; a word that stands for none as it is."""
+    try:
+        return text if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
@@ -172,9 +190,11 @@ def settings_of(opened: Opened, plan: Plan, chosen: ChosenClasses | None) -> dic
 
 
 def count_seeds(seed: int, n: int) -> list[int]:
-    """n seeds from `seed` on."""
+    """n seeds from `seed` on. Raises PrescoreError if these are none, or more than memory holds."""
     if n < 1:
         raise PrescoreError(f"n: {n} samples asked for; at least 1 is needed")
+    check_count("n", n, MOST_SAMPLES)
+    check_size("n", n, SEED_BYTES)
     return check_seeds(range(seed, seed + n))
 
 

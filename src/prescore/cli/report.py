@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from prescore.errors import printable
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns aligned, numbers to the right, floating point to four digits.
@@ -33,7 +35,7 @@ def facts(values: Mapping[str, object]) -> str:
 
 
 def show(value: object) -> str:
-    """A value as a reader wants it."""
+    """A value as a reader wants it, in one line that a terminal takes as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -42,7 +44,7 @@ def show(value: object) -> str:
         return " x ".join(map(show, value))
     if isinstance(value, list):
         return ", ".join(map(show, value))
-    return "default" if value is None else str(value)
+    return "default" if value is None else printable(str(value))
 
 
 def calls_text(count: int | str, network: str = "") -> str:

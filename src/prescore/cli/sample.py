@@ -15,16 +15,16 @@ from prescore.cli.shared import (
     Config,
     Device,
     Dtype,
+    Guidance,
     Model,
     Raw,
     Seed,
     StatisticsFile,
     which_weights,
 )
-from prescore.errors import PrescoreError, SamplingError
+from prescore.errors import PrescoreError
 
 USUAL_BATCH = 16
-SEED_BYTES = 100  # of memory for each number among the seeds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,6 +97,7 @@ def sample(
         ),
     ] = None,
     class_: Class = None,
+    guidance: Guidance = None,
     as_numbers: Annotated[
         bool, typer.Option("--float", help="Write an .npz of float32 in the units of the data, instead of bytes.")
     ] = False,
@@ -129,12 +130,10 @@ def sample(
     folder may be interrupted by Ctrl-C: finished samples stay, and the same command draws the others, bit for bit.
     """
     from prescore.cli.output import Folder, open_output
-    from prescore.cli.plan import choose_classes, count_seeds, open_model, parse_grid, settings_of
-    from prescore.limits import MOST_SAMPLES, check_count, check_size
+    from prescore.cli.plan import choose_classes, count_seeds, open_model, parse_alpha, parse_grid, settings_of
+    from prescore.limits import check_size
     from prescore.plan import plan
 
-    check_count("n", n, MOST_SAMPLES)
-    check_size("n", n, SEED_BYTES)
     seeds = count_seeds(seed, n)
     batch_size = min(USUAL_BATCH, n) if batch_size is None else batch_size
     if batch_size < 1:
@@ -147,8 +146,9 @@ def sample(
         dtype=dtype,
         channels_last=channels_last,
         compile=compile,
+        guidance=guidance,
     )
-    chosen = choose_classes(opened.description, class_)
+    chosen = choose_classes(opened.description, class_, guidance)
     decided = plan(
         opened.denoiser,
         sampler=sampler,
@@ -161,7 +161,7 @@ def sample(
         pixel=pixel,
         sigma_min=sigma_min,
         sigma_max=sigma_max,
-        **{"alpha": alpha, **context.obj},
+        **{"alpha": parse_alpha(alpha), **context.obj},
     )
     settings = settings_of(opened, decided, chosen)
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
@@ -176,8 +176,7 @@ def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses
     """Draw what the output still misses, batch by batch, and say what it took."""
     import torch
 
-    from prescore.cli.report import calls_text, facts
-    from prescore.denoiser import failure_of
+    from prescore.cli.report import calls_text, facts, show
 
     batches = split(output, batch_size)
     calls = None if plan.calls is None else len(batches) * plan.calls
@@ -206,10 +205,8 @@ def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses
             raise PrescoreError(f"--compile: the network cannot be compiled here ({reason}); leave it out") from None
         if "DefaultCPUAllocator" in str(error):
             raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
-        if (failure := failure_of(error)) is not None:
-            raise SamplingError(failure) from None
         raise
-    print(f"{calls_text(made, 'network ')} in {time.perf_counter() - start:.1f} s, written to {output.path}")
+    print(f"{calls_text(made, 'network ')} in {time.perf_counter() - start:.1f} s, written to {show(output.path)}")
 
 
 def split(output: "Output", size: int) -> list[list[int]]:

@@ -40,6 +40,15 @@ Class = Annotated[
     str | None,
     typer.Option("--class", help="Of a class-conditional model: the class of every sample, or several in turn: 0,1,2."),
 ]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="W",
+        help="With --class, of a model that was trained without classes too: classifier-free guidance, D_u + W (D_c - "
+        "D_u), in two network calls instead of one.",
+        show_default="none, which is 1",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the first sample; the next ones count up.")]
 BatchSize = Annotated[int, typer.Option(help="Samples in one network call.")]
 READING = "How images are read"

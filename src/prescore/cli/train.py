@@ -64,8 +64,9 @@ def train(
     """
     from dataclasses import fields
 
+    from prescore.cli.report import show
     from prescore.data import load_images
-    from prescore.training.config import check_interval
+    from prescore.errors import check_interval
     from prescore.training.data import UNIT, TrainingData, load_labels
     from prescore.training.loop import RunOptions
     from prescore.training.loop import train as run
@@ -93,7 +94,8 @@ def train(
     task = settings.task(TrainingData(images, value_range or UNIT, classes))
     result = run(task, config, out, options, init=init, save_picture=_save_picture)
     if result.is_first:
-        print(f"{result.model}: step {result.steps} of {config.steps}, {result.seconds:.0f} s, loss {result.loss:.4f}")
+        loss = f"{result.seconds:.0f} s, loss {result.loss:.4f}"
+        print(f"{show(result.model)}: step {result.steps} of {config.steps}, {loss}")
         if not result.is_finished:
             print("stopped; the same command goes on from here")
     if not result.is_finished:

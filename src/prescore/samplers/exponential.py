@@ -216,7 +216,7 @@ class Exponential(Sampler):
             return karras(steps, sigma_min, sigma_max, final_zero=True)
         deviation = self.reference.variances.mean().sqrt().item()
         lowest = max(sigma_min, sigma_max * WIDEST_RATIO ** (1 - steps), LOWEST_LEVEL * deviation / steps)
-        return geometric(steps, min(lowest, sigma_max / 2), sigma_max, final_zero=True)
+        return geometric(steps, min(lowest, max(sigma_min, sigma_max / 2)), sigma_max, final_zero=True)
 
     def total_calls(self, steps: int, final_zero: bool = True) -> int:
         if self.multistep:

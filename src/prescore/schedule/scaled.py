@@ -1,6 +1,7 @@
 """Schedules that shrink the data as they add noise: VP, sub-VP, cosine, and tables of discrete models."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.schedule.base import Schedule, Times, VariancePreserving, float64
+
+# What is more likely a table of another quantity: levels that never reach the first, betas that begin above the second.
+LEAST_NOISE, MOST_AT_ONCE = 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,18 @@ class Cosine(VariancePreserving):
         return torch.atan2(q, (tan + tan0) * (1 + tan * tan0)) / self._speed
 
 
+def _row(name: str, values: Times | Sequence[float]) -> Tensor:
+    """At least two numbers inside (0, 1) in a row, float64. Raises PrescoreError."""
+    try:
+        row = float64(values)
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(values).__name__
+        raise PrescoreError(f"{name}: {kind} given; a row of numbers inside (0, 1) is needed") from None
+    if row.ndim != 1 or len(row) < 2 or not ((row > 0) & (row < 1)).all():
+        raise PrescoreError(f"{name}: at least two numbers inside (0, 1) in one row are needed")
+    return row
+
+
 @dataclass(frozen=True, eq=False)
 class Tabulated(VariancePreserving):
     """Noise levels of a discrete model, made continuous: t is the index, log sigma linear between the entries.
@@ -149,7 +165,7 @@ class Tabulated(VariancePreserving):
         levels: sigma_j = sqrt(1 / alpha_bar_j - 1), increasing, shape (N,), N >= 2.
 
     Raises:
-        PrescoreError: the levels are not increasing, positive and finite.
+        PrescoreError: the levels are not increasing, positive and finite, or all below LEAST_NOISE.
     """
 
     levels: Tensor
@@ -160,17 +176,40 @@ class Tabulated(VariancePreserving):
             raise PrescoreError("levels: at least two positive, finite noise levels in one row are needed")
         if not (levels.diff() > 0).all():
             raise PrescoreError("levels: the noise levels must increase with the index")
+        if levels[-1] < LEAST_NOISE:
+            raise PrescoreError(
+                f"levels: the highest is {levels[-1]:.3g}, hardly any noise; a table of betas goes to "
+                "Tabulated.from_betas, one of alpha_bar to Tabulated.from_alphas_cumprod"
+            )
         object.__setattr__(self, "levels", levels)
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> "Tabulated":
-        """alpha_bar_j = product over i <= j of (1 - beta_i), 0 < beta < 1 (Ho et al., DDPM, eq. 4)."""
+        """alpha_bar_j = product over i <= j of (1 - beta_i), 0 < beta < 1 (Ho et al., DDPM, eq. 4).
+
+        Raises:
+            PrescoreError: the betas are none.
+        """
+        betas = _row("betas", betas)
+        if betas[0] > MOST_AT_ONCE and (betas.diff() < 0).all():
+            raise PrescoreError(
+                f"betas: the first, {betas[0]:.3g}, leaves hardly any data; a table of alpha_bar goes to "
+                "from_alphas_cumprod"
+            )
         return cls(torch.expm1(-torch.log1p(-float64(betas)).cumsum(0)).sqrt())
 
     @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> "Tabulated":
-        """The table alpha_bar_j itself, decreasing, inside (0, 1)."""
-        alphas_cumprod = float64(alphas_cumprod)
+        """The table alpha_bar_j itself, decreasing, inside (0, 1).
+
+        Raises:
+            PrescoreError: the table is none.
+        """
+        alphas_cumprod = _row("alphas_cumprod", alphas_cumprod)
+        if not (alphas_cumprod.diff() < 0).all():
+            raise PrescoreError(
+                "alphas_cumprod: they must decrease with the index; a table of betas goes to from_betas"
+            )
         return cls(((1 - alphas_cumprod) / alphas_cumprod).sqrt())
 
     @classmethod

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from prescore.assets import STATISTICS_SUFFIX, find
 from prescore.errors import PrescoreError
-from prescore.files import write_atomically
+from prescore.files import named_in_text, write_atomically
 from prescore.statistics.moments import Moments
 from prescore.statistics.record import ModelStatistics, Statistics
 from prescore.statistics.score import ScoreStatistics
@@ -81,7 +81,7 @@ def load_statistics(path: str | Path) -> Statistics:
     source, path = str(path), find(path, STATISTICS_SUFFIX)
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
-        with safe_open(path, framework="pt") as file:
+        with named_in_text(path) as name, safe_open(name, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:

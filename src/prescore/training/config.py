@@ -78,9 +78,3 @@ def check_share(settings: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(settings, name) < 1:
             raise PrescoreError(f"{name}: {getattr(settings, name)} is not in [0, 1)")
-
-
-def check_interval(name: str, ends: tuple[float, float]) -> None:
-    """Raise PrescoreError unless these are two finite numbers, the lower first."""
-    if not -math.inf < ends[0] < ends[1] < math.inf:
-        raise PrescoreError(f"{name}: {ends} is not an interval (lowest, highest)")

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from prescore.data import open_regular, read_npy, reading, shown
-from prescore.errors import PrescoreError
-from prescore.training.config import check_interval
+from prescore.errors import PrescoreError, check_interval
 
 MAX_CLASSES, MAX_EXAMPLES = 65_536, 2**24
 UNIT = (0.0, 1.0)

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prescore.checkpoints.stored import naming
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, printable
 from prescore.files import held, sweep, writing
 from prescore.training.config import TrainingConfig, check_least
 from prescore.training.processes import Processes, processes_on
@@ -241,7 +241,7 @@ class _Run:
 
     def _note(self, text: str) -> None:
         if self.processes.is_first:
-            print(f"prescore: {text}", file=sys.stderr)
+            print(f"prescore: {printable(text)}", file=sys.stderr)
 
     def _progress_bar(self) -> "tqdm[Any]":
         is_shown = self.options.progress and self.processes.is_first
@@ -255,10 +255,6 @@ def _folder(out_dir: str | Path, processes: Processes) -> Iterator[Path]:
     The first of the processes holds it.
     """
     out = Path(out_dir)
-    try:
-        str(out).encode()
-    except UnicodeEncodeError:  # safetensors could not open a checkpoint in it
-        raise PrescoreError(f"{out}: its name holds bytes that are no text; take another folder") from None
     with writing(out):
         is_new = not out.exists()
         out.mkdir(parents=True, exist_ok=True)

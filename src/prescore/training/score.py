@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from prescore.checkpoints import ModelDescription, save_model
 from prescore.checkpoints.stored import network_class
 from prescore.denoiser import Denoiser
-from prescore.errors import PrescoreError, check_choice
+from prescore.errors import PrescoreError, check_choice, check_interval
 from prescore.models.ncsn import NCSN
 from prescore.models.precond import PRECONDITIONINGS, Precond
 from prescore.samplers import make_sampler, sample
 from prescore.training.augment import LABELS, augmentation_labels, augmented, draw_augmentation
-from prescore.training.config import check_interval, check_least, check_positive, check_share
+from prescore.training.config import check_least, check_positive, check_share
 from prescore.training.data import TrainingData
 from prescore.training.initial import model_weights
 from prescore.training.levels import count_levels, geometric_levels

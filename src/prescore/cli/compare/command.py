@@ -1,5 +1,6 @@
 """`prescore compare`."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from prescore.cli.shared import (
     Config,
     Device,
     Dtype,
+    Guidance,
     Look,
     Model,
     Raw,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from prescore.cli.compare.runs import Run
 
 PANEL = "What the samples are compared with"
+NUMBERS = 2 * 4  # bytes for each number of the samples of a run, which are measured at once
 HEADLINE = ("frechet", "kernel", "spectrum")  # metrics that a terminal has room for
 
 
@@ -92,6 +95,7 @@ def compare(
     batch_size: BatchSize = 64,
     statistics: StatisticsFile = None,
     class_: Class = None,
+    guidance: Guidance = None,
     config: Config = None,
     raw: Raw = False,
     device: Device = None,
@@ -111,7 +115,8 @@ def compare(
     from prescore.cli.compare.runs import plan_runs, uses_statistics
     from prescore.cli.measuring import metric_names
     from prescore.cli.plan import choose_classes, count_seeds, open_model, whole_numbers
-    from prescore.cli.report import facts
+    from prescore.cli.report import facts, show
+    from prescore.limits import check_size
 
     check_parts()
     names, numbers, asked = _samplers(samplers), whole_numbers("calls", calls), metric_names(metrics)
@@ -120,8 +125,9 @@ def compare(
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
     if statistics is not None and reference is not None and not any(uses_statistics(name) for name in names):
         raise PrescoreError("--statistics: none of the samplers has a use for statistics")
-    opened = open_model(model, config=config, weights=which_weights(raw), device=device, dtype=dtype)
-    denoiser, chosen = opened.denoiser, choose_classes(opened.description, class_)
+    opened = open_model(model, config=config, weights=which_weights(raw), device=device, dtype=dtype, guidance=guidance)
+    denoiser, chosen = opened.denoiser, choose_classes(opened.description, class_, guidance)
+    check_size("n", n, NUMBERS * math.prod(denoiser.picture_shape))
     runs = plan_runs(opened, names, numbers, statistics, chosen)
     look = look | {"key": reference_key}
     reading = Reading(features, asked, reference_n, look)
@@ -138,11 +144,11 @@ def compare(
         "library": f"prescore {common['prescore']}",
     }
     print(facts(head | {"out": out}), flush=True)
-    draw_missing(runs, store, seeds, batch_size, chosen, beside.measure)
+    draw_missing(runs, store, seeds, min(batch_size, n), chosen, beside.measure)
     title = f"{Path(model).name}: samplers compared"
     report = make_report(title, head, command_line(context), store, runs, seeds, denoiser, beside.pictures)
     write_report(out, report)
-    print(f"\n{as_text(report)}\n\nThe report is {out / 'report.html'}.")
+    print(f"\n{as_text(report)}\n\nThe report is {show(out / 'report.html')}.")
 
 
 def hardware(device: "torch.device") -> str:
@@ -186,7 +192,7 @@ def make_report(
         if result.failure is None
     }
     pictures |= {} if true is None else {"": true[: len(seeds[:row])]}
-    figures = store.figures or ReferenceFigures()
+    figures = store.figures(denoiser.picture_shape) or ReferenceFigures()
     floor = "none" if figures.floor is None else f"{len(seeds)} of the true images beside the others"
     return Report(
         title=title,
@@ -204,7 +210,7 @@ def make_report(
 def as_text(report: "Report") -> str:
     """The most telling numbers as a table for a terminal, and the notes."""
     from prescore.cli.compare.page import COLUMNS, values_of
-    from prescore.cli.report import calls_text, table
+    from prescore.cli.report import calls_text, show, table
 
     shown = [name for name in report.metrics if name in HEADLINE] or report.metrics
     rows = []
@@ -220,7 +226,7 @@ def as_text(report: "Report") -> str:
         for run, result in report.runs
         if result.failure
     ]
-    lines = "".join(f"\nnote: {note}" for note in (*report.notes, *notes))
+    lines = "".join(f"\nnote: {show(note)}" for note in (*report.notes, *notes))
     return f"{table([*COLUMNS, *shown], rows)}{lines and chr(10)}{lines}"
 
 

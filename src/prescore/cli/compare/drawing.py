@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -14,9 +15,10 @@ from prescore.cli.compare.runs import Result, Run
 from prescore.cli.measuring import finite
 from prescore.cli.plan import ChosenClasses
 from prescore.cli.report import calls_text
-from prescore.denoiser import Denoiser
+from prescore.denoiser import Denoiser, Evaluator
 from prescore.errors import PrescoreError, SamplingError
 from prescore.samplers import Progress
+from prescore.samplers.base import fill
 
 
 def draw_missing(
@@ -33,14 +35,14 @@ def draw_missing(
         runs: all of them.
         store: the folder.
         seeds: of the samples, the same in each run.
-        batch_size: samples in one network call.
+        batch_size: samples in every network call; the last batch is filled up to it.
         chosen: classes of the samples.
         measure: opens what measures them; called only if something is to be done.
     """
     distinct = {run.key: run for run in runs}
     denoiser = next(iter(distinct.values())).plan.denoiser
     missing = [run for run in distinct.values() if store.result(run) is None]
-    if not missing and store.figures is not None:
+    if not missing and store.figures(denoiser.picture_shape) is not None:
         return
     measured_by = measure()
     store.open()
@@ -54,7 +56,7 @@ def draw_missing(
                 _warm_up(denoiser, batches[0], chosen)
             for run in missing:
                 bar.set_description(f"{run.name}, {calls_text(run.calls)}")
-                pictures, result = _draw(run, batches, chosen, bar)
+                pictures, result = _draw(run, batches, batch_size, chosen, bar)
                 if pictures is not None:
                     result = _measured(result, pictures, denoiser.picture_range, measured_by)
                 store.keep(run, seeds, pictures, result)
@@ -69,16 +71,19 @@ def draw_missing(
 
 
 def _warm_up(denoiser: Denoiser, seeds: Sequence[int], chosen: ChosenClasses | None) -> None:
-    """Call the network once, so that what only a first call takes time for is in no run's seconds."""
+    """Call the network once, so that what only a first call takes time for is in no run's seconds.
+
+    What is wrong with its answer is said of each run.
+    """
     condition = chosen.condition(seeds) if chosen else {}
     x = torch.zeros(len(seeds), *denoiser.event_shape, dtype=denoiser.dtype, device=denoiser.device)
     sigma = torch.tensor(denoiser.sigma_max, dtype=denoiser.dtype, device=denoiser.device)
-    with torch.no_grad():
-        denoiser(x, sigma, **{name: rows.to(denoiser.device) for name, rows in condition.items()}).sum().item()
+    with suppress(SamplingError), torch.no_grad():
+        Evaluator(denoiser, condition)(x, sigma)
 
 
 def _draw(
-    run: Run, batches: Sequence[list[int]], chosen: ChosenClasses | None, bar: tqdm
+    run: Run, batches: Sequence[list[int]], size: int, chosen: ChosenClasses | None, bar: tqdm
 ) -> tuple[Tensor | None, Result]:
     """The pictures of a run, float32, with the seconds it took; or why there are none."""
     seconds, pictures, done = 0.0, [], bar.n
@@ -90,12 +95,12 @@ def _draw(
         condition = chosen.condition(seeds) if chosen else None
         start = time.perf_counter()
         try:  # the check of the last state, inside, waits for the device
-            x = run.plan.sample(seeds, condition=condition, callback=advance, progress=False)
+            x = run.plan.sample(seeds, batch_size=size, condition=condition, callback=advance, progress=False)
         except SamplingError as error:
             return None, Result(failure=str(error))
         seconds += time.perf_counter() - start
         done += run.calls
-        pictures.append(run.plan.denoiser.decode(x).cpu().float())
+        pictures.append(run.plan.denoiser.decode(fill(x, size))[: len(seeds)].cpu().float())
         if not pictures[-1].isfinite().all():
             return None, Result(failure="samples are beyond the range of float32")
     return torch.cat(pictures), Result(seconds=seconds)

@@ -10,7 +10,7 @@ It holds
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.cli.compare.reference import ReferenceFigures
+from prescore.checkpoints.arguments import is_number
+from prescore.cli.compare.reference import ReferenceFigures, profile
 from prescore.cli.compare.runs import Result, Run
 from prescore.cli.output import (
     SETTINGS,
@@ -31,8 +32,10 @@ from prescore.cli.output import (
     take_folder,
 )
 from prescore.data import reading
+from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError
 from prescore.files import sweep, write_atomically
+from prescore.metrics import METRICS
 
 
 class RunFolder:
@@ -71,7 +74,10 @@ class RunFolder:
         if not isinstance(before, dict):
             raise PrescoreError(f"{file}: cannot be read; choose another folder")
         refuse_other_settings(self.path, before, run.settings)
-        return _as(Result, found, file)
+        result: Result = _as(Result, found, file, run.plan.denoiser.picture_shape)
+        if result.failure is None and None in (result.seconds, result.metrics, result.spectrum):
+            raise _damaged(file)
+        return result
 
     def keep(self, run: Run, seeds: Sequence[int], pictures: Tensor | None, result: Result) -> None:
         """Write what came of a run, the samples first."""
@@ -83,17 +89,18 @@ class RunFolder:
 
     def pictures(self, run: Run, n: int) -> Tensor:
         """The first n samples of a finished run, (n, C, H, W)."""
-        file = self.path / "runs" / f"{run.key}.npz"
-        with reading(file), np.load(file, allow_pickle=False) as arrays:
-            if "images" in arrays:
-                return torch.from_numpy(arrays["images"][:n]).movedim(-1, 1)
-        raise PrescoreError(f"{file}: no images in it; choose another folder")
+        file, shape = self.path / "runs" / f"{run.key}.npz", run.plan.denoiser.picture_shape
+        with reading(file), open_array(file, "images") as array:
+            if array.dtype == np.float32 and array.shape == (self.settings["n"], *shape[1:], shape[0]):
+                images = array.read(range(min(n, array.shape[0])))
+                if np.isfinite(images).all():
+                    return torch.from_numpy(images).movedim(-1, 1)
+        raise _damaged(file)
 
-    @property
-    def figures(self) -> ReferenceFigures | None:
-        """What is known of the true images, if it was kept."""
+    def figures(self, shape: tuple[int, ...]) -> ReferenceFigures | None:
+        """What is known of the true images of this shape, if it was kept."""
         file = self.path / "reference.json"
-        return _as(ReferenceFigures, dict(read_settings(file)), file) if file.exists() else None
+        return _as(ReferenceFigures, dict(read_settings(file)), file, shape) if file.exists() else None
 
     def keep_figures(self, figures: ReferenceFigures) -> None:
         write_atomically(self.path / "reference.json", _json(asdict(figures)))
@@ -103,14 +110,33 @@ def _json(values: Mapping[str, object]) -> bytes:
     return (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _as(kind: Any, values: Mapping[str, Any], file: Path) -> Any:
-    """What was kept, if its numbers are numbers."""
-    try:
-        kept = [values.get("seconds"), *(values.get("spectrum") or ())]
-        for name in ("metrics", "floor"):
-            kept += (values.get(name) or {}).values()
-        if all(number is None or isinstance(number, int | float) for number in kept):
-            return kind(**values)
-    except (TypeError, AttributeError):
-        pass
-    raise PrescoreError(f"{file}: cannot be read; choose another folder")
+def _damaged(file: Path) -> PrescoreError:
+    return PrescoreError(f"{file}: cannot be read; choose another folder")
+
+
+def _as(kind: Any, values: Mapping[str, Any], file: Path, shape: tuple[int, ...]) -> Any:
+    """What was kept of pictures of this shape. Raises PrescoreError if an entry is none that is written."""
+    rings = len(profile(torch.zeros(*shape[:-1], shape[-1] // 2 + 1), shape[-1]))
+    if values.keys() != {field.name for field in fields(kind)}:
+        raise _damaged(file)
+    if not all(_is_right(name, value, rings) for name, value in values.items()):
+        raise _damaged(file)
+    return kind(**values)
+
+
+def _is_right(name: str, value: Any, rings: int) -> bool:
+    """Whether an entry of a result, or of the figures of a reference, is what it should be."""
+    match name:
+        case "notes":
+            return isinstance(value, list) and all(isinstance(note, str) for note in value)
+        case "seconds" if value is not None:
+            return is_number(value) and value > 0
+        case "failure" if value is not None:
+            return isinstance(value, str)
+        case "spectrum" if value is not None:
+            return isinstance(value, list) and len(value) == rings and all(is_number(p) and p >= 0 for p in value)
+        case "metrics" | "floor" if value is not None:
+            return isinstance(value, dict) and all(
+                name in METRICS and (number is None or is_number(number)) for name, number in value.items()
+            )
+    return value is None
