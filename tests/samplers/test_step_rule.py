@@ -9,7 +9,7 @@ from samplers.test_recursion import SIGMA, surrogate
 from prescore import plan
 from prescore.errors import PrescoreError
 from prescore.precondition import frequency_preconditioner
-from prescore.samplers import PredictorCorrector, choose_alpha, make_sampler, sample
+from prescore.samplers import AnnealedLangevin, PredictorCorrector, choose_alpha, make_sampler, sample
 from prescore.samplers.subspace import Stage, subspace_sample
 
 LEVELS = torch.tensor([50.0, 10.0, 2.0, 0.5, 0.1, 0.0], dtype=torch.float64)
@@ -63,11 +63,13 @@ def test_a_plan_counts_the_steps_that_calls_allow():
     assert decided.settings["original_steps"] == 1000
 
 
-@pytest.mark.parametrize("name", ["pc", "ald"])
-@pytest.mark.parametrize("value", [0, -5, 10.5])
-def test_what_is_no_number_of_steps_is_refused(name, value):
+@pytest.mark.parametrize("cls", [PredictorCorrector, AnnealedLangevin])
+@pytest.mark.parametrize("value", [0, -5, 10.5, True])
+def test_what_is_no_number_of_steps_is_refused(cls, value):
     with pytest.raises(PrescoreError, match=r"original_steps: .* is not a positive whole number"):
-        make_sampler(name, original_steps=value)
+        cls(original_steps=value)
+    with pytest.raises(PrescoreError, match="original_steps: "):
+        cls(original_steps=10**400)
 
 
 def test_what_it_would_do_nothing_for_is_refused():
