@@ -41,6 +41,14 @@ def test_the_steps_of_a_run_add_up_to_the_same(steps):
     assert 3 * steps * rule.start(levels) == pytest.approx(1000 * 2e-5 / 0.01**2)
 
 
+def test_by_the_rule_ncsn_is_unstable_below_100_steps():
+    for level_steps, is_stable in ((10, True), (9, False), (2, False)):
+        sampler = make_sampler("ald", steps=10, level_steps=level_steps, step_size=2e-5, original_steps=1000)
+        levels = sampler.levels(0.01, 1.0)
+        assert (sampler.diagnosis((1, 8, 8), levels) == "") == is_stable
+    assert "unstable (step 10," in sampler.diagnosis((1, 8, 8), levels)
+
+
 def test_by_default_and_at_the_original_steps_nothing_changes():
     assert torch.equal(drawn(make_sampler("pc", steps=6)), drawn(make_sampler("pc", steps=6, original_steps=6)))
     assert PredictorCorrector(original_steps=50).corrector_snr == PredictorCorrector().corrector_snr == 0.16

@@ -8,7 +8,8 @@ and at the end, if the grid ends in 0, the denoising step x <- x + sigma_L^2 sco
 As a -> 0 the dynamics keeps p(x; sigma) for every invertible M and skew-symmetric S (Theorem 2 of Ma et al.).
 
 The papers' step rule, "expand the step size from eps_t to sqrt(c) eps_t" with T0/c instead of T0 steps (Section 7 of Ma
-et al.), is of the size eps_t of the noise, and multiplies a = eps_t^2 / 2 by c.
+et al.), is of the size eps_t of the noise, and multiplies a = eps_t^2 / 2 by c (`original_steps`). NCSN's 1000 steps of
+0.2 sigma^2 reach the limit of stability, 2 sigma^2, at T = 100.
 
 Sources: Song & Ermon, "Generative modeling by estimating gradients of the data distribution", NeurIPS 2019,
 https://arxiv.org/abs/1907.05600, Algorithm 1; Song & Ermon, "Improved techniques for training score-based
