@@ -139,7 +139,7 @@ class Case:
         decided = prescore.plan(self.denoiser, **asked)
         row: dict[str, Any] = {"alpha": alpha_of(decided.sampler)}
         try:
-            x = decided.sample(range(self.n), batch_size=self.batch_size, progress=False)
+            x = decided.sample(range(self.n), batch_size=min(self.batch_size, self.n), progress=False)
         except SamplingError:
             return row | {"distance": None, "error": None}
         number = torch.arange(self.n) % SETS

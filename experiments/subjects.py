@@ -114,7 +114,8 @@ class Subject:
 
     def draw(self, sampler: Sampler) -> Tensor:
         """The samples of seeds 0 to n - 1."""
-        return prescore.sample(self.denoiser, sampler, seeds=range(self.n), batch_size=self.batch_size, progress=False)
+        size = min(self.batch_size, self.n)
+        return prescore.sample(self.denoiser, sampler, seeds=range(self.n), batch_size=size, progress=False)
 
     def run(self, sampler: Sampler) -> dict[str, Any]:
         """Measures of n samples; a distance of None if the run overflows."""
