@@ -135,8 +135,9 @@ class Case:
             kind: plain, automatic or an alpha.
         """
         asked: dict[str, Any] = {"steps": T, "first": first, "original_steps": rule, **self.limits}
-        asked |= {"sampler": "pc"} if kind == PLAIN else {"sampler": "pds", "alpha": kind.replace(AUTOMATIC, "auto")}
-        decided = prescore.plan(self.denoiser, **asked)
+        if kind != PLAIN:
+            asked["alpha"] = "auto" if kind == AUTOMATIC else float(kind)
+        decided = prescore.plan(self.denoiser, sampler="pc" if kind == PLAIN else "pds", **asked)
         row: dict[str, Any] = {"alpha": alpha_of(decided.sampler)}
         try:
             x = decided.sample(range(self.n), batch_size=min(self.batch_size, self.n), progress=False)

@@ -82,6 +82,7 @@ def text(model: Trained, numbers: dict[str, Any], figure: str) -> str:
     helps = [t for t, a, b in zip(T, plain, pds, strict=True) if b is not None and (a is None or b < 0.9 * a)]
     ours = [min(values) for values in zip(*(errors[name] for name in list(errors)[2:]), strict=True)]
     below = [t for t, a, b in zip(T, ours, pds, strict=True) if b is None or a < 0.9 * b]
+    shown = f"{'shipped ' if model.name in DATA else ''}model `{model.name}`"
     said = (
         f"**Agrees** at T = {', '.join(map(str, helps))}: PDS is more than a tenth below plain there."
         if helps
@@ -91,7 +92,7 @@ def text(model: Trained, numbers: dict[str, Any], figure: str) -> str:
 
 The paper shows faces of 1024x1024 pixels (NCSN++ on FFHQ) and rooms and churches of 256x256 for ever fewer iterations
 T: the plain sampler's fill with noise, those with PDS do not. Here are {DATA.get(model.name, "samples")}, the
-{"shipped " if model.name in DATA else ""}model `{model.name}`, the same seeds in every panel. The error of the spectrum of {numbers["n"]} samples (root mean
+{shown}, the same seeds in every panel. The error of the spectrum of {numbers["n"]} samples (root mean
 square over frequencies of log(power / power of the data)); as many draws from a Gaussian with the data's spectrum
 have {numbers["floor"]:.2f}:
 
