@@ -171,6 +171,20 @@ class Preconditionable(Sampler):
         self.M.check(event_shape)
 
 
+def iterations_factor(original_steps: int | None, steps: int) -> float:
+    """c = T0 / T: the factor by which T steps are fewer than the T0 that a step size is meant for; 1 without a T0.
+
+    Raises:
+        PrescoreError: T0 is not a positive whole number, or too large for one of steps.
+    """
+    if original_steps is None:
+        return 1.0
+    if not is_whole(original_steps) or original_steps < 1:
+        raise PrescoreError(f"original_steps: {original_steps!r} is not a positive whole number, such as 1000")
+    check_count("original_steps", original_steps, MOST_LEVELS)
+    return original_steps / steps
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a callback receives after each step.
