@@ -250,7 +250,7 @@ def sample(
             last sample, which costs what a whole one does, except where a sampler's norm="batch" makes a sample depend
             on its batch-mates.
         callback: receives a `Progress` after each step of each batch.
-        progress: show a bar that counts network calls.
+        progress: show a bar that counts network calls, on a terminal.
         condition: named tensors of N rows, one for each sample, passed to the denoiser as keyword arguments.
         dtype: of the state between the calls. A step is computed in the precision of the network's answer, float32
             at least, and added to the state.
@@ -291,7 +291,7 @@ def sample(
     is_filled = getattr(sampler, "norm", None) != "batch"
     calls = sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
     total = None if calls is None else len(batches) * calls * getattr(denoiser, "network_calls", 1)
-    with tqdm(total=total, unit="call", disable=not progress, leave=False) as bar, torch.no_grad():
+    with tqdm(total=total, unit="call", disable=None if progress else True, leave=False) as bar, torch.no_grad():
         parts = []
         for batch in batches:
             own = numbers[batch]
