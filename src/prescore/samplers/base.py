@@ -10,9 +10,10 @@ else: the noise levels, the random numbers, the float64 state, the count of netw
 the checks that turn a misbehaving model into one clear sentence.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -54,6 +55,12 @@ class Sampler:
     choices: ClassVar[Mapping[str, Sequence[str]]] = {}  # the words that an option may be, where there are few
 
     def __post_init__(self) -> None:
+        own = {name for name, hint in inspect.get_annotations(type(self)).items() if "ClassVar" not in str(hint)}
+        if lost := own - {field.name for field in fields(self)}:
+            raise TypeError(
+                f"{type(self).__name__}: {', '.join(sorted(lost))} would be lost; decorate the class by "
+                "@dataclass(frozen=True, kw_only=True, eq=False)"
+            )
         if self.steps is not None and self.grid is not None:
             raise PrescoreError("steps and grid: give one of them, the grid already fixes the number of steps")
         if self.steps is not None and (not is_whole(self.steps) or self.steps < 1):
