@@ -309,7 +309,7 @@ def cases(options: argparse.Namespace, subject: Subject) -> list[readings.Case]:
         return replace(patches(options.data, n, options.quick, size), batch_size=100)
 
     if options.quick:
-        return [exact("mixture of 8x8", subject, options.steps), exact("mixture of 16x16", large(16, 10), [3])]
+        return [exact("mixture of 8x8", subject, [3], searched=False)]
     once: dict[str, Any] = {"orders": {"corrector": math.inf}}
     found = [
         exact("mixture of 8x8", patches(options.data, options.n // 2, False), RULE_STEPS),
@@ -339,7 +339,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.quick:
         options.n, options.n_network, options.steps, options.network_steps = 20, 4, [4, 14], [3]
-        options.n_large, options.networks = 10, []
     settings = {"n": options.n, "n_network": options.n_network, "model": options.model, "features": options.features}
     runs = Runs.open(options, "distance_tables", settings)
     subjects = {"exact mixture": (patches(options.data, options.n, options.quick), options.steps)}
