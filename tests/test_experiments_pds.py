@@ -61,7 +61,7 @@ def test_steps_grid(results):
 
 def test_distance_tables(results):
     runs = results("distance_tables")["runs"].values()
-    exact = [row for row in runs if row["denoiser"] == "exact mixture" and "T" in row]
+    exact = [row for row in runs if row.get("denoiser") == "exact mixture" and "T" in row]
     calls = {row["method"]: row["calls"] for row in exact if row["T"] == 14}
     assert calls.pop("plain") == 28
     assert all(calls.pop(method) == 28 for method in list(calls) if method.startswith("PDS"))
@@ -70,6 +70,10 @@ def test_distance_tables(results):
     assert {row["method"] for row in exact if row["T"] == 4 and row["frechet"] is None} == {
         "PNDM (linear)",
         "PNDM (cosine)",
+    }
+    of_rule = [row for row in runs if row.get("readings") == "mixture of 8x8" and "T" in row]
+    assert {(row["original_steps"], row["first"]) for row in of_rule} == {
+        (rule, first) for rule in (None, 1000) for first in ("corrector", "predictor")
     }
     few = {row["method"]: row["frechet"] for row in exact if row["T"] == 4}
     assert few["p-ode-2m, VE range"] < few["plain"] / 10
