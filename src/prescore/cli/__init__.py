@@ -96,8 +96,8 @@ def _described(error: Exception) -> str:
 def _interruptible(*, is_process: bool) -> Iterator[Callable[[], int]]:
     """SIGTERM interrupts as Ctrl-C does; yields what tells the number of the signal, 0 before.
 
-    A second one ends the process. Signals that whoever started the process ignores are left so. One that comes while Python cleans up, where
-    exceptions are dropped, is not lost.
+    A second one ends the process. Signals that whoever started the process ignores are left so. One that comes while
+    Python cleans up, where exceptions are dropped, is not lost.
 
     Args:
         is_process: when this is left the process ends too, and nothing is to be said any more.
