@@ -67,7 +67,9 @@ def test_components_and_the_score_are_shown_where_they_are(
     total = (stats.moments.mean_square - stats.moments.mean**2).sum()
     assert value(out, "share of all variance") == f"{(variances.sum() / total).item():.1%}"
     assert "on 50 samples\n" in out
-    rows = [line.split() for line in out[out.index("deviation of x0") :].splitlines()[1:]]
+    table, _, doubt = out[out.index("deviation of x0") :].partition("warning: at no noise level")
+    assert "the network know more than the Gaussian model of the data" in doubt
+    rows = [line.split() for line in table.splitlines()[1:]]
     score = stats.model.score
     assert [row[0] for row in rows] == [f"{sigma:.4g}" for sigma in score.levels.tolist()]
     by_residual = (score.levels**2 * score.residual_square.clamp(max=1)).sqrt().tolist()

@@ -181,6 +181,7 @@ def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses
     calls = None if plan.calls is None else len(batches) * plan.calls
     seeds = f"{output.seeds[0]} to {output.seeds[-1]}"
     how = {
+        "noise levels": plan.shown_levels,
         "seeds": seeds,
         "batch_size": batch_size,
         "device": plan.denoiser.device,
