@@ -218,9 +218,19 @@ def test_without_statistics_their_need_is_named(name):
         plan(field(statistics=None), sampler=name, steps=4)
 
 
-def test_statistics_without_a_use_are_refused():
-    with pytest.raises(PrescoreError, match="statistics: sampler 'ddim' has no use for statistics"):
-        plan(field(), sampler="ddim", steps=4, statistics=statistics())
+def test_statistics_without_a_use_are_said_to_have_none():
+    decided = plan(field(), sampler="ddim", steps=4, statistics=statistics())
+    assert decided.reasons["statistics"] == "given, but ddim has no use for them"
+    assert "statistics = unused: given, but ddim" in repr(decided)
+    assert "statistics" not in plan(field(), sampler="p-ode-1", steps=4, statistics=statistics()).reasons
+
+
+def test_why_the_usual_levels_are_taken():
+    assert plan(field(statistics=None), calls=6).reasons["grid"].startswith("that of unipc; none was measured")
+    assert (
+        plan(field(), calls=6, sigma_max=20).reasons["grid"].endswith("what was measured is for noise from 0.01 to 50")
+    )
+    assert "grid = usual: that of unipc" in repr(plan(field(statistics=None), calls=6))
 
 
 def test_the_file_of_a_models_statistics_is_read_once(monkeypatch, tmp_path):

@@ -37,6 +37,7 @@ RHO = 7.0  # of the grid "karras"
 WEAKEST_ALPHA = 1e4  # what stands for no preconditioner among the settings
 FEW = 16  # steps, fewer than which are enough for any sampler
 PLAIN = (bool, int, float, str, tuple)  # types of what stands among the settings as it is
+ELSE = {"grid": "usual", "statistics": "unused"}  # what stands for settings that were not made
 SHOWN = 22  # levels that a plan shows
 ROUNDING = 1e-9  # of a level that is meant to be an end of the noise range
 
@@ -52,7 +53,8 @@ class Plan:
         levels: its noise levels, (T + 1,), decreasing, float64.
         calls: network calls of a sample; None if the sampler makes as many as its tolerance needs.
         settings: everything that decides a sample beside its seed and the model's weights, as JSON values.
-        reasons: why "sampler", "grid" and "alpha" are what they are, for those that were chosen.
+        reasons: why "sampler", "grid" and "alpha" are what they are, for those that were chosen, and why "statistics"
+            are not used, if they were given and are not.
         warnings: what is doubtful about the run, and what to do.
     """
 
@@ -80,7 +82,8 @@ class Plan:
         lines = [f"Plan: {self.name} on {self.denoiser.name or 'the model'}, {steps}, {calls} a sample"]
         lines += [f"noise levels: {self.shown_levels}"]
         lines += [f"data range: {low:g} to {high:g}"]
-        lines += [f"{name} = {self.settings.get(name)}: {reason}" for name, reason in self.reasons.items()]
+        chosen = ELSE | dict(self.settings)
+        lines += [f"{name} = {chosen[name]}: {reason}" for name, reason in self.reasons.items()]
         said = {"sampler", "steps", "grid", *self.reasons, *self.sampler.unused(self.levels)}
         others = (
             f"{name} {value}"
@@ -183,7 +186,10 @@ def plan(
             "preconditioner": preconditioner,
         }
         _check_taken(sampler, (*options, *(name for name, value in asked.items() if value is not None)))
-        grid = AUTO if grid is None and known.has_levels else grid
+        if grid is None and known.has_levels:
+            grid = AUTO
+        elif grid is None:
+            reasons["grid"] = known.why_usual(sampler)
     entry, facts = find_sampler(sampler), dict[str, object]()
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
@@ -212,6 +218,8 @@ def plan(
         facts["basis"] = made["reference"].label
     if "statistics" in wanted:
         made["statistics"] = known.needed
+    if known.given is not None and not wanted and not for_grid:
+        reasons["statistics"] = f"given, but {sampler} has no use for them"
     method = on_levels(**made)
     levels = method.levels(denoiser.sigma_min, denoiser.sigma_max)
     method.check(denoiser.event_shape, levels)
@@ -254,7 +262,7 @@ def draw(
         n, seed: number of samples, and the seed of the first; the next ones count up.
         batch_size: samples in one network call; all at once by default.
         condition: named tensors of n rows, passed to the model as keyword arguments.
-        progress: show a bar that counts network calls.
+        progress: show a bar that counts network calls, on a terminal.
         planned: everything else that `plan` takes, such as sampler, calls, statistics.
 
     Returns:
@@ -325,6 +333,14 @@ class _Known:
         """Whether levels were measured for the model's noise range."""
         errors = None if self.statistics is None else self.statistics.model.steps
         return errors is not None and errors.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max)
+
+    def why_usual(self, sampler: str) -> str:
+        """Why a sampler takes its usual levels where it might take some that were measured."""
+        errors = None if self.statistics is None else self.statistics.model.steps
+        if errors is None:
+            return f"that of {sampler}; none was measured for the model (`prescore calibrate --model` does)"
+        low, high = errors.levels[-1], errors.levels[0]
+        return f"that of {sampler}; what was measured is for noise from {low:.3g} to {high:.3g}"
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -443,8 +459,6 @@ def _wanted(
         if value is not None and argument in made:
             raise PrescoreError(f"{option}: does nothing beside a {argument} that is given")
     taken = [a for a in ("preconditioner", "reference", "statistics") if entry.takes(a) and a not in made]
-    if known.given is not None and not taken and not for_grid:
-        raise PrescoreError(f"statistics: sampler {sampler!r} has no use for statistics")
     needs = {"preconditioner": alpha, "reference": basis}
     wanted = [a for a in taken if a in entry.needs or known.given is not None or needs.get(a) is not None]
     if pixel is not None and "preconditioner" not in wanted:

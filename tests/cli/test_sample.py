@@ -323,13 +323,20 @@ def test_a_reference_that_cannot_be_made(
     assert not list(tmp_path.iterdir())
 
 
-def test_statistics_that_a_sampler_cannot_use_are_refused(
+def test_statistics_that_a_sampler_does_not_use_are_said_to_be_unused(tmp_path: Path, cli: Cli, model: Path) -> None:
+    prescore.save_statistics(prescore.calibrate(torch.rand(9, 1, 8, 8)), tmp_path / "s")
+    arguments = ("sample", model, "--sampler", "ddim", "--steps", 2, "--n", 1, "--out", tmp_path / "a.png")
+    code, out, _ = cli(*arguments, "--statistics", tmp_path / "s")
+    assert code == 0
+    assert "given, but ddim has no use for them" in out
+
+
+def test_what_a_sampler_cannot_use_is_refused(
     tmp_path: Path, refused: Refused, shipped: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Entry(Reference, "a toy", "https://example.org", {"reference": None})
     monkeypatch.setattr("prescore.samplers.table.SAMPLERS", {**SAMPLERS, "plain": plain})
     arguments = ("sample", shipped, "--sampler", "plain", "--out", tmp_path / "a.png")
-    assert "--statistics: sampler 'plain' has no use for statistics" in refused(*arguments, "--statistics", shipped)
     for option, value in {"--alpha": [3], "--pixel": [], "--basis": ["pixel"]}.items():
         assert f"{option}: sampler 'plain' cannot use a" in refused(*arguments, option, *value).replace(
             ", --no-pixel", ""
