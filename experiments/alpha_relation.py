@@ -35,7 +35,7 @@ from prescore.statistics import Statistics, in_range
 STEPS = (20, 30, 40, 50, 70, 100, 200, 300, 400, 1000)
 FITTED = 50  # the least T of a fit: the paper's
 SHIPPED = ("mnist-ve", "natural-edm", "topography-edm")
-T0, RULED, CHOSEN = 1000, (50, 100, 200, 400, 1000), (20, 50, 100, 200, 400)  # of the step rule
+T0, RULED, CHOSEN = 1000, (50, 100, 200, 400, 1000), (20, 50, 100, 200)  # of the step rule
 RULES = {"0.16": None, f"0.16 √({T0}/T)": T0}
 STRENGTHS = torch.logspace(-3, math.log10(0.8), 60, dtype=torch.float64)  # 1/alpha
 PERTURBED = (200, 100, 50)
