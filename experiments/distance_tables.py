@@ -50,8 +50,8 @@ from prescore.statistics import ModelStatistics
 
 STEPS = (10, 20, 50, 100, 200, 400, 1000)
 NETWORK_STEPS = (10, 20, 50)
-RULE_STEPS = (20, 50, 100, 200)
-NETWORKS = {"natural-edm": (20, 50), "mnist-ve": (20, 50), "emoji-ve": (20,)}
+RULE_STEPS = (20, 50, 100)
+NETWORKS = {"natural-edm": (20, 50), "mnist-ve": (20,), "emoji-ve": (20,)}
 ALPHAS = (2.5, 5.0, 10.0, 20.0, 50.0)
 SCORED = 500  # true samples that the size of the score is measured on
 SOLVERS = ("p-ode-2m", "p-ode-3m", "p-sde-2m")
