@@ -238,8 +238,8 @@ def by_rule(rows: Sequence[Row], ruled: Sequence[Row], chosen: Sequence[Sequence
     """The same closed form under the step rule of the paper's Section 7."""
 
     def count(error: str, least: int) -> str:
-        """In how many cases of so many steps, or of these and more from `FITTED` on, r as it is has less of an error."""
-        steps = [T for T in CHOSEN if T >= least] if least >= FITTED else [least]
+        """In how many cases of so many steps, or from `FITTED` of these on, r as it is has less of an error."""
+        steps = CHOSEN[CHOSEN.index(least) :] if least >= FITTED else [least]
         names = [f"{line[0]}, scales, T {T}" for line in chosen[:: len(RULES)] for T in steps]
         pairs = [[runs.runs[f"{name}, T0 {rule}"][error] for rule in RULES.values()] for name in names]
         return f"{sum(kept < ruled for kept, ruled in pairs)} of {len(pairs)} cases"
