@@ -22,7 +22,15 @@ from prescore.grid import GRIDS, check_apart, check_grid
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.operators import Identity
 from prescore.precondition import Preconditioner, frequency_preconditioner, pixel_preconditioner
-from prescore.samplers import PredictorCorrector, Sampler, choose_alpha, choose_sampler, find_sampler
+from prescore.samplers import (
+    AnnealedLangevin,
+    Entry,
+    PredictorCorrector,
+    Sampler,
+    choose_alpha,
+    choose_sampler,
+    find_sampler,
+)
 from prescore.samplers import make_sampler as make
 from prescore.samplers import sample as run
 from prescore.samplers.base import steps_for_calls
@@ -169,9 +177,14 @@ def plan(
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
     made: dict[str, Any] = {name: value for name, value in objects.items() if value is not None}
+    asked_options = set(options)
     for_grid = bool(reasons) or (isinstance(grid, str) and grid == AUTO)
     wanted = _wanted(sampler, known, made, alpha, pixel, basis, for_grid)
     facts |= {name: value.label or type(value).__name__ for name, value in made.items()}
+    own = _own_defaults(denoiser, entry, options, steps, calls, "preconditioner" in (*wanted, *made))
+    if own and denoiser.sampling is not None:
+        options = {**own, **options}
+        facts["defaults"] = f"{', '.join(own)} of {denoiser.sampling.configuration or 'the checkpoint'}"
 
     def on_levels(**objects: Any) -> Sampler:
         method = make(sampler, steps=steps, **objects, **options)
@@ -197,7 +210,7 @@ def plan(
     levels = method.levels(denoiser.sigma_min, denoiser.sigma_max)
     method.check(denoiser.event_shape, levels)
     for option, beside in method.unused(levels).items():
-        if option in options:
+        if option in asked_options:
             raise PrescoreError(f"{option}: does nothing in sampler {sampler!r} with {beside}")
     reasons |= {"grid": str(facts.pop("grid_chosen"))} if "grid_chosen" in facts else {}
     if wanted or facts.get("grid") == AUTO:
@@ -425,6 +438,36 @@ def _wanted(
         given = [option for option, value in (("alpha", alpha), ("basis", basis)) if value is not None]
         known.require((*given, "sampler")[0], with_model="statistics" in wanted)
     return wanted
+
+
+def _own_defaults(
+    denoiser: Denoiser,
+    entry: Entry,
+    given: Mapping[str, object],
+    steps: int | None,
+    calls: int | None,
+    is_preconditioned: bool,
+) -> dict[str, Any]:
+    """The options that the model was published with, of the samplers that it was published for, but for those given.
+
+    A model that is published without a corrector keeps the sampler's own beside a preconditioner, which needs one. A
+    step size of Langevin dynamics belongs to a number of steps, and is left out where that is another.
+    """
+    published = denoiser.sampling
+    if published is None or entry.cls not in (PredictorCorrector, AnnealedLangevin):
+        return {}
+    own = {name: value for name, value in published.options(entry.options).items() if name not in given}
+    idle: set[str] = set()
+    if is_preconditioned and published.corrector == "none":
+        idle |= {"predictor", "corrector"}
+    elif {**own, **given}.get("corrector") == "none":
+        idle |= {"snr", "corrector_steps"}
+    if calls is not None:
+        idle.add("level_steps")
+    each = given.get("level_steps", own.get("level_steps"))
+    if steps is None or not isinstance(each, int) or steps * each != published.iterations:
+        idle.add("step_size")
+    return {name: value for name, value in own.items() if name not in idle}
 
 
 def _strength(

@@ -293,7 +293,7 @@ def test_names(given, meant):
         ("ffhq", "may be ffhq256-ncsnpp-continuous-ve or ffhq1024-ncsnpp-continuous-ve; say which"),
         ("cfar10-ncsnpp-deep-continuous-ve", "did you mean cifar10-ncsnpp-deep-continuous-ve"),
         ("cifar10-ncsnpp-deep-continuous-vp", "unknown"),
-        ("imagenet", "unknown 'imagenet'"),
+        ("afhq", "unknown 'afhq'"),
         ("", "unknown ''"),
         ("x" * 10_000, "unknown 'xxx"),
     ],

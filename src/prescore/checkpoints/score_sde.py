@@ -24,7 +24,7 @@ and configurations).
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,6 +36,7 @@ from prescore.checkpoints.arguments import is_number, shorten
 from prescore.checkpoints.stored import TABLE, WEIGHTS, ModelDescription, StoredModel
 from prescore.checkpoints.tensors import check_tensors, checked_levels
 from prescore.checkpoints.torch_files import head, load_torch
+from prescore.defaults import SamplingDefaults
 from prescore.errors import PrescoreError, check_choice, suggest
 from prescore.models.ncsnpp import NCSNpp
 from prescore.schedule import VP, SubVP, Tabulated
@@ -43,6 +44,8 @@ from prescore.schedule import VP, SubVP, Tabulated
 MARK = b"all_modules."
 BETA_MIN, BETA_MAX = 0.1, 20.0
 TIME_SCALE = 999.0
+UNNAMED = "score_sde"  # a model of a configuration that is not published
+USUAL_SCALES = 1000  # noise levels of a table, which is the number of iterations too
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,13 @@ class Configuration:
         arguments: of `NCSNpp`.
         sde: "ve", "vp" or "subvp".
         continuous: whether it was trained at all noise levels, not at those of a table alone.
+        sampling: how the authors sample it.
     """
 
     arguments: Mapping[str, Any]
     sde: str = "ve"
     continuous: bool = True
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     def network(self) -> NCSNpp:
         """The network without memory for its weights."""
@@ -65,30 +70,37 @@ class Configuration:
             return NCSNpp(**self.arguments)
 
 
-def _ve(image_size: int, sigma_max: float, *, continuous: bool = True, **arguments: Any) -> Configuration:
+def _ve(
+    image_size: int, sigma_max: float, snr: float = 0.16, *, continuous: bool = True, **arguments: Any
+) -> Configuration:
     embedding = "fourier" if continuous else "positional"
     named = {"image_size": image_size, "sigma_max": float(sigma_max), "embedding_type": embedding}
-    return Configuration(named | arguments, "ve", continuous)
+    langevin: dict[str, Any] = {"corrector": "langevin", "corrector_steps": 1, "snr": snr}
+    iterations = arguments.get("num_scales", USUAL_SCALES)
+    sampling = SamplingDefaults(iterations=iterations, predictor="reverse-diffusion", **langevin)
+    return Configuration(named | arguments, "ve", continuous, sampling)
 
 
-def _ve_pyramids(image_size: int, sigma_max: float, **arguments: Any) -> Configuration:
+def _ve_pyramids(image_size: int, sigma_max: float, snr: float, **arguments: Any) -> Configuration:
     pyramids: dict[str, Any] = {
         "progressive": "output_skip",
         "progressive_input": "input_skip",
         "num_scales": 2000,
         "dropout": 0.0,
     }
-    return _ve(image_size, sigma_max, **pyramids, **arguments)
+    return _ve(image_size, sigma_max, snr, **pyramids, **arguments)
 
 
-def _ve_256(sigma_max: float) -> Configuration:
-    return _ve_pyramids(256, sigma_max, ch_mult=(1, 1, 2, 2, 2, 2, 2), num_res_blocks=2)
+def _ve_256(sigma_max: float, snr: float = 0.075) -> Configuration:
+    return _ve_pyramids(256, sigma_max, snr, ch_mult=(1, 1, 2, 2, 2, 2, 2), num_res_blocks=2)
 
 
 def _ddpmpp(sde: str, *, continuous: bool = True, **arguments: Any) -> Configuration:
     plain = {"fir": False, "progressive_input": "none", "embedding_type": "positional"}
     meaning = {"centered": True, "scale_by_sigma": False}
-    return Configuration({"image_size": 32} | plain | meaning | arguments, sde, continuous)
+    predictor = "euler-maruyama" if continuous else "ancestral"
+    sampling = SamplingDefaults(iterations=USUAL_SCALES, predictor=predictor, corrector="none")
+    return Configuration({"image_size": 32} | plain | meaning | arguments, sde, continuous, sampling)
 
 
 def _ddpm(sde: str, *, continuous: bool = True) -> Configuration:
@@ -100,13 +112,17 @@ PUBLISHED: Mapping[str, Configuration] = MappingProxyType(
         "cifar10-ncsnpp-discrete-ve": _ve(32, 50, continuous=False),
         "cifar10-ncsnpp-continuous-ve": _ve(32, 50),
         "cifar10-ncsnpp-deep-continuous-ve": _ve(32, 50, num_res_blocks=8),
-        "celeba64-ncsnpp-discrete-ve": _ve(64, 90, continuous=False),
+        "celeba64-ncsnpp-discrete-ve": _ve(64, 90, 0.17, continuous=False),
+        # Trained by the authors of PDS, who publish neither weights nor configurations: that of CelebA, continuous.
+        "celeba64-ncsnpp-continuous-ve": _ve(64, 90, 0.17),
+        "imagenet64-ncsnpp-continuous-ve": _ve(64, 90, 0.17),
+        "coco64-ncsnpp-continuous-ve": _ve(64, 90, 0.17),
         "celebahq256-ncsnpp-continuous-ve": _ve_256(348),
         "ffhq256-ncsnpp-continuous-ve": _ve_256(348),
         "bedroom256-ncsnpp-continuous-ve": _ve_256(378),
         "church256-ncsnpp-continuous-ve": _ve_256(380),
         "ffhq1024-ncsnpp-continuous-ve": _ve_pyramids(
-            1024, 1348, nf=16, ch_mult=(1, 2, 4, 8, 16, 32, 32, 32), num_res_blocks=1
+            1024, 1348, 0.15, nf=16, ch_mult=(1, 2, 4, 8, 16, 32, 32, 32), num_res_blocks=1
         ),
         "cifar10-ddpm-discrete-vp": _ddpm("vp", continuous=False),
         "cifar10-ddpm-continuous-vp": _ddpm("vp"),
@@ -199,7 +215,7 @@ def _configuration(model: Mapping[str, Tensor], config: str | Configuration | No
     if isinstance(config, Configuration):
         if misfit := _misfit(config, model):
             raise PrescoreError(f"config: it does not fit the file: {misfit}")
-        return "score_sde", _with_levels_of(model, config)
+        return UNNAMED, _with_levels_of(model, config)
     fitting = _fitting(model)
     if config is not None:
         name = full_name(config)
@@ -293,6 +309,7 @@ def _describe(
         weights=weights,
         name=name,
         training={"format": "score_sde_pytorch checkpoint", "configuration": name, **facts},
+        sampling=replace(configuration.sampling, configuration="" if name == UNNAMED else name),
     )
     return StoredModel(description, state | {TABLE + table: values for table, values in tables.items()})
 
