@@ -150,9 +150,9 @@ def plan(
             that need one, is to choose it by `choose_alpha`. Samplers with an option of this name (EDM's) get that.
         pixel: whether the preconditioner scales pixels as well as frequencies.
         pixel_alpha: alpha of the pixels, by default that of the frequencies.
-        pixel_mask: what pixels are scaled by, a name in `prescore.precondition.PIXEL_MASKS`: "log", the papers' logarithm
-            (the default), "square", as in the authors' code, or "mean", the mean image over its largest value, which
-            takes no alpha.
+        pixel_mask: what pixels are scaled by, a name in `prescore.precondition.PIXEL_MASKS`: "log", the papers'
+            logarithm (the default), "square", as in the authors' code, or "mean", the mean image over its largest
+            value, which takes no alpha.
         alpha_relation: alphas that were measured, {T: alpha}, of which that for the steps of this run is predicted
             (`AlphaRelation`, fitted to relative errors).
         radial: (R, lam), the mask of the papers' NCSN experiments instead of one from statistics: a disc of R times the

@@ -22,6 +22,7 @@ and configurations).
 """
 
 import inspect
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,18 +33,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prescore.checkpoints.arguments import is_number, shorten
+from prescore.checkpoints.arguments import check_arguments, is_number, shorten
 from prescore.checkpoints.stored import TABLE, WEIGHTS, ModelDescription, StoredModel
 from prescore.checkpoints.tensors import check_tensors, checked_levels
 from prescore.checkpoints.torch_files import head, load_torch
+from prescore.checkpoints.yml import NOTHING, entry, read_configuration, section
 from prescore.defaults import SamplingDefaults
 from prescore.errors import PrescoreError, check_choice, suggest
 from prescore.models.ncsnpp import NCSNpp
+from prescore.samplers.predictor_corrector import CHOICES
 from prescore.schedule import VP, SubVP, Tabulated
 
 MARK = b"all_modules."
 BETA_MIN, BETA_MAX = 0.1, 20.0
 TIME_SCALE = 999.0
+SUPPORTED = {"nonlinearity": "swish", "normalization": "GroupNorm", "beta_min": BETA_MIN, "beta_max": BETA_MAX}
+DDPM = {
+    "resblock_type": "ddpm",
+    "fir": False,
+    "skip_rescale": False,
+    "progressive_input": "none",
+    "embedding_type": "positional",
+}  # what the class DDPM has no choice of
 UNNAMED = "score_sde"  # a model of a configuration that is not published
 USUAL_SCALES = 1000  # noise levels of a table, which is the number of iterations too
 
@@ -146,7 +157,8 @@ def read(path: Path, *, config: str | Configuration | None = None, weights: str 
 
     Args:
         path: of the checkpoint.
-        config: name in `PUBLISHED`, in full or short (`full_name`), or a configuration of one's own; None finds out.
+        config: name in `PUBLISHED`, in full or short (`full_name`), the path of a yml or JSON file with the sections
+            of the training code's configuration, or a configuration of one's own; None finds out.
         weights: "ema", the average over training, or "raw".
 
     Raises:
@@ -158,6 +170,8 @@ def read(path: Path, *, config: str | Configuration | None = None, weights: str 
         raise PrescoreError("not a checkpoint of score_sde_pytorch, which is a mapping with an entry 'model'")
     content.pop("optimizer", None)  # half of the file, and not needed
     model = check_tensors("its model", content["model"])
+    if isinstance(config, str) and os.path.isfile(config):
+        config = read_file(Path(config))
     name, configuration = _configuration(model, config)
     state = model if weights == "raw" else model | _average(content.get("ema"), configuration.network())
     # Copies, so that nothing else of the file stays in memory with them.
@@ -207,6 +221,51 @@ def _listed(names: Sequence[str], conjunction: str) -> str:
     return f" {conjunction} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def read_file(file: Path) -> Configuration:
+    """The configuration in a yml or JSON file: sections data, model and training, and sampling if it is there.
+
+    Raises:
+        PrescoreError: it cannot be read, or is not of a network that can be built.
+    """
+    try:
+        content = read_configuration(file)
+        data, model, training = (section(content, name) for name in ("data", "model", "training"))
+        sampling = section(content, "sampling", {})
+        kind = entry(model, "name", str, "ncsnpp")
+        check_choice("name", kind, ("ncsnpp", "ddpm"))
+        for name, known in SUPPORTED.items():
+            if model.get(name, known) != known:
+                raise PrescoreError(f"{name}: {shorten(model[name])} is not supported, only {known} is")
+        arguments = DDPM if kind == "ddpm" else {}
+        given = {name: value for name, value in (model | data).items() if name in _complete({})}
+        check_arguments("the network", NCSNpp, given)
+        sde = entry(training, "sde", str).lower().removesuffix("sde")
+        check_choice("sde", sde, ("ve", "vp", "subvp"))
+        continuous = entry(training, "continuous", bool)
+        defaults = SamplingDefaults(
+            iterations=(given | arguments).get("num_scales", USUAL_SCALES),
+            predictor=_word(sampling, "predictor"),
+            corrector=_word(sampling, "corrector"),
+            corrector_steps=entry(sampling, "n_steps_each", int, NOTHING),
+            snr=entry(sampling, "snr", float, NOTHING),
+        )
+        if defaults.corrector == "none":
+            defaults = replace(defaults, corrector_steps=None, snr=None)
+        return Configuration(given | arguments, sde, continuous, defaults)
+    except PrescoreError as error:
+        raise PrescoreError(f"config: {file.name}: {error}") from None
+
+
+def _word(sampling: Mapping[str, Any], name: str) -> str | None:
+    """What a predictor or corrector of the training code is called here."""
+    value = entry(sampling, name, str, NOTHING)
+    if value is None:
+        return None
+    word = value.replace("_", "-").removesuffix("-sampling")
+    check_choice(name, word, CHOICES[name])
+    return word
+
+
 # Which configuration a file was trained with
 
 
@@ -216,6 +275,10 @@ def _configuration(model: Mapping[str, Tensor], config: str | Configuration | No
         if misfit := _misfit(config, model):
             raise PrescoreError(f"config: it does not fit the file: {misfit}")
         return UNNAMED, _with_levels_of(model, config)
+    if config is not None and not isinstance(config, str):
+        raise PrescoreError(
+            "config: this is a checkpoint of score_sde; a name, a file, or score_sde.Configuration is needed"
+        )
     fitting = _fitting(model)
     if config is not None:
         name = full_name(config)
@@ -226,8 +289,8 @@ def _configuration(model: Mapping[str, Tensor], config: str | Configuration | No
         return name, _with_levels_of(model, PUBLISHED[name])
     if not fitting:
         raise PrescoreError(
-            f"config: the weights fit no published configuration, such as {next(iter(PUBLISHED))}: "
-            f"{_misfit(next(iter(PUBLISHED.values())), model)}"
+            f"config: the weights fit no published configuration; the nearest is {_nearest(model)}; "
+            "give a yml of your own"
         )
     found = [_with_levels_of(model, PUBLISHED[name]) for name in fitting]
     if any(configuration != found[0] for configuration in found):
@@ -239,6 +302,17 @@ def _fitting(model: Mapping[str, Tensor]) -> list[str]:
     """Names of the published configurations with these weights; with their noise levels too, if there are any such."""
     names = [name for name, configuration in PUBLISHED.items() if not _misfit(configuration, model)]
     return [name for name in names if not _other_levels(PUBLISHED[name], model)] or names
+
+
+def _nearest(model: Mapping[str, Tensor]) -> str:
+    """The published configuration with the fewest weights that differ, and how they do, in words."""
+    wrong: dict[str, list[str]] = {}
+    for name, configuration in PUBLISHED.items():
+        expected = configuration.network().state_dict()
+        wrong[name] = [key for key in expected if key not in model or model[key].shape != expected[key].shape]
+        wrong[name] += [key for key in model if key not in expected]
+    name = min(wrong, key=lambda name: len(wrong[name]))
+    return f"{name}, from which {len(wrong[name])} of {len(model)} weights differ: {_misfit(PUBLISHED[name], model)}"
 
 
 def _misfit(configuration: Configuration, model: Mapping[str, Tensor]) -> str:
