@@ -56,8 +56,8 @@ PDS, SUPPLEMENT = "PDS", "PDS, conference supplement"
 NO_ALPHA = "The paper prints no alpha for these data; it is chosen from the statistics."
 SWAPPED = "lambda is that of the supplement's Table 1; Figures 7 and 8 of the paper have 1.1 for church, 1.6 for tower."
 ONE_EACH = (
-    "One Langevin step at each of T levels, and the published step size times T0/T: T is T0/c rounded down, T0 all "
-    "Langevin steps of the published sampler."
+    "One Langevin step at each of T levels, by the step rule: T is T0/c rounded down, T0 all Langevin steps of the "
+    "published sampler."
 )
 ITS_CALLS = "The table has the calls and not the noise levels; the usual ones of the sampler are taken."
 # Data: about, shape, configurations, and the options that all rows share.
@@ -179,7 +179,7 @@ def _table() -> Iterator[tuple[str, Preset]]:
     )
     for data, about, shape, configurations, lam, iterations, step_size, numbers in NCSNV2_ROWS:
         for T in numbers:
-            own = _langevin(T, float(f"{step_size * iterations / T:.3g}"), lam) | {"level_steps": 1}
+            own = _langevin(T, step_size, lam) | {"level_steps": 1, "original_steps": iterations}
             yield (
                 f"pds-{data}-t{T}",
                 Preset(
