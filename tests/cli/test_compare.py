@@ -659,11 +659,11 @@ def test_the_order_of_rows() -> None:
 def test_options_of_each_sampler(cli, shipped, tmp_path):
     out = tmp_path / "c"
     names = "pds[alpha=4,snr=0.075],pds[radial=0.2:1.6,no-pixel],edm-heun[alpha=0.5]@karras,pc"
-    code, text, err = cli("compare", shipped, "--samplers", names, "--calls", 4, "--n", 2, "--out", out)
+    code, _, err = cli("compare", shipped, "--samplers", names, "--calls", 4, "--n", 2, "--out", out)
     assert code == 2  # a disc of its own leaves pixel nothing to do
     assert "pixel: does nothing beside" in err
     names = names.replace(",no-pixel", "")
-    code, text, err = cli("compare", shipped, "--samplers", names, "--calls", 4, "--n", 2, "--out", out)
+    code, _, err = cli("compare", shipped, "--samplers", names, "--calls", 4, "--n", 2, "--out", out)
     assert code == 0, err
     runs = json.loads((out / "results.json").read_text())["runs"]
     settings = {run["sampler"]: run["settings"] for run in runs}

@@ -125,10 +125,10 @@ def split_runs(text: str) -> list[str]:
 
 
 def parse_run(text: str) -> dict[str, Any]:
-    """What `prescore.plan` takes, of SAMPLER[OPTION=VALUE,SWITCH,...]@GRID, of which all but the sampler may be left out.
+    """What `prescore.plan` takes, of SAMPLER[OPTION=VALUE,SWITCH,...]@GRID; all but the sampler may be left out.
 
-    Options are those of the sampler and of `PARTS`, with hyphens or underscores; `no-pixel` is a switch that is off, and
-    several numbers have a colon between them, radial=0.2:1.6.
+    Options are those of the sampler and of `PARTS`, with hyphens or underscores; `no-pixel` is a switch that is off,
+    and several numbers have a colon between them, radial=0.2:1.6.
 
     Raises:
         PrescoreError: an unknown sampler, option or grid, or a value that is none.
@@ -137,16 +137,7 @@ def parse_run(text: str) -> dict[str, Any]:
     if match is None:
         raise PrescoreError(f"--samplers: {text!r} cannot be read; SAMPLER[OPTION=VALUE,...]@GRID is needed")
     name, inside, at, grid = match.groups()
-    known = dict(PARTS)
-    if name != AUTO:
-        known = (
-            {**options_of(find_sampler(name)), **PARTS}
-            if "alpha" not in find_sampler(name).options
-            else {
-                **PARTS,
-                **options_of(find_sampler(name)),
-            }
-        )
+    known = {**PARTS, **(options_of(find_sampler(name)) if name != AUTO else {})}  # EDM has an alpha of its own
     if at and grid not in (*GRIDS, AUTO):
         raise PrescoreError(f"--samplers: {text!r} has unknown grid {grid!r}; {suggest(grid, [AUTO, *GRIDS])}")
     arguments: dict[str, Any] = {"sampler": name, **({"grid": grid} if at else {})}
@@ -156,11 +147,8 @@ def parse_run(text: str) -> dict[str, Any]:
         key = key.replace("_", "-").lower()
         option = spelled.get(key) or (spelled.get(key.removeprefix("no-")) if not equals else None)
         if option is None or (option.is_switch and equals) or not (option.is_switch or equals):
-            how = (
-                suggest(key, spelled)
-                if option is None
-                else f"{key} is {'a switch' if option.is_switch else option.value}"
-            )
+            what = "" if option is None else "a switch" if option.is_switch else option.value
+            how = f"{key} is {what}" if what else suggest(key, spelled)
             raise PrescoreError(f"--samplers: {text!r} has unknown option {word!r}; {how}")
         arguments[option.name] = key == option.flag[2:] if option.is_switch else option.parse(value.replace(":", ","))
     return arguments
@@ -169,7 +157,7 @@ def parse_run(text: str) -> dict[str, Any]:
 def uses_statistics(text: str) -> bool:
     """Whether statistics have a part in a run."""
     asked = parse_run(text)
-    made = {"alpha", "pixel", "basis"} & asked.keys() - set(
-        () if asked["sampler"] == AUTO else find_sampler(asked["sampler"]).options
-    )
-    return AUTO in (asked["sampler"], asked.get("grid")) or bool(made or find_sampler(asked["sampler"]).needs)
+    if AUTO in (name := asked["sampler"], asked.get("grid")):
+        return True
+    entry = find_sampler(name)
+    return bool(entry.needs or {"alpha", "pixel", "basis"} & asked.keys() - set(entry.options))
