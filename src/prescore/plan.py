@@ -244,8 +244,8 @@ def plan(
         made["preconditioner"] = _radial(radial, denoiser.event_shape)
     if alpha_relation is not None and alpha is not None:
         raise PrescoreError("alpha_relation: does nothing beside an alpha")
-    for name, value in {"pixel_alpha": pixel_alpha, "pixel_mask": pixel_mask}.items():
-        if value is not None and not pixel:
+    for name, of_pixels in {"pixel_alpha": pixel_alpha, "pixel_mask": pixel_mask}.items():
+        if of_pixels is not None and not pixel:
             raise PrescoreError(f"{name}: belongs to pixel")
     for_grid = bool(reasons) or (isinstance(grid, str) and grid == AUTO)
     wanted = _wanted(sampler, known, made, alpha if alpha_relation is None else AUTO, pixel, basis, for_grid)

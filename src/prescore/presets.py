@@ -155,13 +155,19 @@ def _table() -> Iterator[tuple[str, Preset]]:
     for source, data, alphas in PDS_ROWS:
         about, shape, configurations, shared = NCSNPP[data]
         for T, alpha in alphas.items():
-            own = {"sampler": "pds", "steps": T, "alpha": alpha, "pixel": False, "predictor": "reverse-diffusion"}
+            own: dict[str, Any] = {
+                "sampler": "pds",
+                "steps": T,
+                "alpha": alpha,
+                "pixel": False,
+                "predictor": "reverse-diffusion",
+            }
             preset = Preset(
                 about=about,
                 source=source,
                 shape=shape,
                 configurations=configurations,
-                options=MappingProxyType(own | {"corrector": "langevin"} | shared),
+                options=MappingProxyType({**own, "corrector": "langevin", **shared}),
                 note=NO_ALPHA if alpha == "auto" else "",
             )
             conference = data == "cifar10" and source.startswith(SUPPLEMENT)

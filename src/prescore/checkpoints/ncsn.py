@@ -72,8 +72,8 @@ class Configuration:
         )
 
 
-def _v1(*names: Any, **entries: Any) -> Configuration:
-    return Configuration(*names, **entries, **ORIGINAL)
+def _v1(**entries: Any) -> Configuration:
+    return Configuration(**entries | dict(ORIGINAL))
 
 
 def _v2(
@@ -85,9 +85,9 @@ def _v2(
 
 PUBLISHED: Mapping[str, Configuration] = MappingProxyType(
     {
-        "mnist-ncsn": _v1("MNIST", 28, channels=1, ngf=64),
+        "mnist-ncsn": _v1(dataset="MNIST", image_size=28, channels=1, ngf=64),
         "cifar10-ncsn": _v1(),
-        "celeba32-ncsn": _v1("CELEBA"),
+        "celeba32-ncsn": _v1(dataset="CELEBA"),
         "cifar10-ncsnv2": _v2("CIFAR10", 32, 232, 50, 5, 6.2e-6),
         "celeba64-ncsnv2": _v2("CELEBA", 64, 500, 90, 5, 3.3e-6),
         # The published yml says 64 pixels; the paper, whose levels these are, 96.
