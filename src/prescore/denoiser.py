@@ -35,6 +35,7 @@ from typing import ClassVar, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from prescore.defaults import SamplingDefaults
 from prescore.errors import PrescoreError, SamplingError, check_interval, check_number, is_whole
 from prescore.schedule import Schedule, VariancePreserving
 
@@ -60,6 +61,7 @@ class Denoiser:
         name: for messages and tables.
         network_calls: network calls that one call of the function makes, for counting (2 with guidance).
         statistics: `prescore.Statistics` of its data, or the path of their file, if the model brings them.
+        sampling: how its authors sample it, if that is known.
 
     Raises:
         PrescoreError: an attribute is out of its range.
@@ -76,6 +78,7 @@ class Denoiser:
     name: str = ""
     network_calls: int = 1
     statistics: object = None
+    sampling: SamplingDefaults | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.function):
