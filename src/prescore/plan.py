@@ -21,13 +21,14 @@ from prescore.grid import GRIDS, check_apart, check_grid
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.operators import Identity
 from prescore.precondition import Preconditioner, frequency_preconditioner, pixel_preconditioner
-from prescore.samplers import PredictorCorrector, Sampler, choose_alpha, choose_sampler, find_sampler
+from prescore.samplers import Fitted, PredictorCorrector, Sampler, choose_alpha, choose_sampler, find_sampler
 from prescore.samplers import make_sampler as make
 from prescore.samplers import sample as run
 from prescore.samplers.base import steps_for_calls
 from prescore.samplers.calibrated import errors_of, levels_source, prediction_of
+from prescore.samplers.choose import choose_measured, describe_errors
 from prescore.samplers.table import which_take
-from prescore.statistics import Statistics, in_range, load_statistics
+from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
 
 AUTO = "auto"  # a sampler, noise levels, or a strength that is to be chosen
 USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is said
@@ -50,7 +51,7 @@ class Plan:
         levels: its noise levels, (T + 1,), decreasing, float64.
         calls: network calls of a sample; None if the sampler makes as many as its tolerance needs.
         settings: everything that decides a sample beside its seed and the model's weights, as JSON values.
-        reasons: why "sampler", "grid" and "alpha" are what they are, for those that were chosen.
+        reasons: why "sampler", "grid", "alpha" and "weights" are what they are, for those that were chosen.
     """
 
     denoiser: Denoiser
@@ -143,7 +144,11 @@ def plan(
     if sampler == AUTO:
         if calls is None and steps is None and (grid is None or isinstance(grid, str)):
             calls = USUAL_CALLS * denoiser.network_calls
-        choice = choose_sampler(_evaluations(denoiser, calls, steps, grid), known.statistics)
+        evaluations = _evaluations(denoiser, calls, steps, grid)
+        is_free = not options and (grid is None or (isinstance(grid, str) and grid == AUTO))
+        is_usual = is_free and all(value is None for value in (alpha, pixel, basis, reference, preconditioner))
+        fit = known.fit(evaluations) if is_usual else None
+        choice = choose_sampler(evaluations, known.statistics) if fit is None else choose_measured(fit)
         sampler, reasons["sampler"] = choice.name, choice.reason
         asked = {
             "alpha": alpha,
@@ -185,6 +190,12 @@ def plan(
     method = on_levels(**made)
     levels = method.levels(denoiser.sigma_min, denoiser.sigma_max)
     method.check(denoiser.event_shape, levels)
+    if isinstance(method, Fitted):
+        fit = known.fit(len(levels) - 1)
+        if fit is None or not method.is_fitted(levels):
+            raise PrescoreError(known.unfitted(len(levels) - 1))
+        facts["weights"] = "fitted"
+        reasons["weights"] = describe_errors(fit)
     for option, beside in method.unused(levels).items():
         if option in options:
             raise PrescoreError(f"{option}: does nothing in sampler {sampler!r} with {beside}")
@@ -292,6 +303,20 @@ class _Known:
         errors = None if self.statistics is None else self.statistics.model.steps
         return errors is not None and errors.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max)
 
+    def fit(self, steps: int) -> FittedWeights | None:
+        """What was fitted for so many steps in the model's noise range."""
+        fit = None if self.statistics is None else self.statistics.tuning.fits.get(steps)
+        return fit if fit is not None and fit.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max) else None
+
+    def unfitted(self, steps: int) -> str:
+        """That no weights were fitted for a run of so many steps, and what would be right."""
+        fitted = [n for n in self.needed.tuning.fits if self.fit(n) is not None]
+        known = f"; they were for {', '.join(map(str, sorted(fitted)))}" if fitted else ""
+        return (
+            f"sampler: no weights were fitted for p-fit with {steps} steps on these noise levels{known}; fit them by "
+            f"`prescore calibrate DATA --model MODEL --calls {steps * self.denoiser.network_calls} --out FILE`"
+        )
+
     @property
     def facts(self) -> dict[str, object]:
         statistics = self.needed
@@ -315,7 +340,7 @@ def _on_grid(
     low, high = known.denoiser.sigma_min, known.denoiser.sigma_max
     if rho is not None and not (isinstance(grid, str) and grid == "karras"):
         raise PrescoreError("rho: belongs to grid karras")
-    if grid is None:
+    if grid is None or (isinstance(sampler, Fitted) and isinstance(grid, str) and grid == AUTO):
         return sampler, {}
     if not isinstance(grid, str):
         levels = check_apart(check_grid(grid), "grid")
