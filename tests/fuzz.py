@@ -37,10 +37,11 @@ from safetensors.torch import load_file
 import prescore
 from prescore.cli import main
 from prescore.cli.app import app
-from prescore.cli.options import options_of, recipe_options
 from prescore.denoiser import Denoiser, expand
 from prescore.errors import PrescoreError
+from prescore.options import recipe_options
 from prescore.samplers import SAMPLERS, find_sampler
+from prescore.samplers.table import options_of
 
 PATIENCE = 10  # seconds after which Ctrl-C ends a command that was asked for much
 SECONDS = 30  # that one command may take, or Ctrl-C may need

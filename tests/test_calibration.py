@@ -1,5 +1,7 @@
 """Data and a model of them, measured in one call."""
 
+import re
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -103,7 +105,7 @@ def test_a_model_whose_data_have_their_mean_removed_is_measured_on_such_data():
     [
         ({"calls": (5,)}, "calls: does nothing without a model"),
         ({"condition": {}}, "condition: does nothing without a model"),
-        ({"model": model(), "trajectories": -1}, "trajectories: -1 is negative; 0 leaves the steps out"),
+        ({"model": model(), "trajectories": -1}, "trajectories: -1 is not a whole number, at least 0"),
         ({"model": model(), "trajectories": 3, "tries": 4}, "tries: 4 given; 0 to 3, the number of trajectories"),
         (
             {"model": Denoiser(abs, (2, 2), 0.1, 1.0, name="other")},
@@ -114,3 +116,27 @@ def test_a_model_whose_data_have_their_mean_removed_is_measured_on_such_data():
 def test_what_does_not_fit_is_refused(options, message):
     with pytest.raises(PrescoreError, match=message):
         calibrate(data(), **options)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([torch.rand(1, 14, 14)] * 9, "a list of 9 pictures (1, 14, 14); torch.stack makes one tensor"),
+        (torch.rand(3, 16, 16), "(3, 16, 16) is one picture; about 200 of them"),
+        (torch.rand(9, 16, 16, 3), "(9, 16, 16, 3) has its channels last; data.permute(0, 3, 1, 2)"),
+        (torch.rand(1, 3, 16, 16), "1 sample given; at least 2, and rather 200"),
+    ],
+)
+def test_data_that_look_like_something_else_are_refused(data, message):
+    with pytest.raises(PrescoreError, match=re.escape(message)):
+        calibrate(data)
+
+
+def test_arrays_are_taken_as_they_are():
+    data = torch.rand(9, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(calibrate(data.numpy()).moments.mean, calibrate(data).moments.mean)
+
+
+def test_a_function_is_no_model():
+    with pytest.raises(PrescoreError, match="model: function given; a denoiser that says its noise range is needed"):
+        calibrate(torch.rand(9, 1, 6, 6), model=lambda x, sigma: x)

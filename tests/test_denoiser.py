@@ -447,7 +447,7 @@ def test_the_noise_range_is_that_of_the_schedule_unless_it_is_narrowed():
         ({"event_shape": (3, True)}, "is not a shape such as"),
         ({"data_range": 2}, "data_range: 2 is not an interval"),
         ({"data_range": (0, "1")}, "is not an interval"),
-        ({"sigma_max": "80"}, "sigma_max: '80' is not a number"),
+        ({"sigma_max": "80"}, "sigma_max: '80' given; a number is needed"),
     ],
 )
 def test_attributes_of_the_wrong_kind_are_named(given, message):

@@ -1,6 +1,7 @@
 """A run decided in Python: what the plan chooses, refuses and says, and that the command line decides the same."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from functools import cache, partial
@@ -176,8 +177,8 @@ def test_the_mean_that_was_removed_from_a_models_data_is_taken_from_their_statis
     [
         ({"steps": 0}, "steps: "),
         ({"sampler": "unipcc", "steps": 3}, "did you mean unipc"),
-        ({"sampler": "pc", "calls": 4, "steps": 3}, "calls: gives the number of steps"),
-        ({"sampler": "pc", "calls": 4, "grid": [9.0, 1.0, 0.0]}, "calls: gives the number of steps"),
+        ({"sampler": "pc", "calls": 4, "steps": 3}, "calls: says how long the run is"),
+        ({"sampler": "pc", "calls": 4, "grid": [9.0, 1.0, 0.0]}, "calls: says how long the run is"),
         ({"sampler": "unipc", "alpha": 3, "steps": 4}, "alpha: sampler 'unipc' cannot use a preconditioner"),
         ({"sampler": "unipc", "basis": "pixel", "steps": 4}, "basis: sampler 'unipc' cannot use a reference"),
         ({"sampler": "p-ode-1", "basis": "wavelet", "steps": 4}, "basis: unknown value 'wavelet'"),
@@ -271,3 +272,57 @@ def test_the_usual_number_of_calls_counts_evaluations_of_the_model():
 def test_what_the_chosen_sampler_does_not_use_is_refused(asked, able):
     with pytest.raises(PrescoreError, match=f"{next(iter(asked))}: sampler 'auto' takes .* such as {able}"):
         plan(field(), **asked)
+
+
+WRONG_KINDS = [
+    ({"sampler": "p-ode-3m", "corrector": "no"}, "corrector: 'no' given; yes or no is needed"),
+    ({"sampler": "p-ode-3m", "corrector": 1}, "corrector: 1 given; yes or no is needed"),
+    ({"sampler": "pc", "snr": "0.16"}, "snr: '0.16' given; a number is needed"),
+    ({"sampler": "pc", "corrector_steps": True}, "corrector_steps: True given; a whole number is needed"),
+    ({"sampler": "pds", "alpha": "5"}, "alpha: '5' given; a number, at least 1, or auto is needed"),
+    ({"sampler": "pds", "pixel": "no"}, "pixel: 'no' given; True or False is needed"),
+    ({"steps": "5"}, "steps: '5' is not a positive whole number"),
+    ({"steps": True}, "steps: True is not a positive whole number"),
+    ({"calls": True}, "calls: True is not a positive whole number"),
+    ({"sigma_max": "20"}, "sigma_max: '20' given; a number is needed"),
+    ({"grid": 3}, "grid: shape (); a row"),
+    ({"sampler": make_sampler("pc")}, "sampler: PredictorCorrector given; a name is needed"),
+    ({"sampler": "PDS"}, "did you mean pds"),
+    ({"sampler": "dpm++"}, "did you mean dpmpp-2s"),
+    (
+        {"sampler": "p-ode-3m", "corector": True},
+        "corector: sampler 'p-ode-3m' has no such option; did you mean corrector",
+    ),
+]
+
+
+@pytest.mark.parametrize(("asked", "message"), WRONG_KINDS)
+def test_values_of_the_wrong_kind_are_named(asked, message):
+    with pytest.raises(PrescoreError, match=re.escape(message)):
+        plan(field(), **asked)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plan("natural-edm"), "model: 'natural-edm' is a name; open it first, by prescore.load('natural-edm')"),
+        (lambda: draw("mnist-ve"), "prescore.load('mnist-ve')"),
+        (lambda: plan(3), "model: int cannot be called as model(x, sigma)"),
+        (lambda: prescore.load(field()), "name_or_path: Denoiser given"),
+        (lambda: plan(torch.relu, event_shape=14, sigma_min=1, sigma_max=2), "event_shape: 14 is not a shape"),
+        (lambda: plan(field()).sample(4), "seeds: 4 given; a row of whole numbers, such as range(16), is needed"),
+        (lambda: draw(field(), 2, condition=torch.zeros(2)), "condition: Tensor given; tensors by the names of"),
+        (lambda: draw(field(), 2, condition={"label": 1}), "condition 'label': a tensor with a row for each sample"),
+        (lambda: draw(field(), "2"), "n: '2' samples asked for"),
+        (lambda: draw(field(), 2, seed=1.5), "seed: 1.5 is not a whole number"),
+        (lambda: draw(field(), 2, batch_size=1.5), "batch_size: 1.5 is not a positive whole number"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(call, message):
+    with pytest.raises(PrescoreError, match=re.escape(message)):
+        call()
+
+
+def test_lists_and_whole_numbers_stand_for_tuples_and_numbers():
+    assert plan(field(), sampler="pc", steps=3, snr=1).settings["snr"] == 1
+    assert plan(field(), sampler="pc", steps=np.int64(3).item()).steps == 3

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prescore.denoiser import Denoiser
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, check_interval, is_whole
 from prescore.grid import geometric
 from prescore.limits import MOST_LEVELS, check_count, check_size
 from prescore.plan import reference_of, seen_by
@@ -16,15 +17,17 @@ from prescore.statistics import ModelStatistics, Statistics, in_range, measure_m
 from prescore.statistics.batches import Batch, batches, checked
 from prescore.statistics.score import USUAL_LEVELS
 
+CHANNELS = (1, 2, 3, 4)  # of pictures
+
 
 def calibrate(
-    data: Tensor | Iterable[Batch],
+    data: Tensor | np.ndarray | Iterable[Batch],
     *,
     data_range: tuple[float, float] = (0.0, 1.0),
     axes: int | None = None,
     components: int | None = None,
     model: Denoiser | None = None,
-    calls: Sequence[int] | None = None,
+    calls: int | Sequence[int] | None = None,
     condition: Mapping[str, Tensor] | None = None,
     levels: int = USUAL_LEVELS,
     trajectories: int = USUAL_TRAJECTORIES,
@@ -38,7 +41,8 @@ def calibrate(
         data, data_range, axes, components: as `prescore.statistics.measure_moments` takes them. With a model the data
             are read twice, so an iterator will not do.
         model: whose score on the data, and whose solvers' steps, are to be measured too.
-        calls: numbers of network calls for which noise levels are tried; by default a range of them from 4 to 20.
+        calls: numbers of network calls, or one, for which noise levels are tried; by default a range of them
+            from 4 to 20.
         condition: named tensors with a row for each of the data, or one for all, passed to the model as keyword
             arguments; trajectories take the rows in turn.
         levels: at how many noise levels to measure the score.
@@ -57,13 +61,22 @@ def calibrate(
 
     Cost: that of `measure_moments`; with a model, for each batch, `levels` network calls, and that of `measure_steps`.
     """
+    data = _as_samples(data)
+    check_interval("data_range", data_range)
     if model is None:
         for name, value in {"calls": calls, "condition": condition}.items():
             if value is not None:
                 raise PrescoreError(f"{name}: does nothing without a model")
         return Statistics(moments=measure_moments(data, data_range=data_range, axes=axes, components=components))
-    if trajectories < 0:
-        raise PrescoreError(f"trajectories: {trajectories} is negative; 0 leaves the steps out")
+    if not isinstance(model, Denoiser):
+        raise PrescoreError(
+            f"model: {type(model).__name__} given; a denoiser that says its noise range is needed, from prescore.load "
+            "or as prescore.Denoiser(function, event_shape, sigma_min, sigma_max)"
+        )
+    calls = [calls] if isinstance(calls, int) else calls
+    for name, value in {"levels": levels, "trajectories": trajectories, "batch_size": batch_size}.items():
+        if not is_whole(value) or value < 0:
+            raise PrescoreError(f"{name}: {value!r} is not a whole number, at least 0")
     if tries is not None and not 0 <= tries <= trajectories:
         raise PrescoreError(f"tries: {tries} given; 0 to {trajectories}, the number of trajectories, are possible")
     check_count("levels", levels, MOST_LEVELS)
@@ -104,6 +117,32 @@ def calibrate(
         progress=progress,
     )
     return Statistics(moments=measured.moments, model=ModelStatistics(score=score, steps=steps), tuning=tuning)
+
+
+def _as_samples(data: Tensor | np.ndarray | Iterable[Batch]) -> Tensor | Iterable[Batch]:
+    """The data as `measure_moments` takes them.
+
+    Raises:
+        PrescoreError: they look like something else than samples (N, C, *axes): channels last, one picture alone, or a
+            list of pictures that are not stacked.
+    """
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
+    if isinstance(data, list | tuple) and data and all(isinstance(x, Tensor | np.ndarray) for x in data):
+        if all(x.ndim == 3 and len(x) in CHANNELS for x in data):
+            shape = tuple(data[0].shape)
+            raise PrescoreError(f"data: a list of {len(data)} pictures {shape}; torch.stack makes one tensor of them")
+        data = [torch.as_tensor(x) for x in data]
+    if not isinstance(data, Tensor):
+        return data
+    shape = tuple(data.shape)
+    if data.ndim == 3 and len(data) in CHANNELS and min(shape[1:]) > max(CHANNELS):
+        raise PrescoreError(f"data: {shape} is one picture; about 200 of them, (N, C, H, W), are needed")
+    if data.ndim == 4 and shape[-1] in CHANNELS and min(shape[1:3]) > max(CHANNELS):
+        raise PrescoreError(f"data: {shape} has its channels last; data.permute(0, 3, 1, 2) puts them first")
+    if len(data) == 1:
+        raise PrescoreError("data: 1 sample given; at least 2, and rather 200, are needed")
+    return data
 
 
 class _Seen:

@@ -35,7 +35,7 @@ from typing import ClassVar, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, SamplingError, check_interval
+from prescore.errors import PrescoreError, SamplingError, check_interval, check_number
 from prescore.schedule import Schedule, VariancePreserving
 
 Denoise = Callable[..., Tensor]
@@ -82,8 +82,7 @@ class Denoiser:
             raise PrescoreError(f"function: {type(self.function).__name__} cannot be called as function(x, sigma)")
         check_shape(self.event_shape)
         for end in ("sigma_min", "sigma_max"):
-            if not isinstance(value := getattr(self, end), int | float):
-                raise PrescoreError(f"{end}: {value!r} is not a number")
+            check_number(end, value := getattr(self, end))
             if math.isnan(value):
                 object.__setattr__(self, end, getattr(self.function, end, None) or math.nan)
         if math.isnan(self.sigma_min) or math.isnan(self.sigma_max):
@@ -199,6 +198,19 @@ class Evaluator:
         if not torch.isfinite(values.sum(dtype=torch.float64)):
             hint = self.diagnosis()
             raise SamplingError(f"{what} is not finite {self.where}{': ' + hint if hint else ''}")
+
+
+def check_condition(condition: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """The condition of a run as a dictionary. Raises PrescoreError unless it is one of named tensors."""
+    if condition is not None and not isinstance(condition, Mapping):
+        raise PrescoreError(
+            f"condition: {type(condition).__name__} given; tensors by the names of the model's arguments are needed, "
+            'as in {"class_labels": labels}'
+        )
+    for name, rows in (condition or {}).items():
+        if not isinstance(rows, Tensor) or rows.ndim == 0:
+            raise PrescoreError(f"condition {name!r}: a tensor with a row for each sample is needed")
+    return dict(condition or {})
 
 
 def given_dtype(denoiser: Denoise, dtype: torch.dtype) -> torch.dtype:

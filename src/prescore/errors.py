@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Real
 
 LONGEST = 1000  # characters of a message
 
@@ -31,7 +32,8 @@ def printable(text: str, longest: int | None = None) -> str:
     >>> printable("a\n  b"), printable("\x1b[31mred"), printable("a" * 20, 9)
     ('a b', '\\x1b[31mred', 'aaa...aaa')
     """
-    line = " ".join(filter(None, map(str.strip, text.splitlines())))
+    lines = text.splitlines()
+    line = lines[0] if len(lines) == 1 else " ".join(filter(None, map(str.strip, lines)))
     if not line.isprintable():
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     if longest is None or len(line) <= longest:
@@ -43,8 +45,22 @@ def printable(text: str, longest: int | None = None) -> str:
 def suggest(name: str, known: Iterable[str]) -> str:
     """End of an error message about an unknown name: the near ones if there are any, else all of them."""
     known = list(known)
-    near = difflib.get_close_matches(name[:100], known, n=3, cutoff=0.5)
+    alike = {k.lower(): k for k in known}
+    typed = name[:100].lower().replace("+", "p")
+    begun = [k for k in known if len(typed) > 2 and k.lower().startswith(typed)]
+    near = begun[:3] or [alike[k] for k in difflib.get_close_matches(typed, alike, n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+
+
+def is_whole(value: object) -> bool:
+    """Whether this is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise PrescoreError unless what was given as `name` is a number; text that spells one is none."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise PrescoreError(f"{name}: {value!r} given; a number is needed")
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:

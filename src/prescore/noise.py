@@ -63,6 +63,8 @@ class NoiseSource:
 
 def check_seeds(seeds: Iterable[int]) -> list[int]:
     """The seeds as Python integers, or a PrescoreError that names the first that is not one in [0, 2**64)."""
+    if not isinstance(seeds, Iterable):
+        raise PrescoreError(f"seeds: {seeds!r} given; a row of whole numbers, such as range(16), is needed")
     numbers = [seed.item() if isinstance(seed, Tensor | np.generic) else seed for seed in seeds]
     for seed in numbers:
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:

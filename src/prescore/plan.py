@@ -9,13 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from prescore.denoiser import Denoise, Denoiser, Evaluator
-from prescore.errors import PrescoreError, check_choice
+from prescore.denoiser import Denoise, Denoiser, Evaluator, check_shape
+from prescore.errors import PrescoreError, check_choice, check_number, is_whole
 from prescore.gaussian import GAUSSIANS, Gaussian, gaussian
 from prescore.grid import GRIDS, check_apart, check_grid
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
@@ -129,16 +130,26 @@ def plan(
     Raises:
         PrescoreError: something that was asked for is unknown, does not fit the rest, or would do nothing.
     """
+    for name, value in {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}.items():
+        if value is not None:
+            check_number(name, value)
+    if pixel is not None and not isinstance(pixel, bool):
+        raise PrescoreError(f"pixel: {pixel!r} given; True or False is needed")
+    if not isinstance(sampler, str):
+        kind = type(sampler).__name__
+        raise PrescoreError(f"sampler: {kind} given; a name is needed (prescore.sample runs a sampler itself)")
+    if grid is not None and not isinstance(grid, str):
+        grid = check_grid(grid)
     if isinstance(statistics, str | Path):
         statistics = load_statistics(statistics)
     given = {"event_shape": event_shape, "sigma_min": sigma_min, "sigma_max": sigma_max, "data_range": data_range}
     denoiser = _denoiser(model, statistics, given)
     known = _Known(denoiser, statistics)
-    if calls is not None and (not isinstance(calls, int) or calls < 1):
+    if calls is not None and (not is_whole(calls) or calls < 1):
         raise PrescoreError(f"calls: {calls!r} is not a positive whole number")
     check_count("calls", calls or 0, MOST_LEVELS)
     if calls is not None and (steps is not None or (grid is not None and not isinstance(grid, str))):
-        raise PrescoreError("calls: gives the number of steps, as steps or a list of noise levels would")
+        raise PrescoreError("calls: says how long the run is, as steps or a list of noise levels do; give one of them")
     objects = {"reference": reference, "preconditioner": preconditioner}
     reasons: dict[str, str] = {}
     if sampler == AUTO:
@@ -243,10 +254,12 @@ def draw(
         PrescoreError: as `plan` and `prescore.sample`.
     """
     decided = plan(model, **planned)
-    if not isinstance(n, int) or n < 1:
+    if not is_whole(n) or n < 1:
         raise PrescoreError(f"n: {n!r} samples asked for; at least 1 is needed")
     check_count("n", n, MOST_SAMPLES)
     check_size("n", n, 8 * prod(decided.denoiser.event_shape))
+    if not is_whole(seed):
+        raise PrescoreError(f"seed: {seed!r} is not a whole number")
     x = decided.sample(range(seed, seed + n), batch_size=batch_size, condition=condition, progress=progress)
     return decided.denoiser.decode(x)
 
@@ -328,7 +341,7 @@ def _on_grid(
     name: str,
     sampler: Sampler,
     known: _Known,
-    grid: str | Tensor | Sequence[float] | None,
+    grid: str | Tensor | None,
     rho: float | None,
     is_narrowed: bool,
 ) -> tuple[Sampler, dict[str, object]]:
@@ -343,7 +356,7 @@ def _on_grid(
     if grid is None or (isinstance(sampler, Fitted) and isinstance(grid, str) and grid == AUTO):
         return sampler, {}
     if not isinstance(grid, str):
-        levels = check_apart(check_grid(grid), "grid")
+        levels = check_apart(grid, "grid")
         if is_narrowed:
             raise PrescoreError("sigma_min, sigma_max: do nothing beside a list of noise levels")
         positive = levels[levels > 0]
@@ -373,6 +386,10 @@ def _denoiser(model: Denoise, statistics: Statistics | None, given: Mapping[str,
     Args:
         given: what was said of it, by the names of a `Denoiser`'s attributes; None is nothing.
     """
+    if isinstance(model, str | Path):
+        raise PrescoreError(f"model: {str(model)!r} is a name; open it first, by prescore.load({str(model)!r})")
+    if not callable(model):
+        raise PrescoreError(f"model: {type(model).__name__} cannot be called as model(x, sigma)")
     told = {name: value for name, value in given.items() if value is not None}
     if not isinstance(model, Denoiser):
         return _wrapped(model, statistics, told)
@@ -394,6 +411,7 @@ def _wrapped(function: Denoise, statistics: Statistics | None, told: Mapping[str
         known[name] = next((value for value in said if value is not None), None)
         if known[name] is None and name != "data_range":
             raise PrescoreError(f"{name}: the function does not say it; give it, or wrap it by prescore.Denoiser")
+    check_shape(known["event_shape"])
     known |= {"event_shape": tuple(known["event_shape"]), "data_range": known["data_range"] or (0.0, 1.0)}
     evaluator = Evaluator(function)
     return Denoiser(function, dtype=evaluator.model_dtype, device=evaluator.device, **known)
@@ -443,10 +461,9 @@ def _strength(
         bare: then, the sampler on its levels without preconditioner.
     """
     if bare is None:
-        try:
-            return float(str(alpha)), ""
-        except ValueError:
-            raise PrescoreError(f"alpha: {alpha!r} given; a number, at least 1, or auto is needed") from None
+        if not isinstance(alpha, Real) or isinstance(alpha, bool):
+            raise PrescoreError(f"alpha: {alpha!r} given; a number, at least 1, or auto is needed")
+        return float(alpha), ""
     if not isinstance(bare, PredictorCorrector):
         raise PrescoreError(
             f"alpha: is chosen for predictor-corrector samplers only; give sampler {name!r} a number, such as 5 "
@@ -469,9 +486,7 @@ def _check_taken(chosen: str, given: Iterable[str]) -> None:
             raise PrescoreError(f"{name}: sampler 'auto' takes {chosen!r}, which does not use it; {right}")
 
 
-def _evaluations(
-    denoiser: Denoiser, calls: int | None, steps: int | None, grid: str | Tensor | Sequence[float] | None
-) -> int:
+def _evaluations(denoiser: Denoiser, calls: int | None, steps: int | None, grid: str | Tensor | None) -> int:
     """Of the model, by a sampler that evaluates it once a step, for what was asked for."""
     if calls is not None:
         return max(1, calls // denoiser.network_calls)

@@ -108,7 +108,7 @@ def test_a_sampler_is_chosen(tmp_path: Path, calibrated: Path, model: Path, cli:
 
 def test_calls_beside_other_numbers(tmp_path: Path, model: Path, refused: Refused) -> None:
     arguments = ("sample", model, "--out", tmp_path / "a.npz", "--sampler")
-    assert "--calls: gives the number of steps" in refused(*arguments, "dpmpp-2m", "--calls", 5, "--steps", 5)
-    assert "--calls: gives the number of steps" in refused(*arguments, "dpmpp-2m", "--calls", 5, "--grid", "9,1,0")
+    assert "--calls: says how long the run is" in refused(*arguments, "dpmpp-2m", "--calls", 5, "--steps", 5)
+    assert "--calls: says how long the run is" in refused(*arguments, "dpmpp-2m", "--calls", 5, "--grid", "9,1,0")
     assert "calls: 0 is not a positive" in refused(*arguments, "auto", "--calls", 0)
     assert "it needs at least 13" in refused(*arguments, "pndm", "--calls", 9)

@@ -6,9 +6,11 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
-from prescore.cli.options import argument_docs, named_sampler, options_of, take
+from prescore.cli.options import named_sampler, take
 from prescore.errors import PrescoreError
+from prescore.options import argument_docs
 from prescore.samplers import Entry, Sampler
+from prescore.samplers.table import options_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,4 +122,4 @@ def test_options_are_taken_from_among_other_words() -> None:
 def test_the_sampler_that_words_name() -> None:
     assert named_sampler(["m", "--sampler", "ald", "--snr", "3"]) == "ald"
     assert named_sampler(["--sampler=ald", "--sampler", "pds"]) == "pds"
-    assert named_sampler(["m", "--sampler"]) == named_sampler([]) == "pc"
+    assert named_sampler(["m", "--sampler"]) == named_sampler([]) == "auto"

@@ -22,13 +22,13 @@ from support import with_function
 import prescore
 from prescore.checkpoints.native import read as read_model
 from prescore.checkpoints.native import save_model
-from prescore.cli.options import options_of
 from prescore.cli.sample import sample
 from prescore.denoiser import Denoiser
 from prescore.gaussian import GAUSSIANS, Gaussian
 from prescore.grid import geometric, iddpm, karras, uniform_t
 from prescore.images import grid, to_uint8
 from prescore.samplers import SAMPLERS, Entry
+from prescore.samplers.table import options_of
 from prescore.schedule import VP
 
 Cli = Callable[..., Any]

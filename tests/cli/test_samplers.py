@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from prescore.cli.options import options_of
 from prescore.cli.samplers import WIDTH
 from prescore.samplers import SAMPLERS
+from prescore.samplers.table import options_of
 
 
 def test_every_sampler_has_a_line_below_its_family(cli: Callable[..., Any]) -> None:

@@ -85,7 +85,7 @@ def test_it_is_planned_and_drawn_like_any_other():
 def test_its_mistakes_are_refused():
     for asked, message in {
         "tone": "tone: does nothing in sampler 'relax' with mode = plain",
-        "speed": "speed: sampler 'relax' has no such option; it has power, mode, tone",
+        "speed": "speed: sampler 'relax' has no such option; known: power, mode, tone",
     }.items():
         with pytest.raises(PrescoreError, match=message):
             prescore.plan(MODEL, sampler="relax", steps=3, **{asked: 0.5})

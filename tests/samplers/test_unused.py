@@ -11,9 +11,9 @@ import torch
 
 import prescore
 from prescore import calibrate
-from prescore.cli.options import Option, field_options, options_of
 from prescore.denoiser import Denoiser, expand
 from prescore.errors import PrescoreError
+from prescore.options import Option, field_options
 from prescore.precondition import frequency_preconditioner
 from prescore.samplers import (
     DEIS,
@@ -29,6 +29,7 @@ from prescore.samplers import (
     UniPC,
     make_sampler,
 )
+from prescore.samplers.table import options_of
 from prescore.statistics import ModelStatistics
 from prescore.statistics.score import score_statistics
 

@@ -8,6 +8,7 @@ from prescore.checkpoints.detect import open_model
 from prescore.checkpoints.native import load_model, save_model
 from prescore.checkpoints.stored import ModelDescription, StoredModel, build
 from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError
 
 __all__ = ["ModelDescription", "StoredModel", "build", "load", "load_model", "open_model", "save_model"]
 
@@ -42,6 +43,9 @@ def load(
         PrescoreError: neither a shipped name nor a model that can be read; says what is wrong with it. Or it cannot be
             guided.
     """
+    if not isinstance(name_or_path, str | Path):
+        kind = type(name_or_path).__name__
+        raise PrescoreError(f"name_or_path: {kind} given; a name or a path is needed (a denoiser needs no loading)")
     return open_model(
         name_or_path,
         config=config,

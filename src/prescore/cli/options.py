@@ -1,126 +1,15 @@
-"""Options of samplers and recipes as a shell has them, read from the fields and the docstring of a dataclass."""
+"""Commands that take, beside their own options, those of a sampler or a recipe, read from a shell's words."""
 
-import inspect
-import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 from typer.core import TyperCommand
 
 from prescore.errors import PrescoreError, suggest
-
-if TYPE_CHECKING:
-    from prescore.samplers import Entry
+from prescore.options import Option, field_options
 
 DEFAULT_SAMPLER, DEFAULT_RECIPE = "auto", "edm"
-# Types that a word can stand for, tried in this order, and what the user reads about them.
-WORDS = {bool: "yes or no", int: "a whole number", float: "a number", tuple: "numbers with commas", str: "text"}
-
-
-@dataclass(frozen=True)
-class Option:
-    """A field of a dataclass that words can give.
-
-    Attributes:
-        name: of the field.
-        kinds: its types, those that a word can stand for, in the order of `WORDS`; a tuple keeps its arguments.
-        optional: whether it may be None.
-        default: its value if it is not given.
-        choices: the words it may be, if the class lists them.
-        help: its part of the docstring.
-    """
-
-    name: str
-    kinds: tuple[Any, ...]
-    optional: bool
-    default: object
-    choices: tuple[str, ...]
-    help: str
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-").lower()
-
-    @property
-    def is_switch(self) -> bool:
-        """Whether it is given as --x or --no-x."""
-        return bool in self.kinds
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        return (self.flag, "--no-" + self.flag[2:]) if self.is_switch else (self.flag,)
-
-    @property
-    def value(self) -> str:
-        """What a value may be, in words."""
-        words = ", ".join(self.choices) or " or ".join(WORDS[get_origin(kind) or kind] for kind in self.kinds)
-        return f"{words}, or none" if self.optional and not self.is_switch else words
-
-    def parse(self, word: str) -> object:
-        """The value that a word stands for.
-
-        Raises:
-            PrescoreError: it stands for none.
-        """
-        if self.optional and word.lower() == "none":
-            return None
-        for kind in self.kinds:
-            try:
-                return _numbers(kind, word) if get_origin(kind) is tuple else kind(word)
-            except ValueError:
-                continue
-        raise PrescoreError(f"{self.flag}: {word!r} given; {self.value} is needed")
-
-
-def options_of(entry: "Entry") -> dict[str, Option]:
-    """The options of a sampler in the table that words can give, by name."""
-    return field_options(entry.cls, entry.options, entry.defaults, entry.choices)
-
-
-def field_options(
-    cls: Any, names: Collection[str], defaults: Mapping[str, object], choices: Mapping[str, Sequence[str]]
-) -> dict[str, Option]:
-    """The fields of a dataclass, of these names, that words can give.
-
-    Args:
-        cls: its docstring explains them in an Args section; its attribute `choices` lists words, where there are few.
-        names: of the fields.
-        defaults, choices: those that differ from the class's.
-    """
-    hints, texts = get_type_hints(cls), argument_docs(cls)
-    choices = {**getattr(cls, "choices", {}), **choices}
-    options = {}
-    for field in fields(cls):
-        hint = hints[field.name]
-        members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        kinds = tuple(kind for word in WORDS for kind in members if (get_origin(kind) or kind) is word)
-        literal = tuple(value for kind in members if get_origin(kind) is Literal for value in get_args(kind))
-        if field.name in names and (kinds or literal):
-            options[field.name] = Option(
-                field.name,
-                kinds or (str,),
-                NoneType in members,
-                defaults.get(field.name, None if field.default is MISSING else field.default),
-                literal or tuple(choices.get(field.name, ())),
-                texts.get(field.name, ""),
-            )
-    return options
-
-
-def argument_docs(cls: type) -> dict[str, str]:
-    """What the Args sections of a class and of its bases say about each argument, each as one line."""
-    texts: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        section = re.search(
-            r"^Args:\n((?: .*\n|\n)*)", inspect.cleandoc(base.__dict__.get("__doc__") or "") + "\n", re.M
-        )
-        parts = re.split(r"^ {4}(\S[^:\n]*): ", section[1] if section else "", flags=re.MULTILINE)
-        for names, text in zip(parts[1::2], parts[2::2], strict=True):
-            if re.fullmatch(r"\w+(, \w+)*", names):  # not "a, b and the others"
-                texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
-    return texts
 
 
 class Command(TyperCommand):
@@ -148,7 +37,7 @@ class SampleCommand(Command):
     def named(self, args: list[str]) -> tuple[str, dict[str, Option]]:
         """What the words name, and the options that it has."""
         from prescore.plan import AUTO
-        from prescore.samplers import find_sampler
+        from prescore.samplers.table import find_sampler, options_of
 
         name = named_sampler(args)
         return f"sampler {name!r}", {} if name == AUTO else options_of(find_sampler(name))
@@ -238,11 +127,3 @@ def take(options: dict[str, Option], words: Sequence[str]) -> tuple[dict[str, ob
                 raise PrescoreError(f"{flag}: its value is missing; {option.value} is needed")
             given[option.name] = option.parse(text)
     return given, left
-
-
-def _numbers(kind: Any, word: str) -> tuple[object, ...]:
-    """The word "1,2" as the tuple type that `kind` is. Raises ValueError."""
-    members, parts = get_args(kind), word.split(",") if word else []
-    if members[-1] is not Ellipsis and len(parts) != len(members):
-        raise ValueError
-    return tuple(members[0](part) for part in parts)

@@ -151,6 +151,14 @@ def parse_grid(text: str | None) -> str | list[float] | None:
         raise PrescoreError(f"--grid: {text!r} given; it may be {known}") from None
 
 
+def parse_alpha(text: str | None) -> float | str | None:
+    """The number that a word stands for; a word that stands for none as it is."""
+    try:
+        return text if text is None else float(text)
+    except ValueError:
+        return text
+
+
 def whole_numbers(option: str, text: str) -> list[int]:
     """The positive numbers in a list with commas such as "6,10,20", from the smallest.
 

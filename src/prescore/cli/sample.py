@@ -130,7 +130,7 @@ def sample(
     folder may be interrupted by Ctrl-C: finished samples stay, and the same command draws the others, bit for bit.
     """
     from prescore.cli.output import Folder, open_output
-    from prescore.cli.plan import choose_classes, count_seeds, open_model, parse_grid, settings_of
+    from prescore.cli.plan import choose_classes, count_seeds, open_model, parse_alpha, parse_grid, settings_of
     from prescore.limits import check_size
     from prescore.plan import plan
 
@@ -161,7 +161,7 @@ def sample(
         pixel=pixel,
         sigma_min=sigma_min,
         sigma_max=sigma_max,
-        **{"alpha": alpha, **context.obj},
+        **{"alpha": parse_alpha(alpha), **context.obj},
     )
     settings = settings_of(opened, decided, chosen)
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates

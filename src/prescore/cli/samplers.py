@@ -8,7 +8,7 @@ import typer
 from prescore.cli.report import show
 
 if TYPE_CHECKING:
-    from prescore.cli.options import Option
+    from prescore.options import Option
     from prescore.samplers import Entry, Sampler
 
 WIDTH = 100
@@ -50,8 +50,8 @@ def describe_all() -> str:
 
 def describe(name: str, entry: "Entry") -> str:
     """One sampler with its options, as `prescore sample` takes them."""
-    from prescore.cli.options import options_of
     from prescore.cli.report import facts
+    from prescore.samplers.table import options_of
 
     order, strong, calls, needs, what, _ = facts_of(entry)
     kind = f"{order}, deterministic" if strong == "-" else f"{order} weak, {strong} strong"

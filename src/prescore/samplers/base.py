@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from prescore.denoiser import Denoise, Evaluator
-from prescore.errors import PrescoreError, check_choice
+from prescore.denoiser import Denoise, Evaluator, check_condition
+from prescore.errors import PrescoreError, check_choice, is_whole
 from prescore.grid import check_apart, check_grid, check_range, geometric
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.noise import NoiseSource, check_seeds
@@ -56,7 +56,7 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.steps is not None and self.grid is not None:
             raise PrescoreError("steps and grid: give one of them, the grid already fixes the number of steps")
-        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
+        if self.steps is not None and (not is_whole(self.steps) or self.steps < 1):
             raise PrescoreError(f"steps: {self.steps!r} is not a positive whole number")
         check_count("steps", self.steps or 0, MOST_LEVELS)
         if self.grid is not None:
@@ -264,10 +264,10 @@ def sample(
             f"dtype: {dtype} given; the state is float32 or float64 (the network has a dtype of its own)"
         )
     size = len(numbers) if batch_size is None else batch_size
-    if size < 1:
-        raise PrescoreError(f"batch_size: {batch_size} is not a positive whole number")
+    if not is_whole(size) or size < 1:
+        raise PrescoreError(f"batch_size: {batch_size!r} is not a positive whole number")
     check_size("seeds" if batch_size is None else "batch_size", size, HELD * dtype.itemsize * math.prod(shape))
-    conditions = dict(condition or {})
+    conditions = check_condition(condition)
     for name, values in conditions.items():
         if len(values) != len(numbers):
             raise PrescoreError(f"condition {name!r} has {len(values)} rows for {len(numbers)} seeds")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError, suggest
 from prescore.gaussian import Gaussian, gaussian
+from prescore.options import Option, check_types, field_options
 from prescore.precondition import Preconditioner
 from prescore.samplers.adaptive import GGF
 from prescore.samplers.analytic import AnalyticDDIM
@@ -163,6 +164,11 @@ def find_sampler(name: str) -> Entry:
     return SAMPLERS[name]
 
 
+def options_of(entry: Entry) -> dict[str, Option]:
+    """The options of a sampler in the table that words can give, by name."""
+    return field_options(entry.cls, entry.options, entry.defaults, entry.choices)
+
+
 def which_take(argument: str) -> list[str]:
     """The samplers that an option or an object of this name does something for, first those that need it."""
     return sorted(
@@ -201,8 +207,9 @@ def make_sampler(
     entry = find_sampler(name)
     for option in options:
         if option not in entry.options:
-            own = ", ".join(entry.options) or "none"
-            raise PrescoreError(f"{option}: sampler {name!r} has no such option; it has {own}")
+            right = suggest(option, entry.options) if entry.options else "it has none"
+            raise PrescoreError(f"{option}: sampler {name!r} has no such option; {right}")
+    check_types(entry.cls, options)
     if isinstance(reference, Statistics):
         reference = gaussian(reference)
     objects = {"preconditioner": preconditioner, "reference": reference, "statistics": statistics}
