@@ -71,7 +71,9 @@ def describe_errors(fit: FittedWeights) -> str:
     """The errors of the state of a fit and of the solvers beside it, in words."""
     errors = sorted(fit.errors.items(), key=lambda item: item[1])
     text = ", ".join(f"{error:.3g} ({name})" for name, error in errors)
-    return f"on {fit.count} samples of {fit.model or 'the model'}, held out of the fit, the error of the state is {text}"
+    return (
+        f"on {fit.count} samples of {fit.model or 'the model'}, held out of the fit, the error of the state is {text}"
+    )
 
 
 def least_error_share(statistics: Statistics) -> float:

@@ -10,7 +10,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prescore.gaussian import GaussianFlow
 from prescore.samplers.exponential import Exponential, History
 from prescore.statistics import FittedWeights, Statistics
 from prescore.statistics.fit import groups_of
@@ -39,14 +38,9 @@ class Fitted(Exponential):
 
     def usual_levels(self, sigma_min: float, sigma_max: float, steps: int) -> Tensor:
         """Those that weights were fitted for, or those of the textbook solver."""
-        is_fitted = self.fit is not None and self.fit.is_for(sigma_min, sigma_max)
-        return self.fit.levels if is_fitted else super().usual_levels(sigma_min, sigma_max, steps)
-
-    @cached_property
-    def _flow(self) -> GaussianFlow:
-        assert self.reference is not None
-        C = self.reference.variances
-        return GaussianFlow.of(C * 0 if self.fit is not None and self.fit.prediction == "data" else C)
+        if self.fit is not None and self.fit.is_for(sigma_min, sigma_max):
+            return self.fit.levels
+        return super().usual_levels(sigma_min, sigma_max, steps)
 
     def is_fitted(self, levels: Tensor) -> bool:
         """Whether weights were fitted for these levels."""

@@ -6,12 +6,9 @@ Each step is fitted on the states that the fitted steps before it reach, not on 
 The trajectories are dealt into FOLDS, and those of a fold are moved by weights that were fitted to all others. So they
 end where new samples would, and their distance from X* is an honest error, for no more than one run of the solver.
 
-By that error are chosen
-
-- what the textbook step solves exactly: the Gaussian model of the data, or C = 0 (data prediction);
-- where the levels start: those that the errors of steps recommend, or those on which the errors of first-order steps
-  from exact values have the least sum, by dynamic programming (as GITS does for Euler's method);
-- the levels themselves, one after the other: each is moved in lam, and stays where the error fell.
+By that error the noise levels are chosen: first among those that the errors of steps recommend and those on which the
+errors of first-order steps from exact values have the least sum, by dynamic programming (as GITS does for Euler's
+method); then one after the other is moved in lam, and stays where the error fell. Weights are fitted anew each time.
 
 Between the levels that were followed, Z = X / sqrt(v), v = C + sigma^2, for which dZ / dlam = R / sqrt(v), is the cubic
 through values and slopes at both ends.
@@ -21,11 +18,10 @@ Source of the dynamic programming: Chen et al., "On the trajectory regularity of
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle, pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,14 +39,13 @@ from prescore.samplers.fitted import Fitted
 from prescore.samplers.table import make_sampler
 from prescore.statistics import FittedWeights, StepErrors, Tuning
 from prescore.statistics.fit import cross_fit, group_edges, groups_of
-from prescore.statistics.steps import PREDICTIONS
 
 GROUPS, FOLDS, POINTS = 12, 6, 3
 USUAL_FITTED = 48  # trajectories
 MOST_CALLS = 150  # of the network, for each trajectory and number of calls, with a share of those that follow it
 RIVALS = ("p-ode-3m", "unipc")  # textbook solvers, with which the fit is compared
 FEWEST = 3  # steps
-SHIFT = 0.3  # of the distance to its neighbour, by which a level is moved at first
+SHIFT, TURN = 0.3, -0.6  # of the distance to its neighbour, by which a level is moved; and by what, if this was no gain
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +53,6 @@ class Fit:
     """A run with cross-fitted weights: the weights from all trajectories, the ends X, and their error."""
 
     levels: Tensor
-    prediction: str
     weights: Tensor
     X: Tensor
     error: float
@@ -125,10 +119,9 @@ class Fitting:
         return torch.cat(parts)
 
     @torch.no_grad()
-    def run(self, levels: Tensor, prediction: str) -> Fit:
+    def run(self, levels: Tensor) -> Fit:
         """Cross-fitted weights of the steps between the levels, which end in 0."""
-        C = self.C if prediction == "gaussian" else torch.zeros_like(self.C)
-        own = Gaussian(torch.zeros(len(C)), Pixel(C), error_share=self.runs.reference.error_share)
+        own = Gaussian(torch.zeros(len(self.C)), Pixel(self.C), error_share=self.runs.reference.error_share)
         solver = Fitted(prediction="gaussian", k=3, l=0.0, multistep=True, warm_up=False, reference=own, grid=levels)
         start = self.runs.start(0, len(self.runs.seeds), levels[0])
         X = self.runs.reference.analyse(start).flatten(1).double()
@@ -138,9 +131,10 @@ class Fitting:
             s, t = sigma.item(), sigma_next.item()
             past = [(s, solver._remainder(self.denoised(X, sigma), X, s)), *past][:POINTS]
             keep, textbook = solver._rule(s, t, tuple(level for level, _ in past), 0.0, "exact", X)
-            columns = [R for _, R in past]
-            U = keep * X + sum(w * R for w, R in zip(textbook, columns, strict=True))
-            columns = torch.stack([*columns, X], -1)
+            U = keep * X
+            for w, (_, R) in zip(textbook, past, strict=False):  # the last step's textbook takes the newest alone
+                U = U + w * R
+            columns = torch.stack([*(R for _, R in past), X], -1)
             left = self.known(t) - U[:, kept]
             full, parts = cross_fit(columns[:, kept], left, groups, len(self.edges) + 1, self.folds)
             for fold, w in zip(self.folds, parts, strict=True):
@@ -149,7 +143,7 @@ class Fitting:
             padded[:, : len(past)], padded[:, -1] = full[:, :-1], full[:, -1]
             weights.append(padded)
             X = U
-        return Fit(levels, prediction, torch.stack(weights), X[:, kept], self.error(X[:, kept]))
+        return Fit(levels, torch.stack(weights), X[:, kept], self.error(X[:, kept]))
 
     def error(self, X: Tensor) -> float:
         """Of ends (K, m): the mean over trajectories of the root mean square over coordinates."""
@@ -159,60 +153,59 @@ class Fitting:
     def gains(self, X: Tensor) -> Tensor:
         """By which the ends (K, m) have to be multiplied to have the energy of the known ones, group by group, (G,)."""
         groups, count = self.groups[self.followed.kept], len(self.edges) + 1
-        energies = [torch.zeros(count, dtype=torch.float64).index_add(0, groups, x.square().sum(0)) for x in (self.followed.X[-1], X)]
+        energies = [
+            torch.zeros(count, dtype=torch.float64).index_add(0, groups, x.square().sum(0))
+            for x in (self.followed.X[-1], X)
+        ]
         return torch.where(energies[1] > 0, energies[0] / energies[1].clamp(min=1e-300), 1.0).sqrt()
 
     def search(self, starts: Sequence[Tensor], runs: int, bar: tqdm) -> Fit:
-        """The best of so many runs: on all the starts with either prediction, then from the best by moving levels."""
+        """The best of at most so many runs: on all the starts, and from the best of them by moving levels."""
 
-        def fit(levels: Tensor, prediction: str) -> Fit:
+        def fit(levels: Tensor) -> Fit:
             bar.update()
-            return self.run(levels, prediction)
+            return self.run(levels)
 
-        first = [(levels, prediction) for prediction in PREDICTIONS[::-1] for levels in starts][:runs]
-        best = min((fit(*trial) for trial in first), key=lambda f: f.error)
-        lam = -best.levels[:-1].log()
-        lowest = -self.followed.levels[-2].log().item()
-        shift = torch.full((len(lam),), SHIFT)
-        done = len(first)
-        for i in cycle(range(len(lam) - 1, 0, -1)):
-            if done >= runs or shift[1:].abs().max() < 0.02:
-                break
-            above = lam[i + 1].item() if i + 1 < len(lam) else lowest
-            room = above - lam[i].item() if shift[i] > 0 else lam[i].item() - lam[i - 1].item()
-            moved = lam.clone()
-            moved[i] += shift[i] * min(room, (lam[i] - lam[i - 1]).item())
-            trial = fit(append_zero(torch.exp(-moved)), best.prediction)
-            done += 1
+        best = min((fit(levels) for levels in starts[:runs]), key=lambda run: run.error)
+        highest, shift = -self.followed.levels[-2].log(), torch.full((len(best.levels) - 1,), SHIFT)
+        places = cycle(range(len(shift) - 1, 0, -1))
+        for _ in range(runs - len(starts)):
+            i, lam = next(places), -best.levels[:-1].log()
+            ends = torch.cat([lam, highest[None]])
+            room = min(ends[i + 1] - lam[i], lam[i] - lam[i - 1]) if shift[i] > 0 else lam[i] - lam[i - 1]
+            lam[i] += shift[i] * room
+            trial = fit(append_zero(torch.exp(-lam)))
             if trial.error < best.error:
-                best, lam = trial, moved
+                best = trial
             else:
-                shift[i] *= -0.6
+                shift[i] *= TURN
         return best
 
 
 def shortest_levels(followed: Trajectories, steps: int) -> Tensor:
-    """Levels among those that were followed, on which the errors of first-order steps from exact values have the least
-    sum, each carried to sigma = 0 by the flow of the Gaussian model; (steps + 1,), the last one 0."""
-    levels, flow = followed.levels, GaussianFlow.of(followed.C)
-    L = len(levels) - 1
+    """Levels among every second of those that were followed, on which the errors of first-order steps from exact values
+    have the least sum, each carried to sigma = 0 by the flow of the Gaussian model; (steps + 1,), the last one 0.
+
+    There have to be twice as many levels as steps, at least.
+    """
+    flow, places = GaussianFlow.of(followed.C), [*range(0, len(followed.levels) - 1, 2), -1]
+    levels, L = followed.levels[places].tolist(), len(places) - 1
     cost = torch.full((L + 1, L + 1), math.inf, dtype=torch.float64)
-    for i in range(L):
-        s, X = levels[i].item(), followed.X[i]
-        F = (followed.D[i] - flow.skip(s) * X) / flow.out(s)
+    for i, s in enumerate(levels[:-1]):
+        X = followed.X[places[i]]
+        F = (followed.D[places[i]] - flow.skip(s) * X) / flow.out(s)
         for j in range(i + 1, L + 1):
-            t = levels[j].item()
-            ahead = flow.keep(s, t, 0.0) * X + flow.integrals(s, t, 0.0, (s,))[0] * F
-            cost[i, j] = (flow.keep(t, 0.0, 0.0) * (ahead - followed.X[j])).square().mean().sqrt()
-    least, steps_to = cost[:, L].clone(), [torch.full((L + 1,), L)]
+            t = levels[j]
+            missed = flow.keep(s, t, 0.0) * X + flow.integrals(s, t, 0.0, (s,))[0] * F - followed.X[places[j]]
+            cost[i, j] = (flow.keep(t, 0.0, 0.0) * missed).square().mean().sqrt()
+    least, ways = cost[:, L], [torch.full((L + 1,), L)]  # to 0 in one step, and where the next one leads
     for _ in range(steps - 1):
-        total = cost + least[None]
-        least, place = total.min(1)
-        steps_to.insert(0, place)
+        least, way = (cost + least).min(1)
+        ways.insert(0, way)
     path = [0]
-    for place in steps_to:
-        path.append(int(place[path[-1]]))
-    return levels[path]
+    for way in ways:
+        path.append(int(way[path[-1]]))
+    return torch.tensor([levels[k] for k in path], dtype=torch.float64)
 
 
 def fit_weights(
@@ -241,7 +234,9 @@ def fit_weights(
 
     Cost: at most MOST_CALLS network calls for each trajectory and number of calls.
     """
-    runs = Runs(denoiser, reference, check_seeds(range(seed, seed + trajectories)), condition or {}, batch_size, progress)
+    runs = Runs(
+        denoiser, reference, check_seeds(range(seed, seed + trajectories)), condition or {}, batch_size, progress
+    )
     followed = follow(runs, geometric(FINE, denoiser.sigma_min, denoiser.sigma_max, final_zero=True))
     fitting, fits = Fitting(runs, followed), {}
     numbers = sorted({steps_for_calls(make_sampler("unipc"), n // denoiser.network_calls) for n in calls})
@@ -255,7 +250,6 @@ def fit_weights(
         found = {"p-fit": best.error} | {name: rival_error(fitting, errors, tuning, name, T) for name in RIVALS}
         fits[T] = FittedWeights(
             levels=best.levels,
-            prediction=best.prediction,
             edges=fitting.edges,
             weights=best.weights,
             gains=gains,

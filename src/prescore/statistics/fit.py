@@ -40,7 +40,6 @@ class FittedWeights:
 
     Attributes:
         levels: the noise levels, the last one 0, (T + 1,).
-        prediction: what the textbook step solves exactly, "gaussian" (the model of the data) or "data" (C = 0).
         edges: decreasing variances between the groups: coordinates of the first have more than edges[0], (G - 1,).
         weights: by step and group, what is added to the weights of the remainders, newest first, and of X, (T, G, p).
         gains: of the groups, after the last step, (G,).
@@ -51,7 +50,6 @@ class FittedWeights:
     """
 
     levels: Tensor
-    prediction: str
     edges: Tensor
     weights: Tensor
     gains: Tensor
@@ -61,7 +59,8 @@ class FittedWeights:
 
     def is_for(self, sigma_min: float, sigma_max: float) -> bool:
         """Whether they can be used for this noise range: it starts where they do, and ends no higher."""
-        return abs(sigma_max / self.levels[0].item() - 1) <= TOLERANCE and sigma_min <= self.levels[-2] * (1 + TOLERANCE)
+        highest, lowest = self.levels[0].item(), self.levels[-2].item()
+        return abs(sigma_max / highest - 1) <= TOLERANCE and sigma_min <= lowest * (1 + TOLERANCE)
 
     def scaled(self, a: float) -> "FittedWeights":
         """Those for data that are multiplied by a, and so their noise."""
@@ -123,4 +122,5 @@ def ridge(gram: Tensor, moment: Tensor) -> Tensor:
     """(gram + strength)^-1 moment for each of STRENGTHS, (S, ..., p), of matrices (..., p, p) and vectors (..., p)."""
     strengths = torch.tensor(STRENGTHS, dtype=gram.dtype).reshape(-1, *(1,) * gram.ndim)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype)
-    return torch.linalg.solve(gram + strengths * eye, moment[..., None].expand(len(STRENGTHS), *moment.shape, 1))[..., 0]
+    right = moment[..., None].expand(len(STRENGTHS), *moment.shape, 1)
+    return torch.linalg.solve(gram + strengths * eye, right)[..., 0]

@@ -193,7 +193,7 @@ def _rules(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
 
 def _facts(fit: FittedWeights) -> dict[str, object]:
     """What is no tensor, as JSON has it."""
-    return {"prediction": fit.prediction, "errors": dict(fit.errors), "count": fit.count, "model": fit.model}
+    return {"errors": dict(fit.errors), "count": fit.count, "model": fit.model}
 
 
 def _fits(path: Path, values: Any, tensors: dict[str, Tensor]) -> dict[int, FittedWeights]:
@@ -214,12 +214,11 @@ def _fit(path: Path, T: int, facts: dict[str, Any], tensors: dict[str, Tensor]) 
             _refuse(path, f"tensor fit_{T}_{name} is not float64 {shape}, all finite")
     if not (levels.diff() < 0).all() or levels[-1] != 0 or not (edges.diff() < 0).all() or (gains <= 0).any():
         _refuse(path, f"the levels, edges or gains of its fit of {T} steps are not in order")
-    prediction, errors = facts["prediction"], {str(k): float(v) for k, v in facts["errors"].items()}
-    if prediction not in PREDICTIONS or "p-fit" not in errors or not all(0 <= e < inf for e in errors.values()):
-        _refuse(path, f"fits in its metadata has another prediction or other errors for {T} steps than there are")
+    errors = {str(name): float(error) for name, error in facts["errors"].items()}
+    if "p-fit" not in errors or not all(0 <= error < inf for error in errors.values()):
+        _refuse(path, f"fits in its metadata has no errors of p-fit with {T} steps, or some that are none")
     return FittedWeights(
         levels=levels,
-        prediction=prediction,
         edges=edges,
         weights=weights,
         gains=gains,
