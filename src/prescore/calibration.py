@@ -84,8 +84,9 @@ def calibrate(
             raise PrescoreError(f"{name}: {value!r} is not a whole number, at least 0")
     if fitted is not None and (not is_whole(fitted) or fitted < 0 or fitted == 1):
         raise PrescoreError(f"fitted: {fitted!r} given; 0, or at least 2, is possible")
-    if fitted is not None and calls is None:
-        raise PrescoreError("fitted: does nothing without calls, for which weights are to be fitted")
+    if fitted is not None and (calls is None or trajectories == 0):
+        what = "calls, for which weights are to be fitted" if calls is None else "trajectories"
+        raise PrescoreError(f"fitted: does nothing without {what}")
     if tries is not None and not 0 <= tries <= trajectories:
         raise PrescoreError(f"tries: {tries} given; 0 to {trajectories}, the number of trajectories, are possible")
     check_count("levels", levels, MOST_LEVELS)

@@ -203,8 +203,12 @@ def plan(
     method.check(denoiser.event_shape, levels)
     if isinstance(method, Fitted):
         fit = known.fit(len(levels) - 1)
+        is_usual = reference is None and facts.get("basis") == reference_of(known.needed).label
         if fit is None or not method.is_fitted(levels):
             raise PrescoreError(known.unfitted(len(levels) - 1))
+        if not is_usual:
+            name = "reference" if basis is None else "basis"
+            raise PrescoreError(f"{name}: the weights of p-fit were fitted around another Gaussian model of the data")
         facts["weights"] = "fitted"
         reasons["weights"] = describe_errors(fit)
     for option, beside in method.unused(levels).items():
