@@ -36,7 +36,7 @@ def mixture():
     roots = torch.randn(2, 8, 8, generator=generator, dtype=torch.float64) / 2
     roots *= torch.logspace(0, -1, 8, dtype=torch.float64)
     oracle = MixtureOracle(torch.ones(2), means, Full(roots @ roots.mT + 1e-3 * torch.eye(8)))
-    return model(oracle), oracle.sample(1000, generator)
+    return model(oracle), oracle.sample(200, generator)
 
 
 def few(monkeypatch, runs):
@@ -48,7 +48,8 @@ def calibrated():
     with pytest.MonkeyPatch.context() as patch:
         few(patch, 8)
         denoiser, data = mixture()
-        return calibrate(data, data_range=RANGE, model=denoiser, calls=STEPS, trajectories=8, tries=0, fitted=24)
+        options = {"trajectories": 8, "tries": 0, "fitted": 24, "levels": 3}
+        return calibrate(data, data_range=RANGE, model=denoiser, calls=STEPS, **options)
 
 
 def fit():

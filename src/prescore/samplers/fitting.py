@@ -38,9 +38,9 @@ from prescore.samplers.calibrated import FINE, Runs, Trajectories, follow, predi
 from prescore.samplers.fitted import Fitted
 from prescore.samplers.table import make_sampler
 from prescore.statistics import FittedWeights, StepErrors, Tuning
-from prescore.statistics.fit import cross_fit, group_edges, groups_of
+from prescore.statistics.fit import POINTS, cross_fit, group_edges, groups_of
 
-GROUPS, FOLDS, POINTS = 12, 6, 3
+GROUPS, FOLDS = 12, 6
 USUAL_FITTED = 48  # trajectories
 MOST_CALLS = 150  # of the network, for each trajectory and number of calls, with a share of those that follow it
 RIVALS = ("p-ode-3m", "unipc")  # textbook solvers, with which the fit is compared
@@ -122,7 +122,9 @@ class Fitting:
     def run(self, levels: Tensor) -> Fit:
         """Cross-fitted weights of the steps between the levels, which end in 0."""
         own = Gaussian(torch.zeros(len(self.C)), Pixel(self.C), error_share=self.runs.reference.error_share)
-        solver = Fitted(prediction="gaussian", k=3, l=0.0, multistep=True, warm_up=False, reference=own, grid=levels)
+        solver = Fitted(
+            prediction="gaussian", k=POINTS, l=0.0, multistep=True, warm_up=False, reference=own, grid=levels
+        )
         start = self.runs.start(0, len(self.runs.seeds), levels[0])
         X = self.runs.reference.analyse(start).flatten(1).double()
         groups, kept, weights = self.groups[self.followed.kept], self.followed.kept, []
@@ -230,7 +232,10 @@ def fit_weights(
         trajectories: their number, at least 2.
 
     Returns:
-        By number of steps what was fitted.
+        By number of steps what was fitted; numbers of calls that allow fewer than 3 are left out.
+
+    Raises:
+        SamplingError: the model returned a wrong shape or values that are not finite.
 
     Cost: at most MOST_CALLS network calls for each trajectory and number of calls.
     """
@@ -247,7 +252,10 @@ def fit_weights(
             bar.set_description(f"weights for {T} steps")
             best = fitting.search(starts, most, bar)
         gains = fitting.gains(best.X)
-        found = {"p-fit": best.error} | {name: rival_error(fitting, errors, tuning, name, T) for name in RIVALS}
+        ends = best.X * gains[fitting.groups[followed.kept]]
+        found = {"p-fit": fitting.error(ends)} | {
+            name: rival_error(fitting, errors, tuning, name, T) for name in RIVALS
+        }
         fits[T] = FittedWeights(
             levels=best.levels,
             edges=fitting.edges,

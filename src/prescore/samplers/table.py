@@ -26,6 +26,7 @@ from prescore.samplers.predictor_corrector import PredictorCorrector
 from prescore.samplers.sde import ReverseSDE
 from prescore.samplers.unipc import UniPC
 from prescore.statistics import Statistics
+from prescore.statistics.fit import POINTS
 
 OBJECTS = ("preconditioner", "reference", "statistics")  # fields that `make_sampler` names, with `steps` and `grid`
 # What to give to a sampler that needs it.
@@ -141,7 +142,7 @@ SAMPLERS: Mapping[str, Entry] = MappingProxyType(
             Fitted,
             "preconditioned ODE, weights fitted to the model",
             _S4S,
-            {"prediction": "gaussian", "k": 3, "l": 0.0, "multistep": True, "warm_up": False, "corrector": False},
+            {"prediction": "gaussian", "k": POINTS, "l": 0.0, "multistep": True, "warm_up": False, "corrector": False},
             idle=("sigma_data", "r1", "r2", "weights"),
             needs=("reference", "statistics"),
         ),

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)  # and infinite
+POINTS = 3  # remainders that a step is made of
 TOLERANCE = 1e-3  # relative, between noise levels that are called the same
 CONSTANT = 1e-9  # share of the largest variance, below which coordinates are alike
 
@@ -41,10 +42,11 @@ class FittedWeights:
     Attributes:
         levels: the noise levels, the last one 0, (T + 1,).
         edges: decreasing variances between the groups: coordinates of the first have more than edges[0], (G - 1,).
-        weights: by step and group, what is added to the weights of the remainders, newest first, and of X, (T, G, p).
+        weights: by step and group, what is added to the weights of the remainders, newest first, and of X,
+            (T, G, POINTS + 1).
         gains: of the groups, after the last step, (G,).
-        errors: by solver its error of the state on the trajectories, root mean square in the units of the data: of
-            "p-fit" on those that its weights were not fitted to, of others on the levels that serve them.
+        errors: by solver its error of the state, the mean over the trajectories of the root mean square, in units of
+            the data: of "p-fit" by weights fitted to other trajectories, of others on the levels that serve them.
         count: number of trajectories.
         model: name of the model.
     """

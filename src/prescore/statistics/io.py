@@ -27,7 +27,7 @@ from torch import Tensor
 from prescore.assets import STATISTICS_SUFFIX, find
 from prescore.errors import PrescoreError
 from prescore.files import named_in_text, write_atomically
-from prescore.statistics.fit import FittedWeights
+from prescore.statistics.fit import POINTS, FittedWeights
 from prescore.statistics.moments import Moments
 from prescore.statistics.record import ModelStatistics, Statistics
 from prescore.statistics.score import ScoreStatistics
@@ -206,8 +206,8 @@ def _fits(path: Path, values: Any, tensors: dict[str, Tensor]) -> dict[int, Fitt
 
 def _fit(path: Path, T: int, facts: dict[str, Any], tensors: dict[str, Tensor]) -> FittedWeights:
     levels, edges, weights, gains = (tensors[f"fit_{T}_{name}"] for name in FIT)
-    G = len(gains)
-    shapes = {"levels": (T + 1,), "edges": (G - 1,), "weights": (T, G, weights.shape[-1]), "gains": (G,)}
+    G = max(gains.numel(), 1)
+    shapes = {"levels": (T + 1,), "edges": (G - 1,), "weights": (T, G, POINTS + 1), "gains": (G,)}
     for name, shape in shapes.items():
         tensor = tensors[f"fit_{T}_{name}"]
         if tuple(tensor.shape) != shape or tensor.dtype != torch.float64 or not tensor.isfinite().all():
