@@ -54,8 +54,8 @@ class Plan:
         levels: its noise levels, (T + 1,), decreasing, float64.
         calls: network calls of a sample; None if the sampler makes as many as its tolerance needs.
         settings: everything that decides a sample beside its seed and the model's weights, as JSON values.
-        reasons: why "sampler", "grid" and "alpha" are what they are, for those that were chosen, and why "statistics"
-            are not used, if they were given and are not.
+        reasons: why "sampler", "grid", "alpha" and "weights" are what they are, for those that were chosen, and why
+            "statistics" are not used, if they were given and are not.
         warnings: what is doubtful about the run, and what to do.
     """
 
@@ -237,7 +237,7 @@ def plan(
             name = "reference" if basis is None else "basis"
             raise PrescoreError(f"{name}: the weights of p-fit were fitted around another Gaussian model of the data")
         facts["weights"] = "fitted"
-        reasons.setdefault("sampler", describe_errors(fit))
+        reasons |= {} if "sampler" in reasons else {"weights": describe_errors(fit)}
     for option, beside in method.unused(levels).items():
         if option in options:
             raise PrescoreError(f"{option}: does nothing in sampler {sampler!r} with {beside}")
