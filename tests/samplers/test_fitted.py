@@ -77,7 +77,7 @@ def test_new_samples_are_nearer_to_the_flow_than_by_the_textbook_solvers():
         decided = plan(mixture()[0], sampler=name, calls=STEPS, grid="auto", statistics=calibrated())
         start = new.runs.start(0, 200, decided.levels[0])
         errors[name] = new.error(new.followed.coordinates(decided.sample(range(200), initial=start, progress=False)))
-    assert errors["p-fit"] < 0.75 * min(errors[name] for name in fitting.RIVALS)
+    assert errors["p-fit"] < 0.9 * min(errors[name] for name in fitting.RIVALS)
     for name, error in errors.items():
         assert fit().errors[name] == pytest.approx(error, rel=0.35)
 

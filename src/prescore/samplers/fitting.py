@@ -199,7 +199,8 @@ def shortest_levels(followed: Trajectories, steps: int) -> Tensor:
         for j in range(i + 1, L + 1):
             t = levels[j]
             missed = flow.keep(s, t, 0.0) * X + flow.integrals(s, t, 0.0, (s,))[0] * F - followed.X[places[j]]
-            cost[i, j] = (flow.keep(t, 0.0, 0.0) * missed).square().mean().sqrt()
+            at_end = missed if t == 0 else flow.keep(t, 0.0, 0.0) * missed
+            cost[i, j] = at_end.square().mean().sqrt()
     least, ways = cost[:, L], [torch.full((L + 1,), L)]  # to 0 in one step, and where the next one leads
     for _ in range(steps - 1):
         least, way = (cost + least).min(1)

@@ -143,7 +143,7 @@ SAMPLERS: Mapping[str, Entry] = MappingProxyType(
         "p-ode-3m": _exponential("preconditioned ODE, 3M", _SEEDS, prediction="gaussian", k=3, l=0.0, multistep=True),
         "p-fit": Entry(
             Fitted,
-            "preconditioned ODE, weights fitted to the model",
+            "preconditioned ODE, fitted weights",
             _S4S,
             {"prediction": "gaussian", "k": POINTS, "l": 0.0, "multistep": True, "warm_up": False, "corrector": False},
             idle=("sigma_data", "r1", "r2", "weights"),
