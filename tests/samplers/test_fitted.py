@@ -10,7 +10,7 @@ import torch
 
 from prescore import calibrate, in_range, plan
 from prescore.denoiser import Denoiser
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, SamplingError
 from prescore.gaussian import Gaussian, cosine_gaussian
 from prescore.grid import geometric
 from prescore.operators import Pixel
@@ -169,6 +169,22 @@ def test_the_calls_are_no_more_than_was_said(monkeypatch):
     fits = fitting.fit_weights(model(counted), reference(), steps, tuning, (4, 5), trajectories=4)
     assert fits.keys() == {4, 5}
     assert 0.9 * 2 * most < sum(rows) / 4 <= 2 * most
+
+
+@pytest.mark.parametrize("one_is_left", [True, False])
+def test_levels_on_which_the_fit_diverges_are_not_taken(monkeypatch, one_is_left):
+    run, steps, tuning = fitting.Fitting.run, calibrated().model.steps, calibrated().tuning
+    shortest = fitting.shortest_levels(fitting_of(mixture()[0], reference(), 4).followed, STEPS)
+
+    def diverging(self, levels):
+        if one_is_left and torch.equal(levels, shortest):
+            return run(self, levels)
+        raise SamplingError("the output of the model is not finite")
+
+    few(monkeypatch, 3)
+    monkeypatch.setattr(fitting.Fitting, "run", diverging)
+    fits = fitting.fit_weights(mixture()[0], reference(), steps, tuning, (STEPS,), trajectories=4)
+    assert [fit.levels.tolist() for fit in fits.values()] == [shortest.tolist()] * one_is_left
 
 
 def test_the_file_and_the_range_keep_what_was_fitted(tmp_path):

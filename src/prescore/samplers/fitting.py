@@ -166,7 +166,10 @@ class Fitting:
 
         def fit(levels: Tensor) -> Fit:
             bar.update()
-            return self.run(levels)
+            try:
+                return self.run(levels)
+            except SamplingError:  # few steps on levels that do not fit may diverge
+                return Fit(levels, torch.zeros(0), torch.zeros(0), math.inf)
 
         best = min((fit(levels) for levels in starts[:runs]), key=lambda run: run.error)
         highest, shift = -self.followed.levels[-2].log(), torch.full((len(best.levels) - 1,), SHIFT)
@@ -233,7 +236,8 @@ def fit_weights(
         trajectories: their number, at least 2.
 
     Returns:
-        By number of steps what was fitted; numbers of calls that allow fewer than 3 are left out.
+        By number of steps what was fitted; numbers of calls that allow fewer than 3, or for which all levels that were
+        tried diverge, are left out.
 
     Raises:
         SamplingError: the model returned a wrong shape or values that are not finite.
@@ -252,6 +256,8 @@ def fit_weights(
         with runs.bar(most, "run") as bar:
             bar.set_description(f"weights for {T} steps")
             best = fitting.search(starts, most, bar)
+        if math.isinf(best.error):
+            continue
         gains = fitting.gains(best.X)
         ends = best.X * gains[fitting.groups[followed.kept]]
         found = {"p-fit": fitting.error(ends)} | {
