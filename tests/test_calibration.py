@@ -15,7 +15,7 @@ from prescore.operators import Pixel
 from prescore.statistics import measure_moments
 
 SHAPE = (1, 4, 4)
-SMALL = {"trajectories": 4, "tries": 2, "calls": (4, 6), "levels": 5}
+SMALL = {"trajectories": 4, "tries": 2, "calls": (4, 6), "fitted": 0, "levels": 5}
 
 
 def data(n=40, seed=0):

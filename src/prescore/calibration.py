@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from prescore.grid import geometric
 from prescore.limits import MOST_LEVELS, check_count, check_size
 from prescore.plan import reference_of, seen_by
 from prescore.samplers.calibrated import FINE, KEPT, USUAL_TRAJECTORIES, USUAL_TRIES, measure_steps
+from prescore.samplers.fitting import USUAL_FITTED, fit_weights
 from prescore.statistics import ModelStatistics, Statistics, in_range, measure_moments, score_statistics
 from prescore.statistics.batches import Batch, batches, checked
 from prescore.statistics.score import USUAL_LEVELS
@@ -34,6 +36,7 @@ def calibrate(
     levels: int = USUAL_LEVELS,
     trajectories: int = USUAL_TRAJECTORIES,
     tries: int | None = None,
+    fitted: int | None = None,
     batch_size: int = 64,
     progress: bool = False,
 ) -> Statistics:
@@ -43,13 +46,14 @@ def calibrate(
         data, data_range, axes, components: as `prescore.statistics.measure_moments` takes them. With a model the data
             are read twice, so an iterator will not do.
         model: whose score on the data, and whose solvers' steps, are to be measured too.
-        calls: numbers of network calls, or one, for which noise levels are tried; by default a range of them
-            from 4 to 20.
+        calls: numbers of network calls, or one, for which noise levels are tried, and the weights of `p-fit` fitted;
+            by default levels are tried for a range of them from 4 to 20, and no weights fitted.
         condition: named tensors with a row for each of the data, or one for all, passed to the model as keyword
             arguments; trajectories take the rows in turn.
         levels: at how many noise levels to measure the score.
         trajectories: on how many samples to measure steps; 0 leaves this out.
         tries: on how many of these to try noise levels; 0 leaves this out.
+        fitted: to how many samples to fit weights for these calls, 0 or at least 2; by default 48.
         batch_size: samples in one network call.
         progress: show bars that count network calls, on a terminal.
 
@@ -64,7 +68,8 @@ def calibrate(
     Warns:
         ModelWarning: the model errs more than the Gaussian model of the data.
 
-    Cost: that of `measure_moments`; with a model, for each batch, `levels` network calls, and that of `measure_steps`.
+    Cost: that of `measure_moments`; with a model, for each batch, `levels` network calls, and those of `measure_steps`
+    and `fit_weights`.
     """
     data = _as_samples(data)
     check_interval("data_range", data_range)
@@ -82,11 +87,17 @@ def calibrate(
     for name, value in {"levels": levels, "trajectories": trajectories, "batch_size": batch_size}.items():
         if not is_whole(value) or value < 0:
             raise PrescoreError(f"{name}: {value!r} is not a whole number, at least 0")
+    if fitted is not None and (not is_whole(fitted) or fitted < 0 or fitted == 1):
+        raise PrescoreError(f"fitted: {fitted!r} given; 0, or at least 2, is possible")
+    if fitted is not None and (calls is None or trajectories == 0):
+        what = "calls, for which weights are to be fitted" if calls is None else "trajectories"
+        raise PrescoreError(f"fitted: does nothing without {what}")
     if tries is not None and not 0 <= tries <= trajectories:
         raise PrescoreError(f"tries: {tries} given; 0 to {trajectories}, the number of trajectories, are possible")
     check_count("levels", levels, MOST_LEVELS)
     coordinates = min(math.prod(model.event_shape), KEPT)
     check_size("trajectories", trajectories, 2 * 8 * FINE * coordinates)
+    check_size("fitted", fitted or 0, 2 * 8 * FINE * coordinates)
     if isinstance(data, Iterator):
         raise PrescoreError(
             "data: an iterator is read once, and a model needs them twice; give a tensor or a DataLoader"
@@ -123,6 +134,20 @@ def calibrate(
         batch_size=batch_size,
         progress=progress,
     )
+    count = USUAL_FITTED if fitted is None else fitted
+    if calls is not None and count:
+        fits = fit_weights(
+            model,
+            reference_of(seen_by(model, measured)),
+            steps,
+            tuning,
+            calls,
+            trajectories=count,
+            condition=condition,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        tuning = replace(tuning, fits=fits)
     return Statistics(moments=measured.moments, model=ModelStatistics(score=score, steps=steps), tuning=tuning)
 
 

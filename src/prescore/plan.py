@@ -29,6 +29,7 @@ from prescore.samplers import (
     AlphaRelation,
     AnnealedLangevin,
     Entry,
+    Fitted,
     PredictorCorrector,
     Sampler,
     choose_alpha,
@@ -39,8 +40,9 @@ from prescore.samplers import make_sampler as make
 from prescore.samplers import sample as run
 from prescore.samplers.base import steps_for_calls
 from prescore.samplers.calibrated import errors_of, levels_source, prediction_of
+from prescore.samplers.choose import choose_measured, describe_errors
 from prescore.samplers.table import which_take
-from prescore.statistics import Statistics, in_range, load_statistics
+from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
 
 AUTO = "auto"  # a sampler, noise levels, or a strength that is to be chosen
 USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is said
@@ -72,8 +74,8 @@ class Plan:
         levels: its noise levels, (T + 1,), decreasing, float64.
         calls: network calls of a sample; None if the sampler makes as many as its tolerance needs.
         settings: everything that decides a sample beside its seed and the model's weights, as JSON values.
-        reasons: why "sampler", "grid" and "alpha" are what they are, for those that were chosen, and why "statistics"
-            are not used, if they were given and are not.
+        reasons: why "sampler", "grid", "alpha" and "weights" are what they are, for those that were chosen, and why
+            "statistics" are not used, if they were given and are not.
         warnings: what is doubtful about the run, and what to do.
     """
 
@@ -217,7 +219,11 @@ def plan(
     if sampler == AUTO:
         if calls is None and steps is None and (grid is None or isinstance(grid, str)):
             calls = USUAL_CALLS * denoiser.network_calls
-        choice = choose_sampler(_evaluations(denoiser, calls, steps, grid), known.statistics)
+        evaluations = _evaluations(denoiser, calls, steps, grid)
+        is_free = not options and (grid is None or (isinstance(grid, str) and grid == AUTO))
+        is_usual = is_free and all(value is None for value in (alpha, pixel, basis, reference, preconditioner))
+        fit = known.fit(evaluations) if is_usual else None
+        choice = choose_sampler(evaluations, known.statistics) if fit is None else choose_measured(fit)
         sampler, reasons["sampler"] = choice.name, choice.reason
         asked = {
             "alpha": alpha,
@@ -292,6 +298,16 @@ def plan(
     method = on_levels(**made)
     levels = method.levels(denoiser.sigma_min, denoiser.sigma_max)
     method.check(denoiser.event_shape, levels)
+    if isinstance(method, Fitted):
+        fit = known.fit(len(levels) - 1)
+        is_usual = reference is None and facts.get("basis") == reference_of(known.needed).label
+        if fit is None or not method.is_fitted(levels):
+            raise PrescoreError(known.unfitted(len(levels) - 1))
+        if not is_usual:
+            name = "reference" if basis is None else "basis"
+            raise PrescoreError(f"{name}: the weights of p-fit were fitted around another Gaussian model of the data")
+        facts["weights"] = "fitted"
+        reasons |= {} if "sampler" in reasons else {"weights": describe_errors(fit)}
     for option, beside in method.unused(levels).items():
         if option in asked_options:
             raise PrescoreError(f"{option}: does nothing in sampler {sampler!r} with {beside}")
@@ -403,6 +419,20 @@ class _Known:
         errors = None if self.statistics is None else self.statistics.model.steps
         return errors is not None and errors.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max)
 
+    def fit(self, steps: int) -> FittedWeights | None:
+        """What was fitted for so many steps in the model's noise range."""
+        fit = None if self.statistics is None else self.statistics.tuning.fits.get(steps)
+        return fit if fit is not None and fit.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max) else None
+
+    def unfitted(self, steps: int) -> str:
+        """That no weights were fitted for a run of so many steps, and what would be right."""
+        fitted = [n for n in self.needed.tuning.fits if self.fit(n) is not None]
+        known = f"; they were for {', '.join(map(str, sorted(fitted)))}" if fitted else ""
+        return (
+            f"sampler: no weights were fitted for p-fit with {steps} steps on these noise levels{known}; fit them by "
+            f"`prescore calibrate DATA --model MODEL --calls {steps * self.denoiser.network_calls} --out FILE`"
+        )
+
     def why_usual(self, sampler: str) -> str:
         """Why a sampler takes its usual levels where it might take some that were measured."""
         errors = None if self.statistics is None else self.statistics.model.steps
@@ -441,7 +471,7 @@ def _on_grid(
     low, high = known.denoiser.sigma_min, known.denoiser.sigma_max
     if rho is not None and not (isinstance(grid, str) and grid == "karras"):
         raise PrescoreError("rho: belongs to grid karras")
-    if grid is None:
+    if grid is None or (isinstance(sampler, Fitted) and isinstance(grid, str) and grid == AUTO):
         return sampler, {}
     if not isinstance(grid, str):
         levels = check_apart(grid, "grid")

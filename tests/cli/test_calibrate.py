@@ -213,7 +213,7 @@ def test_a_model_of_classes_is_measured_with_those_of_the_data(
     tmp_path: Path, conditional: Path, cli: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
     data = tmp_path / "small.npz"
-    quick = ("--model", conditional, "--levels", 3, "--trajectories", 2, "--tries", 1, "--calls", "4")
+    quick = ("--model", conditional, "--levels", 3, "--trajectories", 2, "--tries", 1, "--calls", "4", "--fitted", 0)
     arguments = ("calibrate", data, "--out", tmp_path / "s", "--n", 5, "--seed", 2, *quick)
     labels = np.arange(len(GREY)) % 3
     for option, rows in {"--labels": labels[subset(len(GREY), 5, 2)], "--class": np.full(5, 1)}.items():
@@ -227,6 +227,7 @@ def test_a_model_of_classes_is_measured_with_those_of_the_data(
             trajectories=2,
             tries=1,
             calls=(4,),
+            fitted=0,
         )
         assert torch.equal(found.model.score.residual_square, expected.model.score.residual_square)
         assert torch.equal(found.model.steps.solvers["data"].inner, expected.model.steps.solvers["data"].inner)

@@ -49,8 +49,11 @@ def test_events_of_few_numbers_have_few_frequencies(shape: tuple[int, ...]) -> N
 def test_a_model_without_a_name_is_called_so() -> None:
     data = torch.rand(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     model = prescore.Denoiser(lambda x, sigma: x / (1 + sigma**2), (1, 4, 4), 0.01, 50.0)
-    texts = describe_extras(prescore.calibrate(data, model=model, trajectories=2, tries=1, levels=3, calls=[5]))
+    texts = describe_extras(
+        prescore.calibrate(data, model=model, trajectories=2, tries=1, levels=3, calls=[5], fitted=2)
+    )
     titles = [text.splitlines()[0] for text in texts]
+    assert titles[-1] == "error of the state on 2 samples of a model without a name, held out of the fit of p-fit"
     assert titles[:2] == [
         "score of a model without a name on 9 samples",
         "steps of solvers on 2 samples of a model without a name, for --grid auto",

@@ -55,6 +55,7 @@ ORDERS = {
     "p-ode-1": (1, None),
     "p-ode-2m": (2, None),
     "p-ode-3m": (3, None),
+    "p-fit": (2, None),
     "p-seeds-1": (1, 1),
     "p-seeds-2": (2, 1),
     "p-seeds-3": (2, 1),
@@ -81,7 +82,7 @@ def make(name):
     if "reference" in SAMPLERS[name].needs:
         options["reference"] = REFERENCE
     if "statistics" in SAMPLERS[name].needs:
-        options |= {"statistics": statistics(), "clip": None}
+        options |= {"statistics": statistics(), **({"clip": None} if "clip" in SAMPLERS[name].options else {})}
     return make_sampler(name, **options)
 
 

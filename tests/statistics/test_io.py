@@ -12,7 +12,7 @@ from support import with_moments
 
 from prescore import calibrate
 from prescore.errors import PrescoreError
-from prescore.statistics import ModelStatistics, Tuning, load_statistics, save_statistics
+from prescore.statistics import FittedWeights, ModelStatistics, Tuning, load_statistics, save_statistics
 from prescore.statistics.io import COMPONENTS, SCORE
 from prescore.statistics.score import ScoreStatistics
 from prescore.statistics.steps import PREDICTIONS, SolverErrors, StepErrors
@@ -341,3 +341,57 @@ def test_unreadable_metadata_of_a_measurement(full, metadata):
     rewrite(full[1], **metadata)
     with pytest.raises(PrescoreError, match="damaged statistics file, its metadata cannot be read"):
         load_statistics(full[1])
+
+
+@pytest.fixture
+def fitted(statistics, tmp_path):
+    fit = FittedWeights(
+        levels=torch.tensor([9.0, 1.0, 0.0], dtype=torch.float64),
+        edges=torch.tensor([0.5], dtype=torch.float64),
+        weights=torch.arange(16, dtype=torch.float64).reshape(2, 2, 4),
+        gains=torch.tensor([1.0, 1.1], dtype=torch.float64),
+        errors={"p-fit": 0.1, "unipc": 0.2},
+        count=3,
+        model="m",
+    )
+    save_statistics(replace(statistics, tuning=Tuning(fits={2: fit})), tmp_path / "f.safetensors")
+    return fit, tmp_path / "f.safetensors"
+
+
+def test_fitted_weights_are_kept_exactly(fitted):
+    fit, path = fitted
+    (loaded,) = load_statistics(path).tuning.fits.values()
+    for name in ("levels", "edges", "weights", "gains"):
+        assert torch.equal(getattr(loaded, name), getattr(fit, name))
+    assert (loaded.errors, loaded.count, loaded.model) == (fit.errors, 3, "m")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata"),
+    [
+        ({"fit_2_gains": None}, {}),
+        ({"fit_2_gains": torch.zeros(2, dtype=torch.float64)}, {}),
+        ({"fit_2_gains": torch.ones(2)}, {}),
+        ({"fit_2_weights": torch.zeros(3, 2, 4, dtype=torch.float64)}, {}),
+        ({"fit_2_weights": torch.zeros(2, 2, 1, dtype=torch.float64)}, {}),
+        ({"fit_2_weights": torch.full((2, 2, 4), torch.inf, dtype=torch.float64)}, {}),
+        ({"fit_2_weights": torch.zeros((), dtype=torch.float64)}, {}),
+        ({"fit_2_gains": torch.ones((), dtype=torch.float64)}, {}),
+        ({"fit_2_edges": torch.ones(3, dtype=torch.float64)}, {}),
+        ({"fit_2_levels": torch.tensor([1.0, 9.0, 0.0], dtype=torch.float64)}, {}),
+        ({"fit_2_levels": torch.tensor([9.0, 1.0, 0.5], dtype=torch.float64)}, {}),
+        ({}, {"fits": "[]"}),
+        ({}, {"fits": '{"two": {}}'}),
+        ({}, {"fits": '{"2": {}}'}),
+        ({}, {"fits": '{"0": {"errors": {"p-fit": 1}, "count": 1, "model": ""}}'}),
+        ({}, {"fits": '{"2": {"errors": {"unipc": 1}, "count": 1, "model": ""}}'}),
+        ({}, {"fits": '{"2": {"errors": {"p-fit": NaN}, "count": 1, "model": ""}}'}),
+        ({}, {"fits": '{"2": {"errors": {"p-fit": 1}, "count": 0, "model": ""}}'}),
+        ({}, {"fits": '{"2": {"errors": {"p-fit": 1, "x": -1}, "count": 1, "model": ""}}'}),
+    ],
+)
+def test_unusable_fitted_weights(fitted, tensors, metadata):
+    path = fitted[1]
+    rewrite(path, tensors, **metadata)
+    with pytest.raises(PrescoreError, match=r"damaged statistics file, .*fit"):
+        load_statistics(path)

@@ -72,8 +72,16 @@ def calibrate(
     calls: Annotated[
         str | None,
         typer.Option(
-            help="Numbers of network calls for which to try noise levels, with commas: 5,8.",
+            help="Numbers of network calls for which to try noise levels and fit weights (p-fit), with commas: 5,8.",
             show_default="4 to 20",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    fitted: Annotated[
+        int | None,
+        typer.Option(
+            help="To how many samples to fit weights for these calls; 0: none.",
+            show_default="48",
             rich_help_panel=PANEL,
         ),
     ] = None,
@@ -108,6 +116,7 @@ def calibrate(
     from prescore.cli.report import show
     from prescore.data import DataWarning, load_images, subset
     from prescore.files import check_writable
+    from prescore.samplers.fitting import MOST_CALLS, USUAL_FITTED
     from prescore.statistics import save_statistics
     from prescore.training.data import load_labels
 
@@ -115,6 +124,7 @@ def calibrate(
     if out.suffix in OTHERS:
         raise PrescoreError(f"--out: {out}: statistics are a safetensors file; call it {out.stem}{STATISTICS_SUFFIX}")
     counts = {"levels": levels, "trajectories": trajectories, "tries": tries, "batch_size": batch_size}
+    counts["fitted"] = fitted
     for option, value in {**counts, "calls": calls, "class": class_, "labels": labels, "guidance": guidance}.items():
         if value is not None and model is None:
             raise PrescoreError(f"--{option.replace('_', '-')}: does nothing without --model")
@@ -146,6 +156,10 @@ def calibrate(
     if known is not None:
         given: dict[str, Any] = {name: value for name, value in counts.items() if value is not None}
         given |= {"calls": whole_numbers("calls", calls)} if calls else {}
+        if calls and fitted != 0 and trajectories != 0:
+            wanted, count = len(given["calls"]), USUAL_FITTED if fitted is None else fitted
+            cost = f"at most {wanted * MOST_CALLS} network calls on each of {count} samples"
+            print(f"weights for {calls} calls are fitted: {cost}")
         classes = None if labels is None else load_labels(data, labels)
         if classes is not None:
             classes = classes[subset(len(classes), USUAL_N if n is None else n, seed)]

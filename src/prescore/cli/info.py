@@ -10,6 +10,8 @@ from prescore.cli.shared import Config, Raw, which_weights
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from prescore import Denoiser, Statistics
     from prescore.statistics import StepErrors
 
@@ -184,11 +186,24 @@ def describe_extras(statistics: "Statistics") -> list[str]:
             numbers = sorted({n for rules in tuned.values() for n in rules})
             rows = [[n, *(rule_text(rules[n]) if n in rules else "" for rules in tuned.values())] for n in numbers]
             texts.append("levels that served best where they were tried\n" + table(["steps", *tuned], rows))
+    if fits := statistics.tuning.fits:
+        names = list(next(iter(fits.values())).errors)
+        rows = [
+            [n, *(fits[n].errors.get(name, "") for name in names), show(_rounded(fits[n].levels))] for n in sorted(fits)
+        ]
+        first = next(iter(fits.values()))
+        title = f"error of the state on {first.count} samples of {first.model or UNNAMED}, held out of the fit of p-fit"
+        texts.append(f"{title}\n" + table(["steps", *names, "its levels"], rows))
     return texts
+
+
+def _rounded(levels: "Tensor") -> list[float]:
+    """The levels above 0 to two digits."""
+    return [float(f"{level:.2g}") for level in levels[:-1].tolist()]
 
 
 def _recommended(errors: "StepErrors", steps: int) -> list[list[float]]:
     """The levels of so many steps for each kind of solver, to two digits."""
     from prescore.statistics.steps import PREDICTIONS
 
-    return [[float(f"{level:.2g}") for level in errors.grid(name, steps)[:-1].tolist()] for name in PREDICTIONS]
+    return [_rounded(errors.grid(name, steps)) for name in PREDICTIONS]

@@ -16,7 +16,7 @@ WIDTH = 100
 MADE = {
     "preconditioner": ("--alpha, --pixel, --statistics", "the preconditioner: its strength, parts, and what it is of."),
     "reference": ("--basis, --statistics", "the Gaussian that is integrated exactly: its basis, and what it is of."),
-    "statistics": ("--statistics", "statistics of the data with the size of the model's score."),
+    "statistics": ("--statistics", "statistics of the data with what was measured of the model."),
 }
 
 

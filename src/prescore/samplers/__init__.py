@@ -10,6 +10,8 @@ from prescore.samplers.ddim import DDIM, DDPM
 from prescore.samplers.deis import DEIS, RungeKuttaDEIS
 from prescore.samplers.edm import EDMChurn, EDMFlow
 from prescore.samplers.exponential import Exponential
+from prescore.samplers.fitted import Fitted
+from prescore.samplers.fitting import fit_weights
 from prescore.samplers.langevin import AnnealedLangevin
 from prescore.samplers.ode import AdaptiveODE, Likelihood, log_likelihood
 from prescore.samplers.pndm import PNDM
@@ -36,6 +38,7 @@ __all__ = [
     "EDMFlow",
     "Entry",
     "Exponential",
+    "Fitted",
     "GaussianTrajectory",
     "Likelihood",
     "Preconditionable",
@@ -51,6 +54,7 @@ __all__ = [
     "choose_alpha",
     "choose_sampler",
     "find_sampler",
+    "fit_weights",
     "gaussian_recursion",
     "log_likelihood",
     "make_sampler",

@@ -49,13 +49,14 @@ RULES: tuple[Rule, ...] = (*PREDICTIONS, *TRIED_LENGTHS)
 class Trajectories:
     """States X, (L + 1, K, m), and denoised D, (L, K, m), at L noise levels and 0, in coordinates of variances C.
 
-    `coordinates` takes states (K, *event) to them.
+    `coordinates` takes states (K, *event) to them; they are those of the index `kept` among all.
     """
 
     levels: Tensor
     X: Tensor
     D: Tensor
     C: Tensor
+    kept: Tensor
     coordinates: Callable[[Tensor], Tensor]
 
 
@@ -233,7 +234,7 @@ def follow(runs: Runs, levels: Tensor) -> Trajectories:
                 progress=False,
             )
     states, denoised = (torch.stack([torch.cat(parts) for parts in rows]) for rows in (X, D))
-    return Trajectories(levels, states, denoised, C[kept], coordinates)
+    return Trajectories(levels, states, denoised, C[kept], kept, coordinates)
 
 
 def try_rules(

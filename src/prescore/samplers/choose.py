@@ -11,13 +11,17 @@ says how far from Gaussian the data are. The rule:
     more                   unipc                               p-ode-3m
     2 to MANY_CALLS, noise dpmpp-sde-2m                        p-sde-2m
     others, noise          edm-stochastic                      edm-stochastic
+
+Where weights were fitted for the number of calls (`prescore.samplers.fitting`), nothing has to be guessed: of the
+fitted solver and of the textbook ones that were run beside it, on samples that the weights were not fitted to, the one
+of the least error of the state is taken.
 """
 
 from dataclasses import dataclass
 
 from prescore.errors import PrescoreError
 from prescore.gaussian import error_share
-from prescore.statistics import Statistics
+from prescore.statistics import FittedWeights, Statistics
 from prescore.tuned import FEW_CALLS, MANY_CALLS, NEAR_GAUSSIAN
 
 
@@ -53,6 +57,20 @@ def choose_sampler(calls: int, statistics: Statistics | None = None, *, noise: b
     near = "nearly Gaussian" if is_gaussian else "far from Gaussian"
     return SamplerChoice(
         name, f"where the network knows most, it leaves {left:.0%} of the Gaussian model's error: the data are {near}"
+    )
+
+
+def choose_measured(fit: FittedWeights) -> SamplerChoice:
+    """The solver of the least error of the state where weights were fitted."""
+    return SamplerChoice(min(fit.errors, key=lambda name: fit.errors[name]), describe_errors(fit))
+
+
+def describe_errors(fit: FittedWeights) -> str:
+    """The errors of the state of a fit and of the solvers beside it, in words."""
+    errors = sorted(fit.errors.items(), key=lambda item: item[1])
+    text = ", ".join(f"{error:.3g} ({name})" for name, error in errors)
+    return (
+        f"on {fit.count} samples of {fit.model or 'the model'}, held out of the fit, the error of the state is {text}"
     )
 
 

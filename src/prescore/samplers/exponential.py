@@ -254,7 +254,7 @@ class Exponential(Sampler):
         R = self._remainder(denoise(x, sigma), X, s)
         if state.last is not None:
             X = self._move(state.last, (*state.last.points, (s, R)), s, "exact")
-        points = [(s, R), *(state.past if t > 0 else ())]
+        points = [(s, R), *self._earlier(state, t)]
         N, q = None, s  # the noise on the way from s to q, and how far it has come
         for m in (*self._inside(s, t, state), t):
             if l > 0:
@@ -268,6 +268,10 @@ class Exponential(Sampler):
                 points.append((m, self._remainder(denoise(u, sigma.new_tensor(m)), U, m)))
         past = sorted(points, key=lambda point: point[0])[: self.k - 1] if self.multistep else []
         return u, History(u, U, tuple(past), move if self.corrector else None)
+
+    def _earlier(self, state: History, t: float) -> tuple[tuple[float, Tensor], ...]:
+        """The remainders of earlier steps that the step to t uses."""
+        return state.past if t > 0 else ()
 
     def _move(self, move: Move, points: Sequence[tuple[float, Tensor]], t: float, kind: str) -> Tensor:
         """Coordinates at t, by the polynomial through the points."""
@@ -328,20 +332,29 @@ class Exponential(Sampler):
         like: Tensor,
     ) -> tuple[Any, list[Any]]:
         """Weights of X and of the remainders at `levels`, of which the first is s, in the step from s to t."""
-        flow = self._flow
-
-        def compute() -> list[Tensor]:
-            if t == 0:
-                return [flow.end(s, self._left(s)), torch.ones(())]
-            if self.k == 3 and not self.multistep:
-                r1, r2 = self.stages
-                weights = flow.stage_integrals(s, t, l, levels, (r1, r2))
-            else:
-                weights = flow.integrals(s, t, l, levels, kind == "published")
-            return [flow.keep(s, t, l), *(w / flow.out(level) for w, level in zip(weights, levels, strict=True))]
-
-        keep, *weights = self._weights((kind, s, t, *levels), like, compute)
+        keep, *weights = self._weights(
+            (kind, s, t, *levels), like, lambda: self._step_weights(s, t, levels, l, kind == "published")
+        )
         return keep, weights
+
+    def _step_weights(
+        self,
+        s: float,
+        t: float,
+        levels: tuple[float, ...],
+        l: float,  # noqa: E741
+        published: bool,
+    ) -> list[Tensor]:
+        """Those of `_rule`, in float64."""
+        flow = self._flow
+        if t == 0:
+            return [flow.end(s, self._left(s)), torch.ones(())]
+        if self.k == 3 and not self.multistep:
+            r1, r2 = self.stages
+            weights = flow.stage_integrals(s, t, l, levels, (r1, r2))
+        else:
+            weights = flow.integrals(s, t, l, levels, published)
+        return [flow.keep(s, t, l), *(w / flow.out(level) for w, level in zip(weights, levels, strict=True))]
 
 
 def _add(y: Tensor, weight: float | Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from prescore.samplers.ddim import DDIM, DDPM
 from prescore.samplers.deis import DEIS, RungeKuttaDEIS
 from prescore.samplers.edm import EDMChurn, EDMFlow
 from prescore.samplers.exponential import Exponential
+from prescore.samplers.fitted import Fitted
 from prescore.samplers.langevin import AnnealedLangevin
 from prescore.samplers.ode import AdaptiveODE
 from prescore.samplers.pndm import PNDM
@@ -25,6 +26,7 @@ from prescore.samplers.predictor_corrector import PredictorCorrector
 from prescore.samplers.sde import ReverseSDE
 from prescore.samplers.unipc import UniPC
 from prescore.statistics import Statistics
+from prescore.statistics.fit import POINTS
 
 OBJECTS = ("preconditioner", "reference", "statistics")  # fields that `make_sampler` names, with `steps` and `grid`
 # What to give to a sampler that needs it.
@@ -68,6 +70,7 @@ _EDM, _DDIM, _ANALYTIC = (
 )
 _DPM, _DPMPP = "https://arxiv.org/abs/2206.00927", "https://arxiv.org/abs/2211.01095"
 _SEEDS, _DEIS = "https://arxiv.org/abs/2305.14267", "https://arxiv.org/abs/2204.13902"
+_S4S = "https://arxiv.org/abs/2502.17423"
 _PNDM = "https://arxiv.org/abs/2202.09778"
 
 
@@ -138,6 +141,14 @@ SAMPLERS: Mapping[str, Entry] = MappingProxyType(
         "p-ode-1": _exponential("preconditioned ODE", _SEEDS, prediction="gaussian", k=1, l=0.0),
         "p-ode-2m": _exponential("preconditioned ODE, 2M", _SEEDS, prediction="gaussian", k=2, l=0.0, multistep=True),
         "p-ode-3m": _exponential("preconditioned ODE, 3M", _SEEDS, prediction="gaussian", k=3, l=0.0, multistep=True),
+        "p-fit": Entry(
+            Fitted,
+            "preconditioned ODE, fitted weights",
+            _S4S,
+            {"prediction": "gaussian", "k": POINTS, "l": 0.0, "multistep": True, "warm_up": False, "corrector": False},
+            idle=("sigma_data", "r1", "r2", "weights"),
+            needs=("reference", "statistics"),
+        ),
         "p-seeds-1": _exponential("preconditioned SEEDS-1", _SEEDS, prediction="gaussian", k=1),
         "p-seeds-2": _exponential("preconditioned SEEDS-2", _SEEDS, prediction="gaussian", k=2),
         "p-seeds-3": _exponential("preconditioned SEEDS-3", _SEEDS, prediction="gaussian", k=3),

@@ -8,7 +8,9 @@ With principal components the tensors `components`, `component_variances`; with 
 `score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. With the errors of steps
 the tensors `step_levels`, `step_widths`, `step_variances`, `step_shares`, `step_errors_data`, `step_errors_gaussian`
 (rows first, last, inner) and the metadata step_count, step_model and, where levels were tried, step_tried: by solver
-and number of steps a rule, a name or a number. Readers that know none of these pass over them.
+and number of steps a rule, a name or a number. With fitted weights the metadata fits, by number of steps T what is no
+tensor of a `FittedWeights`, and for each T the tensors `fit_T_levels`, `fit_T_edges`, `fit_T_weights`, `fit_T_gains`.
+Readers that know none of these pass over them.
 """
 
 import hashlib
@@ -25,6 +27,7 @@ from torch import Tensor
 from prescore.assets import STATISTICS_SUFFIX, find
 from prescore.errors import PrescoreError
 from prescore.files import named_in_text, write_atomically
+from prescore.statistics.fit import POINTS, FittedWeights
 from prescore.statistics.moments import Moments
 from prescore.statistics.record import ModelStatistics, Statistics
 from prescore.statistics.score import ScoreStatistics
@@ -37,6 +40,7 @@ COSINE, SCALES = "cosine_variance", "scales"
 COMPONENTS = ("components", "component_variances")
 SCORE = ("score_levels", "score_square", "residual_square")
 STEPS = ("step_levels", "step_widths", "step_variances", "step_shares")
+FIT = ("levels", "edges", "weights", "gains")
 STEP_ERRORS = {prediction: f"step_errors_{prediction}" for prediction in PREDICTIONS}
 # What values raise that are missing, of another type, too large for theirs, or nested too deep for the JSON reader.
 DAMAGE = (KeyError, TypeError, ValueError, OverflowError, RecursionError)
@@ -68,6 +72,9 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
         metadata |= {"step_count": json.dumps(steps.count), "step_model": json.dumps(steps.model)}
         if rules := statistics.tuning.rules:
             metadata["step_tried"] = json.dumps({name: dict(by_steps) for name, by_steps in rules.items()})
+    if fits := statistics.tuning.fits:
+        tensors |= {f"fit_{T}_{name}": getattr(fit, name) for T, fit in fits.items() for name in FIT}
+        metadata["fits"] = json.dumps({T: _facts(fit) for T, fit in fits.items()})
     own = {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     write_atomically(path, save(own, metadata))
 
@@ -96,7 +103,9 @@ def load_statistics(path: str | Path) -> Statistics:
             score=_score(path, values, tensors) if SCORE[0] in tensors else None,
             steps=_steps(path, values, tensors) if STEPS[0] in tensors else None,
         ),
-        tuning=Tuning(rules=_rules(path, values.get("step_tried", {}))),
+        tuning=Tuning(
+            rules=_rules(path, values.get("step_tried", {})), fits=_fits(path, values.get("fits", {}), tensors)
+        ),
         version=str(values.get("library_version")),
         source=source,
         digest=digest,
@@ -180,6 +189,43 @@ def _rules(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
             if n < 1 or not (is_share or rule in PREDICTIONS):
                 _refuse(path, f"step_tried in its metadata has the rule {rule!r} for {n} steps of {name}")
     return tried
+
+
+def _facts(fit: FittedWeights) -> dict[str, object]:
+    """What is no tensor, as JSON has it."""
+    return {"errors": dict(fit.errors), "count": fit.count, "model": fit.model}
+
+
+def _fits(path: Path, values: Any, tensors: dict[str, Tensor]) -> dict[int, FittedWeights]:
+    """The fitted weights by number of steps."""
+    try:
+        return {int(T): _fit(path, _whole(int(T)), facts, tensors) for T, facts in values.items()}
+    except (AttributeError, *DAMAGE) as error:
+        _refuse(path, f"fits in its metadata cannot be read ({error!r})")
+
+
+def _fit(path: Path, T: int, facts: dict[str, Any], tensors: dict[str, Tensor]) -> FittedWeights:
+    levels, edges, weights, gains = (tensors[f"fit_{T}_{name}"] for name in FIT)
+    G = max(gains.numel(), 1)
+    shapes = {"levels": (T + 1,), "edges": (G - 1,), "weights": (T, G, POINTS + 1), "gains": (G,)}
+    for name, shape in shapes.items():
+        tensor = tensors[f"fit_{T}_{name}"]
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float64 or not tensor.isfinite().all():
+            _refuse(path, f"tensor fit_{T}_{name} is not float64 {shape}, all finite")
+    if not (levels.diff() < 0).all() or levels[-1] != 0 or not (edges.diff() < 0).all() or (gains <= 0).any():
+        _refuse(path, f"the levels, edges or gains of its fit of {T} steps are not in order")
+    errors = {str(name): float(error) for name, error in facts["errors"].items()}
+    if "p-fit" not in errors or not all(0 <= error < inf for error in errors.values()):
+        _refuse(path, f"fits in its metadata has no errors of p-fit with {T} steps, or some that are none")
+    return FittedWeights(
+        levels=levels,
+        edges=edges,
+        weights=weights,
+        gains=gains,
+        errors=errors,
+        count=_whole(facts["count"]),
+        model=str(facts["model"]),
+    )
 
 
 def _source(path: Path, values: dict[str, Any], prefix: str) -> tuple[int, str]:

@@ -55,7 +55,8 @@ def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statist
     a = (new_high - new_low) / (high - low)
     score, steps = statistics.model.score, statistics.model.steps
     model = ModelStatistics(score=score and score.scaled(a), steps=steps and steps.scaled(a))
-    return replace(statistics, moments=statistics.moments.in_range(data_range), model=model)
+    moments, tuning = statistics.moments.in_range(data_range), statistics.tuning.scaled(a)
+    return replace(statistics, moments=moments, model=model, tuning=tuning)
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:

@@ -42,6 +42,7 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.grid import append_zero, geometric, interpolate
+from prescore.statistics.fit import FittedWeights
 from prescore.tuned import LONGEST_STEP, WINDOW
 
 Rule = str | float  # for T levels: those chosen for a prediction, or down to this share of the data's deviation over T
@@ -204,9 +205,15 @@ class Tuning:
 
     Attributes:
         rules: by solver and number of steps the rule whose levels served it best where they were tried.
+        fits: by number of steps the weights that were fitted for `p-fit`.
     """
 
     rules: Mapping[str, Mapping[int, Rule]] = field(default_factory=dict)
+    fits: Mapping[int, FittedWeights] = field(default_factory=dict)
+
+    def scaled(self, a: float) -> "Tuning":
+        """That for data that are multiplied by a, and so their noise."""
+        return replace(self, fits={steps: fit.scaled(a) for steps, fit in self.fits.items()})
 
     def rule(self, sampler: str, steps: int) -> Rule | None:
         """That of a solver for so many steps: of the nearest number that was tried; None if none was."""
