@@ -29,7 +29,7 @@ from prescore.samplers.base import steps_for_calls
 from prescore.samplers.calibrated import errors_of, levels_source, prediction_of
 from prescore.samplers.table import which_take
 from prescore.statistics import Statistics, in_range, load_statistics
-from prescore.tuned import HIDING
+from prescore.tuned import HIDING, WIDE
 
 AUTO = "auto"  # a sampler, noise levels, or a strength that is to be chosen
 USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is said
@@ -166,7 +166,9 @@ def plan(
         }
         _check_taken(sampler, (*options, *(name for name, value in asked.items() if value is not None)))
         grid = AUTO if grid is None and known.has_levels else grid
-    if sigma_max is None and (grid is None or (isinstance(grid, str) and grid != AUTO)):
+    span = denoiser.data_range[1] - denoiser.data_range[0]
+    is_usual = sigma_max is None and (grid is None or (isinstance(grid, str) and grid != AUTO))
+    if is_usual and denoiser.sigma_max > WIDE * span:
         hidden = hiding_level(denoiser, known.statistics)
         if denoiser.sigma_min < hidden < denoiser.sigma_max:
             reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"

@@ -1,10 +1,7 @@
-"""Pipelines of diffusers with prescore's samplers: parity with diffusers' own schedulers, and the scheduler contract."""
+"""Pipelines of diffusers with prescore's samplers: parity with diffusers' own schedulers, and the contract."""
 
 import pytest
 import torch
-
-diffusers = pytest.importorskip("diffusers")
-
 from diffusers import (
     DDIMPipeline,
     DDIMScheduler,

@@ -1,5 +1,7 @@
 """The calling convention of k-diffusion, on the exact denoiser of a Gaussian and against formulas."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -47,7 +49,7 @@ def test_lists_of_any_kind(name, statistics):
 def test_repeats_do_nothing_and_euler_is_euler():
     x, f = noise(10.0), sampler("ddim")
     euler, sigmas = x, [10.0, 4.0, 1.0, 0.0]
-    for s, t in zip(sigmas, sigmas[1:], strict=False):
+    for s, t in pairwise(sigmas):
         euler = euler + (t - s) * (euler - model(euler, torch.full((3,), s))) / s
     torch.testing.assert_close(f(model, x, torch.tensor(sigmas), disable=True), euler, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(

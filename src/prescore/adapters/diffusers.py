@@ -169,7 +169,9 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
         wide = Denoiser(model.function, shape, 0.0, levels[0].item(), **given)
         self._sampler = plan_on(self._levels, wide, config.sampler, **planned).sampler
         if self._sampler.total_calls(len(levels)) != len(levels):
-            raise PrescoreError(f"sampler: {config.sampler!r} calls the network more than once a step; p-ode-3m does not")
+            raise PrescoreError(
+                f"sampler: {config.sampler!r} calls the network more than once a step; p-ode-3m does not"
+            )
         times = scale * (levels / (1 + levels) if is_flow else schedule.t(levels))
         self.timesteps = times.to(device=device, dtype=torch.float32)
         self.sigmas = self._levels.float()
@@ -276,4 +278,3 @@ class _Draws(NoiseSource):
             return torch.randn(self.like.shape, generator=self.generator, device=self.device).double()
         draws = [torch.randn(self.like.shape[1:], generator=g, device=self.device) for g in rows]
         return torch.stack(draws).double()
-
