@@ -21,7 +21,7 @@ All P_k x are one matrix product, P comes from eigendecompositions made once, an
 
 import argparse
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,9 @@ from prescore.oracle import Full, MixtureOracle
 
 SIZE, STRIDE = 16, 8
 COMPONENTS, ITERATIONS, PRIOR, RIDGE = 40, 30, 10.0, 1e-5
-LEVELS_KEPT = 40  # 21 MB each
+# Of whole images, whose covariances are 16 times as large: so many of them, and less of the rest.
+WHOLE, WHOLE_COMPONENTS, WHOLE_ITERATIONS = 5000, 10, 8
+KEPT = 840_000_000  # bytes of the levels used last
 CHUNK = 500  # rows at a time, so that all P_k x of them stay in the cache of the processor
 
 SOURCES = {
@@ -128,9 +130,9 @@ class Mixture:
     def _at(self, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
         """P_k side by side (d, K d), P_k m_k (K, d), and what of log(w_k N(x; m_k, ...)) does not depend on x (K,)."""
         if sigma not in self.kept:
-            while len(self.kept) >= LEVELS_KEPT:
-                del self.kept[next(iter(self.kept))]
             values, vectors = self.eigen
+            while len(self.kept) >= max(1, KEPT // (8 * vectors.numel())):
+                del self.kept[next(iter(self.kept))]
             shifted, means = values + sigma**2, self.means.flatten(1)
             P = (vectors / shifted.unsqueeze(1)) @ vectors.mT
             c = torch.einsum("kde,ke->kd", P, means)
@@ -173,10 +175,19 @@ def patches(path: Path, part: str, stride: int = STRIDE) -> Tensor:
         raise SystemExit(f"{path}: no such file; it is to hold {what}. Say where it is with --data")
     with np.load(path) as file:
         images = torch.from_numpy(file[part])
-    grey = images.double().mean(-1) / 127.5 - 1 if images.dtype == torch.uint8 else images.double().mean(-1)
     offsets = [0] if stride >= SIZE else [0, stride]
-    cut = [grey[:, i : i + SIZE, j : j + SIZE] for i in offsets for j in offsets]
+    cut = [_grey(images)[:, i : i + SIZE, j : j + SIZE] for i in offsets for j in offsets]
     return torch.stack(cut, 1).reshape(-1, 1, SIZE, SIZE)
+
+
+def whole(path: Path, part: str) -> Tensor:
+    """The images of one part of a file as they are, grey, (N, 1, H, W) float64; bytes become [-1, 1]."""
+    with np.load(path) as file:
+        return _grey(torch.from_numpy(file[part])).unsqueeze(1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    return images.double().mean(-1) / 127.5 - 1 if images.dtype == torch.uint8 else images.double().mean(-1)
 
 
 def held_out(path: Path) -> Tensor:
@@ -189,9 +200,20 @@ def held_out(path: Path) -> Tensor:
 
 def fitted(path: Path, cache: Path | None = None) -> Mixture:
     """The mixture of the part `train` of a file, read from the cache or fitted (minutes) and written to it."""
-    cache = cache or path.with_name(f"{path.stem}-mixture.safetensors")
+    return _kept(cache or path.with_name(f"{path.stem}-mixture.safetensors"), lambda: fit(patches(path, "train")))
+
+
+def fitted_whole(path: Path) -> Mixture:
+    """The mixture of few components of the whole images of the part `train`, kept beside the file as `fitted` does."""
+    return _kept(
+        path.with_name(f"{path.stem}-whole-mixture.safetensors"),
+        lambda: fit(whole(path, "train")[:WHOLE], WHOLE_COMPONENTS, WHOLE_ITERATIONS),
+    )
+
+
+def _kept(cache: Path, make: Callable[[], Mixture]) -> Mixture:
     if not cache.is_file():
-        mixture = fit(patches(path, "train"))
+        mixture = make()
         content = {"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances}
         save_file({key: value.contiguous() for key, value in content.items()}, cache)
     return Mixture(**load_file(cache))

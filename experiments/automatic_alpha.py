@@ -67,9 +67,7 @@ def automatic(subject: Subject, T: int) -> float:
 def measured(subject: Subject, sampler: Sampler) -> dict[str, Any]:
     """The distance of all samples, and of all but those of one of the sets of seeds, for each; None if it overflows."""
     try:
-        x = prescore.sample(
-            subject.denoiser, sampler, seeds=range(subject.n), batch_size=subject.batch_size, progress=False
-        )
+        x = subject.draw(sampler)
     except SamplingError:
         return {"frechet": None, "left_out": None}
     number = torch.arange(subject.n) % SETS

@@ -19,16 +19,18 @@ over the VE and the VP range. F-PNDM takes nine calls more than steps: it has T 
 
 PDS is run with the automatic alpha (`prescore.choose_alpha`) and with each of ALPHAS, of which the best is shown, as
 the paper searched for its own by FID: best of several runs, where all others are single runs. The size of the score
-that Analytic-DPM needs is measured on true samples.
+that Analytic-DPM needs is measured on true samples. The readings of the paper's step rule are those of readings.py.
 """
 
 import argparse
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+import readings
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -48,6 +50,8 @@ from prescore.statistics import ModelStatistics
 
 STEPS = (10, 20, 50, 100, 200, 400, 1000)
 NETWORK_STEPS = (10, 20, 50)
+RULE_STEPS = (20, 50, 100, 200)
+NETWORKS = {"natural-edm": (20, 50), "mnist-ve": (20, 50), "emoji-ve": (20,)}
 ALPHAS = (2.5, 5.0, 10.0, 20.0, 50.0)
 SCORED = 500  # true samples that the size of the score is measured on
 SOLVERS = ("p-ode-2m", "p-ode-3m", "p-sde-2m")
@@ -131,12 +135,13 @@ def plan(subject: Subject, T: int) -> dict[str, Callable[[], Sampler]]:
 
 def run_all(subject: Subject, label: str, steps: Sequence[int], runs: Runs) -> None:
     """Each method at each T, kept as it finishes; a method that cannot be run at a T has no distance there."""
+    scored = cache(lambda: with_score(subject))
     for T in steps:
-        for name, make in plan(subject, T).items():
+        for name in plan(subject, T):
 
-            def run(make: Callable[[], Sampler] = make) -> dict[str, Any]:
+            def run(T: int = T, name: str = name) -> dict[str, Any]:
                 try:
-                    sampler = make()
+                    sampler = plan(scored(), T)[name]()
                     return subject.run(sampler) | {"alpha": alpha_of(sampler)}
                 except PrescoreError:
                     return {"frechet": None}
@@ -222,10 +227,14 @@ def _or_inf(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-def draw(subjects: Sequence[Distances]) -> Figure:
-    """Distance against T, a panel for each subject."""
-    figure = Figure(figsize=(6.5 * len(subjects), 4.2), layout="constrained")
-    for ax, known in zip(figure.subplots(1, len(subjects), squeeze=False)[0], subjects, strict=True):
+def draw(subjects: Sequence[Distances], found: Sequence[readings.Found]) -> Figure:
+    """Distance against T, a panel for each subject; below, that of the readings of the step rule."""
+    columns = max(6 * len(subjects), 4 * len(found))
+    figure = Figure(figsize=(1.1 * columns, 8.0), layout="constrained")
+    above, below = figure.subfigures(2, 1)
+    for ax, known in zip(below.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        readings.draw(ax, known)
+    for ax, known in zip(above.subplots(1, len(subjects), squeeze=False)[0], subjects, strict=True):
         ax.set_prop_cycle(color=colormaps["tab20"].colors)
         for name, row in known.rows.items():
             style = "-" if is_ours(name) else "--" if is_ve(name) else ":"
@@ -246,7 +255,7 @@ def is_ve(name: str) -> bool:
     return name == "plain" or name.startswith("PDS")
 
 
-def text(subjects: Sequence[Distances], scores: Distances | None) -> str:
+def text(subjects: Sequence[Distances], scores: Distances | None, rule: str) -> str:
     """The section of docs/results.md."""
     tables = "\n\n".join(
         f"{known.label}, n = {known.n}; true samples have {cell(known.floor)} ± {cell(known.spread)}:\n\n{known.table}"
@@ -286,7 +295,30 @@ What differs by less than the spread of true samples is equal. PDS with its best
 {exact.ahead(exact.rows["plain"])}, and ahead of the best of DDPM, DDIM, Analytic-DPM and PNDM at
 {exact.ahead(others)}, where the paper has it so from T = 100 on. The best preconditioned solver has {cell(ours[0])}
 with {exact.steps[0]} network calls, PDS {cell(exact.rows[BEST][0])} with {2 * exact.steps[0]}.
-"""
+
+{rule}"""
+
+
+def cases(options: argparse.Namespace, subject: Subject) -> list[readings.Case]:
+    """What the readings of the step rule are run on: of large mixtures and networks as much as hours allow."""
+
+    def exact(label: str, subject: Subject, steps: Sequence[int], **how: Any) -> readings.Case:
+        return readings.Case.exact(label, with_range(subject, "VE"), steps, **how)
+
+    def large(size: int, n: int) -> Subject:
+        return replace(patches(options.data, n, options.quick, size), batch_size=100)
+
+    if options.quick:
+        return [exact("mixture of 8x8", subject, [3], searched=False)]
+    once: dict[str, Any] = {"orders": {"corrector": math.inf}}
+    found = [
+        exact("mixture of 8x8", patches(options.data, options.n // 2, False), RULE_STEPS),
+        exact("mixture of 16x16", large(16, options.n_large), (20, 50), **once),
+    ]
+    if options.n_whole:
+        found.append(exact("mixture of 32x32", large(32, options.n_whole), (50,), searched=False, **once))
+    few = {"searched": False, **once}
+    return found + [readings.Case.network(name, options.n_pictures, NETWORKS[name], **few) for name in options.networks]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -299,6 +331,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-network", type=int, default=100, help="samples of the network")
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
     parser.add_argument("--network-steps", type=int, nargs="+", default=list(NETWORK_STEPS))
+    parser.add_argument("--n-large", type=int, default=300, help="samples of the mixture of 16x16, for the step rule")
+    parser.add_argument("--n-whole", type=int, default=0, help="of that of 32x32; 0 leaves it out")
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), help="shipped models, for the step rule")
+    parser.add_argument("--n-pictures", type=int, default=16, help="samples of these")
     add_options(parser)
     options = parser.parse_args(arguments)
     if options.quick:
@@ -312,10 +348,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = []
     for label, (subject, steps) in subjects.items():
         kept(runs, {"denoiser": label, "true": True}, lambda subject=subject: {"floor": subject.floor()})
-        run_all(with_score(subject), label, steps, runs)
+        run_all(subject, label, steps, runs)
         results.append(Distances.of(runs.runs, label, subject.n, steps))
         scores = Distances.of(runs.runs, label, subject.n, steps, "inception")
-    publish(output_folder(options), "distance_tables", draw(results), runs.numbers, text(results, scores))
+    found = []
+    for case in cases(options, subjects["exact mixture"][0]):
+        case.run_all(runs)
+        found.append(readings.Found.of(runs.runs, case))
+    section = text(results, scores, readings.text(found))
+    publish(output_folder(options), "distance_tables", draw(results, found), runs.numbers, section)
 
 
 if __name__ == "__main__":

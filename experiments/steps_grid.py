@@ -82,12 +82,17 @@ def text(model: Trained, numbers: dict[str, Any], figure: str) -> str:
     helps = [t for t, a, b in zip(T, plain, pds, strict=True) if b is not None and (a is None or b < 0.9 * a)]
     ours = [min(values) for values in zip(*(errors[name] for name in list(errors)[2:]), strict=True)]
     below = [t for t, a, b in zip(T, ours, pds, strict=True) if b is None or a < 0.9 * b]
-    said = f"**Agrees** at T = {', '.join(map(str, helps))}" if helps else "**Does not agree** at any T here"
+    shown = f"{'shipped ' if model.name in DATA else ''}model `{model.name}`"
+    said = (
+        f"**Agrees** at T = {', '.join(map(str, helps))}: PDS is more than a tenth below plain there."
+        if helps
+        else "**Does not agree:** PDS is at none of these T more than a tenth below plain."
+    )
     return f"""## Pictures over T: `{model.name}` (Figures 1, 4)
 
 The paper shows faces of 1024x1024 pixels (NCSN++ on FFHQ) and rooms and churches of 256x256 for ever fewer iterations
-T: the plain sampler's fill with noise, those with PDS do not. Here are {DATA.get(model.name, "samples")}, the shipped
-model `{model.name}`, the same seeds in every panel. The error of the spectrum of {numbers["n"]} samples (root mean
+T: the plain sampler's fill with noise, those with PDS do not. Here are {DATA.get(model.name, "samples")}, the
+{shown}, the same seeds in every panel. The error of the spectrum of {numbers["n"]} samples (root mean
 square over frequencies of log(power / power of the data)); as many draws from a Gaussian with the data's spectrum
 have {numbers["floor"]:.2f}:
 
@@ -95,8 +100,8 @@ have {numbers["floor"]:.2f}:
 
 ![{model.name}: samplers over T](figures/{figure}.png)
 
-{said}: PDS is more than a tenth below plain there. The preconditioned solvers, at the same calls, are more than a tenth
-below PDS at {"T = " + ", ".join(map(str, below)) if below else "none of these T"}.
+{said} The preconditioned solvers, at the same calls, are more than a tenth below PDS at
+{"T = " + ", ".join(map(str, below)) if below else "none of these T"}.
 """
 
 

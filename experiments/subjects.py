@@ -11,6 +11,8 @@ features, and, for fine ones, the excess of detail, the mean over principal comp
 above 0 noise is left, below 0 the samples are too smooth. Statistics for the preconditioned solvers come from other
 photographs.
 
+Larger ones are the mixture of 16x16 pixels itself, and one of 10 Gaussians of whole images, 32x32 pixels.
+
 networks: any model that `prescore.load` opens, with images of its data; the distance is that of classifier features.
 """
 
@@ -40,6 +42,7 @@ from prescore.statistics import Statistics
 mixtures = benchmark("mixtures")
 
 LOWEST, HIGHEST = 0.002, 200.0  # noise that an exact denoiser may be asked about: churn goes beyond the grid
+PATCH = 8  # pixels of a patch
 SETS = 8  # of true samples, for the floor
 SOME = 16  # steps that every sampler can take
 REFERENCE = 10_000  # images that the samples of a network are compared with
@@ -111,7 +114,8 @@ class Subject:
 
     def draw(self, sampler: Sampler) -> Tensor:
         """The samples of seeds 0 to n - 1."""
-        return prescore.sample(self.denoiser, sampler, seeds=range(self.n), batch_size=self.batch_size, progress=False)
+        size = min(self.batch_size, self.n)
+        return prescore.sample(self.denoiser, sampler, seeds=range(self.n), batch_size=size, progress=False)
 
     def run(self, sampler: Sampler) -> dict[str, Any]:
         """Measures of n samples; a distance of None if the run overflows."""
@@ -161,24 +165,29 @@ def halved(mixture: Any) -> Any:
 
 
 @cache
-def patch_mixture(data: Path, quick: bool) -> Any:
-    """The mixture of 8x8 patches of the photographs of a file (see the module); a quick one has 4 components.
+def patch_mixture(data: Path, quick: bool, size: int = PATCH) -> Any:
+    """The mixture of patches of the photographs of a file (see the module); a quick one has 4 components.
 
     Raises:
         PrescoreError: there is no such file.
     """
     if not data.is_file():
         raise PrescoreError(f"--data: {data}: no such file; it is to hold {mixtures.SOURCES['natural']}")
-    return halved(mixtures.fit(mixtures.patches(data, "train")[::20], 4, 3) if quick else mixtures.fitted(data))
+    if size > mixtures.SIZE:
+        return mixtures.fit(mixtures.whole(data, "train"), 2, 1) if quick else mixtures.fitted_whole(data)
+    mixture = mixtures.fit(mixtures.patches(data, "train")[::20], 4, 3) if quick else mixtures.fitted(data)
+    return mixture if size == mixtures.SIZE else halved(mixture)
 
 
-def patches(data: Path, n: int, quick: bool) -> Subject:
-    """Patches from `patch_mixture`, of which n will be drawn.
+def patches(data: Path, n: int, quick: bool, size: int = PATCH) -> Subject:
+    """Patches from `patch_mixture`, of which n will be drawn: of 8 or 16 pixels, or of 32, whole images of a file.
 
     Raises:
         PrescoreError: there is no such file.
     """
-    mixture, held_out = patch_mixture(data, quick), avg_pool2d(mixtures.held_out(data), 2)
+    mixture = patch_mixture(data, quick, size)
+    held_out = mixtures.whole(data, "test") if size > mixtures.SIZE else mixtures.held_out(data)
+    held_out = avg_pool2d(held_out, 2) if size == PATCH else held_out
     bound = 1.0 if held_out.abs().max() <= 1 else 5.0  # deviations of standardised values, as topography-edm has it
     exact_mean, covariance = mixture.moments
     true_variances, components = torch.linalg.eigh(covariance)
@@ -190,7 +199,7 @@ def patches(data: Path, n: int, quick: bool) -> Subject:
 
     return Subject(
         denoiser=prescore.Denoiser(
-            mixture, (1, 8, 8), LOWEST, HIGHEST, data_range=(-bound, bound), dtype=torch.float64
+            mixture, tuple(held_out.shape[1:]), LOWEST, HIGHEST, data_range=(-bound, bound), dtype=torch.float64
         ),
         statistics=prescore.calibrate(held_out, data_range=(-bound, bound)),
         sigma_min=LOWEST,

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,9 +38,9 @@ from safetensors.torch import load_file
 import prescore
 from prescore.cli import main
 from prescore.cli.app import app
+from prescore.cli.options import recipe_options
 from prescore.denoiser import Denoiser, expand
 from prescore.errors import PrescoreError
-from prescore.options import recipe_options
 from prescore.samplers import SAMPLERS, find_sampler
 from prescore.samplers.table import options_of
 
@@ -367,7 +368,18 @@ BASE = {
     "train": ["data.npz", "--key", "images", "--out", "r", *QUIET, "--steps", "2", *TINY],
 }
 GOES_ON = {  # commands that go on with what a folder holds, and what they had to make there
-    "samples": ["sample", "model.safetensors", "--sampler", "ddim", "--steps", "15", "--n", "6", "--batch-size", "2"],
+    "samples": [
+        "sample",
+        "model.safetensors",
+        "--sampler",
+        "edm-stochastic",
+        "--steps",
+        "12",
+        "--n",
+        "6",
+        "--batch-size",
+        "2",
+    ],
     "run": ["train", "data.npz", "--key", "images", *QUIET, "--steps", "12", "--checkpoint-every", "3", *TINY],
     "comparison": ["compare", "model.safetensors", "--samplers", "ddim,edm-heun", "--calls", "9", "--n", "4"],
 }
@@ -375,7 +387,18 @@ MAKES = {  # commands that make a file at once
     "statistics": ["calibrate", "data.npz", "--key", "images", "--n", "9"],
     "converted": ["convert", "model.safetensors"],
     "reference": ["evaluate", "data.npz", "--key", "images", "--reference", "data.npy", "--features", "pixels"],
-    "array.npz": ["sample", "model.safetensors", "--sampler", "ddim", "--steps", "15", "--n", "6", "--batch-size", "2"],
+    "array.npz": [
+        "sample",
+        "model.safetensors",
+        "--sampler",
+        "edm-stochastic",
+        "--steps",
+        "12",
+        "--n",
+        "6",
+        "--batch-size",
+        "2",
+    ],
 }
 
 
@@ -385,8 +408,14 @@ def making(name: str) -> list[str]:
     return [*words, "--save-reference" if name == "reference" else "--out", name]
 
 
-def materials(folder: Path, model: Path, statistics: Path, patch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Small data and models of every kind in a folder, and the words of a command for each file that it reads."""
+def materials(
+    folder: Path, model: Path, statistics: Path, patch: pytest.MonkeyPatch
+) -> tuple[dict[str, list[str]], dict[str, float]]:
+    """Small data and models of every kind in a folder, and what commands make of them.
+
+    Returns:
+        for each file the words of a command that reads it; how long each of `GOES_ON` and `MAKES` took.
+    """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 8, 8), dtype=np.uint8)
     np.savez(folder / "data.npz", images=images, labels=np.arange(12) % 3)
@@ -407,19 +436,24 @@ def materials(folder: Path, model: Path, statistics: Path, patch: pytest.MonkeyP
     read["model.safetensors"] = ["sample", "model.safetensors", "--steps", "2", "--n", "1", "--out", "b.npz"]
     drawn = ["sample", "model.safetensors", "--sampler", "p-ode-2m", "--calls", "2", "--n", "1", "--out", "b.npz"]
     read["statistics.safetensors"] = [*drawn, "--statistics", "statistics.safetensors"]
+    read["measured"] = ["info", "measured"]
+    shutil.copy(statistics, folder / "measured")
     for kind in formats.KINDS:
         (folder / kind).mkdir()
         path, options = formats.write(kind, folder / kind, patch)
         words = ["info", str(path.relative_to(folder)), *(f"--{name}={value}" for name, value in options.items())]
         read |= {str(file.relative_to(folder)): words for file in formats.files_of(path)}
-    for name in (*GOES_ON, "reference"):
+    seconds = {}
+    for name in (*GOES_ON, *MAKES):
+        start = time.monotonic()
         do(making(name), folder)
+        seconds[name] = time.monotonic() - start
     read["reference"] = ["evaluate", "data.npz", "--key", "images", "--reference", "reference"]
     for name in GOES_ON:
         for file in (folder / name).rglob("*"):
             if file.suffix in (".json", ".npz", ".csv") or file.name.startswith("checkpoint"):
                 read[str(file.relative_to(folder))] = making(name)
-    return read
+    return read, seconds
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -497,36 +531,33 @@ def kill_problem(name: str, folder: Path, whole: Path, seconds: float, rng: rand
     return f"{words}: after {moments} {other} differ"
 
 
-def run(model: Path, statistics: Path, rounds: int, seed: int, seconds: float = float("inf")) -> Tally:
+def run(
+    model: Path,
+    statistics: Path,
+    *,
+    rounds: int = sys.maxsize,
+    seed: int = 0,
+    seconds: float = float("inf"),
+    patience: float = PATIENCE,
+) -> Tally:
     """So many rounds of all kinds, or until the time is over.
 
     Args:
         model, statistics: small files that are good.
+        patience: seconds after which Ctrl-C ends a command line.
     """
     tally, rng, end = Tally(), random.Random(seed), time.monotonic() + seconds
     known = measured()
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
         template, folder = Path(temporary, "template"), Path(temporary, "folder")
         template.mkdir()
-        read = materials(template, model, statistics, patch)
-        took = {}
-        for name in (*GOES_ON, *MAKES):
-            shutil.copytree(template, folder)
-            for made in GOES_ON:
-                shutil.rmtree(folder / made)
-            start = time.monotonic()
-            do(making(name), folder)
-            took[name] = time.monotonic() - start
-            (shutil.copytree if (folder / name).is_dir() else shutil.copy)(
-                folder / name, Path(temporary, f"whole-{name}")
-            )
-            shutil.rmtree(folder)
+        read, took = materials(template, model, statistics, patch)
         for count in range(rounds):
             if time.monotonic() > end:
                 break
             shutil.copytree(template, folder)
             for name, words in islice(command_lines(BASE, seed + count), LINES):
-                tally.count(f"command lines: {name}", problem_of(words, folder, PATIENCE))
+                tally.count(f"command lines: {name}", problem_of(words, folder, patience))
             for file in rng.sample(sorted(read), LINES):
                 shutil.rmtree(folder)
                 shutil.copytree(template, folder)
@@ -535,7 +566,7 @@ def run(model: Path, statistics: Path, rounds: int, seed: int, seconds: float = 
             shutil.rmtree(folder)
             shutil.copytree(template, folder)
             for name in rng.choices(sorted(took), k=KILLS):
-                problem = kill_problem(name, folder, Path(temporary, f"whole-{name}"), took[name], rng)
+                problem = kill_problem(name, folder, template / name, took[name], rng)
                 tally.count(f"killed: {making(name)[0]}", problem)
             shutil.rmtree(folder)
             for _ in range(MODELS):
@@ -551,9 +582,12 @@ def group(file: str) -> str:
         return "models"
     if first.startswith(("data", "pictures")):
         return "data"
-    return {"statistics.safetensors": "statistics", "reference": "references", "run": "checkpoints"}.get(
-        first, "results"
-    )
+    return {
+        "statistics.safetensors": "statistics",
+        "measured": "statistics",
+        "reference": "references",
+        "run": "checkpoints",
+    }.get(first, "results")
 
 
 def small(folder: Path) -> tuple[Path, Path]:
@@ -583,8 +617,9 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    warnings.simplefilter("ignore")  # of torch, about the tensors that the models return
     with tempfile.TemporaryDirectory() as temporary:
-        found = run(*small(Path(temporary)), sys.maxsize, given.seed, 60 * given.minutes)
+        found = run(*small(Path(temporary)), seed=given.seed, seconds=60 * given.minutes)
     for kind, number in sorted(found.tried.items()):
         print(f"| {kind} | {number} |")
     print(f"| failures | {len(found.failures)} |")

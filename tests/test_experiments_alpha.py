@@ -42,7 +42,9 @@ def check_tables(section):
 def test_quick_relation(relation, tmp_path):
     rows = list(quick(relation, tmp_path)["runs"].values())
     check_tables((tmp_path / "alpha_relation.md").read_text())
-    assert [row["T"] for row in rows] == [20, 50]
+    assert [row["T"] for row in rows] == [20, 50, 50]
+    assert rows[2]["best"] < rows[1]["best"]  # by the step rule
+    assert rows[2]["plain_noise"] > rows[1]["plain_noise"]
     for row in rows:
         others = [value for name, value in row.items() if name.endswith("distance")]
         assert row["best_distance"] == min(others)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_experiments import experiment, quick
 
+import prescore
 from prescore import PrescoreError
 
 NAMES = ("steps_grid", "distance_tables", "seconds_per_iteration", "subspace", "conditioning", "skew")
@@ -60,7 +61,7 @@ def test_steps_grid(results):
 
 def test_distance_tables(results):
     runs = results("distance_tables")["runs"].values()
-    exact = [row for row in runs if row["denoiser"] == "exact mixture" and "T" in row]
+    exact = [row for row in runs if row.get("denoiser") == "exact mixture" and "T" in row]
     calls = {row["method"]: row["calls"] for row in exact if row["T"] == 14}
     assert calls.pop("plain") == 28
     assert all(calls.pop(method) == 28 for method in list(calls) if method.startswith("PDS"))
@@ -69,6 +70,10 @@ def test_distance_tables(results):
     assert {row["method"] for row in exact if row["T"] == 4 and row["frechet"] is None} == {
         "PNDM (linear)",
         "PNDM (cosine)",
+    }
+    of_rule = [row for row in runs if row.get("readings") == "mixture of 8x8" and "T" in row]
+    assert {(row["original_steps"], row["first"]) for row in of_rule} == {
+        (rule, first) for rule in (None, 1000) for first in ("corrector", "predictor")
     }
     few = {row["method"]: row["frechet"] for row in exact if row["T"] == 4}
     assert few["p-ode-2m, VE range"] < few["plain"] / 10
@@ -87,6 +92,36 @@ def test_the_best_alpha_of_the_table_is_the_least_at_each_step_number():
     assert list(found.rows) == ["plain", module.AUTOMATIC, module.BEST, "DDPM"]
     assert found.ahead(found.rows["plain"]) == "T = 5, 10"
     assert found.ahead([5.5, None]) == "T = 10"
+
+
+def test_the_readings_of_the_step_rule():
+    """What is found of the runs of a case: the least of the alphas, and both rules beside each other."""
+    readings = experiment("readings")
+    runs = {"floor": {"readings": "d", "n": 8, "floor_of_readings": [0.1, 0.01]}}
+    distances = {None: {"plain": 6.0, "automatic": 1.2, "2.5": 1.0, "5": None}, 1000: {"plain": 7.0, "2.5": 3.5}}
+    for rule, kinds in distances.items():
+        for kind, distance in kinds.items():
+            facts = {"readings": "d", "n": 8, "T": 50, "original_steps": rule, "first": "corrector", "kind": kind}
+            error = None if distance is None else 0.2
+            runs |= {f"{rule} {kind}": facts | {"alpha": 2.5, "distance": distance, "error": error}}
+    case = readings.Case(label="d", denoiser=None, limits={}, measure=None, floor=None, n=8, batch_size=8, steps=[50])
+    found = readings.Found.of(runs, case)
+    kept, ruled = readings.RULES
+    assert found.readings == [(kept, "corrector"), (ruled, "corrector")]
+    assert found.distance(kept, "corrector", "best", 50) == 1.0
+    assert found.gain(kept, "corrector", 50) == 6.0
+    assert found.gain(ruled, "corrector", 50) == 2.0
+    assert found.nearer("best") == ([50], [], [])
+    assert found.cell(kept, "corrector", "best", 50) == "1 ± 0.2 (2.5)"
+
+
+def test_the_readings_are_samplers_of_the_rule(data):
+    subjects, readings = experiment("subjects"), experiment("readings")
+    case = readings.Case.exact("d", subjects.patches(data / "natural.npz", 10, True), [4])
+    by_rule = case.run(4, 36, "corrector", "plain")
+    decided = prescore.plan(case.denoiser, sampler="pc", steps=4, snr=0.48, **case.limits)
+    assert by_rule["distance"] == case.measure(decided.sample(range(10), progress=False))
+    assert by_rule["error"] > 0
 
 
 def test_seconds_per_iteration(results):

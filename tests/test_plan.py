@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import warnings
 from dataclasses import replace
 from functools import cache, partial
 from itertools import cycle
@@ -17,14 +18,14 @@ from prescore import calibrate, draw, plan
 from prescore.assets import shipped_models
 from prescore.cli import main
 from prescore.denoiser import Denoiser, guided
-from prescore.errors import PrescoreError
-from prescore.gaussian import Gaussian, frequency_gaussian
+from prescore.errors import ModelWarning, PrescoreError
+from prescore.gaussian import Gaussian, error_share, frequency_gaussian
 from prescore.operators import Identity
 from prescore.oracle import Diagonal, MixtureOracle
 from prescore.plan import USUAL_CALLS, WEAKEST_ALPHA, hiding_level
 from prescore.precondition import Preconditioner, frequency_preconditioner, radial_preconditioner
 from prescore.samplers import SAMPLERS, auto_grid, choose_alpha, choose_sampler, make_sampler, sample
-from prescore.statistics import Statistics, measure_moments
+from prescore.statistics import ModelStatistics, Statistics, measure_moments
 
 SHAPE = (1, 8, 8)
 LOW, HIGH = 0.01, 50.0
@@ -218,9 +219,19 @@ def test_without_statistics_their_need_is_named(name):
         plan(field(statistics=None), sampler=name, steps=4)
 
 
-def test_statistics_without_a_use_are_refused():
-    with pytest.raises(PrescoreError, match="statistics: sampler 'ddim' has no use for statistics"):
-        plan(field(), sampler="ddim", steps=4, statistics=statistics())
+def test_statistics_without_a_use_are_said_to_have_none():
+    decided = plan(field(), sampler="ddim", steps=4, statistics=statistics())
+    assert decided.reasons["statistics"] == "given, but ddim has no use for them"
+    assert "statistics = unused: given, but ddim" in repr(decided)
+    assert "statistics" not in plan(field(), sampler="p-ode-1", steps=4, statistics=statistics()).reasons
+
+
+def test_why_the_usual_levels_are_taken():
+    assert plan(field(statistics=None), calls=6).reasons["grid"].startswith("that of unipc; none was measured")
+    assert (
+        plan(field(), calls=6, sigma_max=20).reasons["grid"].endswith("what was measured is for noise from 0.01 to 50")
+    )
+    assert "grid = usual: that of unipc" in repr(plan(field(statistics=None), calls=6))
 
 
 def test_the_file_of_a_models_statistics_is_read_once(monkeypatch, tmp_path):
@@ -353,3 +364,50 @@ def test_usual_levels_start_where_the_noise_hides_the_data_however_wide_the_rang
     model = Denoiser(oracle, (1, 8, 8), 0.002, 20000.0, data_range=(-4, 4))
     asked = plan(model, sampler="p-ode-3m", statistics=statistics, sigma_max=40.0)
     assert asked.levels[0] == 40
+
+
+def doubtful(shares):
+    """Statistics of a network that leaves these shares of the Gaussian model's error."""
+    score = statistics().model.score
+    factors = torch.tensor(shares, dtype=torch.float64) / error_share(statistics()).shares[: len(shares)]
+    measured = replace(
+        score,
+        levels=score.levels[: len(shares)],
+        score_square=score.score_square[: len(shares)],
+        residual_square=score.residual_square[: len(shares)] * factors,
+    )
+    return replace(statistics(), model=ModelStatistics(score=measured))
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ([1.07, 1.02, 0.6, 0.3], None),
+        (
+            [100, 7, 0.9, 0.3],
+            r"at sigma = \S+ to 50 the network makes up to 1e\+02 times .* or start lower by sigma_max",
+        ),
+        ([1.0, 0.9, 0.5, 3.0], r"at sigma = \S+ the network makes up to 3 times .* data_range$"),
+        ([1.5, 1.2, 1.1, 1.0], "at no noise level does the network know more than the Gaussian model"),
+    ],
+)
+def test_a_network_that_errs_more_than_the_gaussian_model_is_doubted(shares, words):
+    model = field(statistics=doubtful(shares))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        decided = plan(model, calls=6)
+    assert [str(w.message) for w in caught if w.category is ModelWarning] == list(decided.warnings)
+    if words is None:
+        assert not decided.warnings
+    else:
+        assert re.search(words, decided.warnings[0])
+        assert f"warning: {decided.warnings[0]}" in repr(decided)
+
+
+def test_a_plan_says_what_it_is():
+    text = repr(plan(field(), calls=6))
+    assert "6 steps, 6 network calls a sample" in text
+    assert "data range: -1 to 2" in text
+    assert "warm_up" not in text  # does nothing in so many steps with a corrector
+    assert len(re.findall(r"noise levels: .*", text)[0].split(",")) == 7
+    assert "(29 more)" in repr(plan(field(), sampler="pc", steps=50))

@@ -1,6 +1,7 @@
 """Everything that samplers may know beside the network, measured in one call."""
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prescore.denoiser import Denoiser
-from prescore.errors import PrescoreError, check_interval, is_whole
+from prescore.errors import ModelWarning, PrescoreError, check_interval, is_whole
+from prescore.gaussian import doubt_of
 from prescore.grid import geometric
 from prescore.limits import MOST_LEVELS, check_count, check_size
 from prescore.plan import reference_of, seen_by
@@ -59,6 +61,9 @@ def calibrate(
             is out of its range, or one would do nothing without a model.
         SamplingError: the model returned a wrong shape or values that are not finite.
 
+    Warns:
+        ModelWarning: the model errs more than the Gaussian model of the data.
+
     Cost: that of `measure_moments`; with a model, for each batch, `levels` network calls, and that of `measure_steps`.
     """
     data = _as_samples(data)
@@ -104,6 +109,8 @@ def calibrate(
         progress=progress,
     )
     measured = Statistics(moments=statistics.moments, model=ModelStatistics(score=score))
+    if doubt := doubt_of(measured):
+        warnings.warn(doubt, ModelWarning, stacklevel=2)
     if trajectories == 0:
         return measured
     steps, tuning = measure_steps(

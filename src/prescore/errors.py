@@ -18,6 +18,10 @@ class PrescoreError(ValueError):
         super().__init__(printable(str(message), LONGEST))
 
 
+class ModelWarning(UserWarning):
+    """A model that works, but not as it should: see what is said of it before its samples are trusted."""
+
+
 class SamplingError(PrescoreError):
     """A sampler or the model under it produced something unusable (non-finite values, a wrong shape)."""
 

@@ -4,6 +4,12 @@ from prescore.errors import PrescoreError
 
 MOST_LEVELS = 10**6  # noise levels of a grid, and network calls that are asked for
 MOST_SAMPLES = 10**7  # samples of a run
+ALLOCATOR = "DefaultCPUAllocator"  # what torch names where there is no more memory on a CPU
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error says that there is no more memory, on whatever device."""
+    return isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__ or ALLOCATOR in str(error)
 
 
 def check_count(name: str, value: int, most: int) -> None:

@@ -4,6 +4,7 @@ levels, with everything that decides a sample beside its seed, and the reasons f
 Whoever runs a sampler by its name runs a `Plan`: `draw`, the command line, comparisons, experiments and benchmarks.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,8 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from prescore.denoiser import Denoise, Denoiser, Evaluator, check_shape
-from prescore.errors import PrescoreError, check_choice, check_number, is_whole
-from prescore.gaussian import GAUSSIANS, Gaussian, gaussian
+from prescore.errors import ModelWarning, PrescoreError, check_choice, check_number, is_whole
+from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian
 from prescore.grid import GRIDS, check_apart, check_grid
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.operators import Identity
@@ -37,7 +38,8 @@ RHO = 7.0  # of the grid "karras"
 WEAKEST_ALPHA = 1e4  # what stands for no preconditioner among the settings
 FEW = 16  # steps, fewer than which are enough for any sampler
 PLAIN = (bool, int, float, str, tuple)  # types of what stands among the settings as it is
-SHOWN = 12  # levels that a plan shows
+ELSE = {"grid": "usual", "statistics": "unused"}  # what stands for settings that were not made
+SHOWN = 22  # levels that a plan shows
 ROUNDING = 1e-9  # of a level that is meant to be an end of the noise range
 
 
@@ -52,7 +54,9 @@ class Plan:
         levels: its noise levels, (T + 1,), decreasing, float64.
         calls: network calls of a sample; None if the sampler makes as many as its tolerance needs.
         settings: everything that decides a sample beside its seed and the model's weights, as JSON values.
-        reasons: why "sampler", "grid" and "alpha" are what they are, for those that were chosen.
+        reasons: why "sampler", "grid" and "alpha" are what they are, for those that were chosen, and why "statistics"
+            are not used, if they were given and are not.
+        warnings: what is doubtful about the run, and what to do.
     """
 
     denoiser: Denoiser
@@ -62,6 +66,7 @@ class Plan:
     calls: int | None
     settings: Mapping[str, object]
     reasons: Mapping[str, str]
+    warnings: Sequence[str] = ()
 
     @property
     def steps(self) -> int:
@@ -73,14 +78,28 @@ class Plan:
 
     def __repr__(self) -> str:
         calls = "as many network calls as its tolerance needs" if self.calls is None else f"{self.calls} network calls"
+        steps = f"{self.steps} step{'s' if self.steps > 1 else ''}"
+        low, high = self.denoiser.data_range
+        lines = [f"Plan: {self.name} on {self.denoiser.name or 'the model'}, {steps}, {calls} a sample"]
+        lines += [f"noise levels: {self.shown_levels}"]
+        lines += [f"data range: {low:g} to {high:g}"]
+        chosen = ELSE | dict(self.settings)
+        lines += [f"{name} = {chosen[name]}: {reason}" for name, reason in self.reasons.items()]
+        said = {"sampler", "steps", "grid", *self.reasons, *self.sampler.unused(self.levels)}
+        others = (
+            f"{name} {value}"
+            for name, value in self.settings.items()
+            if name.removesuffix("_chosen") not in said and value is not None
+        )
+        lines += [f"settings: {', '.join(others)}", *(f"warning: {text}" for text in self.warnings)]
+        return "\n  ".join(lines)
+
+    @property
+    def shown_levels(self) -> str:
+        """The noise levels in three digits; of more than SHOWN, those in the middle left out."""
         levels = [f"{level:.3g}" for level in self.levels.tolist()]
-        levels = levels if len(levels) <= SHOWN else [*levels[: SHOWN - 2], "...", levels[-1]]
-        lines = [f"Plan: {self.name} on {self.denoiser.name or 'the model'}, {self.steps} steps, {calls}"]
-        lines += [f"levels: {', '.join(levels)}"]
-        lines += [f"{name}: {self.settings.get(name)}, because {reason}" for name, reason in self.reasons.items()]
-        said = {"sampler", "steps", *self.reasons, *(f"{name}_chosen" for name in self.reasons)}
-        others = (f"{name} {value}" for name, value in self.settings.items() if name not in said and value is not None)
-        return "\n  ".join([*lines, f"settings: {', '.join(others)}"])
+        left = len(levels) - SHOWN
+        return ", ".join(levels if left <= 0 else [*levels[: SHOWN // 2], f"({left} more)", *levels[-SHOWN // 2 :]])
 
 
 def plan(
@@ -129,6 +148,9 @@ def plan(
 
     Raises:
         PrescoreError: something that was asked for is unknown, does not fit the rest, or would do nothing.
+
+    Warns:
+        ModelWarning: what was measured of the model makes its samples doubtful.
     """
     for name, value in {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}.items():
         if value is not None:
@@ -165,7 +187,10 @@ def plan(
             "preconditioner": preconditioner,
         }
         _check_taken(sampler, (*options, *(name for name, value in asked.items() if value is not None)))
-        grid = AUTO if grid is None and known.has_levels else grid
+        if grid is None and known.has_levels:
+            grid = AUTO
+        elif grid is None:
+            reasons["grid"] = known.why_usual(sampler)
     span = denoiser.data_range[1] - denoiser.data_range[0]
     is_usual = sigma_max is None and (grid is None or (isinstance(grid, str) and grid != AUTO))
     if is_usual and denoiser.sigma_max > WIDE * span:
@@ -203,6 +228,8 @@ def plan(
         facts["basis"] = made["reference"].label
     if "statistics" in wanted:
         made["statistics"] = known.needed
+    if known.given is not None and not wanted and not for_grid:
+        reasons["statistics"] = f"given, but {sampler} has no use for them"
     method = on_levels(**made)
     levels = method.levels(denoiser.sigma_min, denoiser.sigma_max)
     method.check(denoiser.event_shape, levels)
@@ -223,7 +250,9 @@ def plan(
     }
     each = method.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
     total = None if each is None else each * denoiser.network_calls
-    return Plan(denoiser, sampler, method, levels, total, settings, reasons)
+    for doubt in known.doubts:
+        warnings.warn(doubt, ModelWarning, stacklevel=2)
+    return Plan(denoiser, sampler, method, levels, total, settings, reasons, known.doubts)
 
 
 def draw(
@@ -243,7 +272,7 @@ def draw(
         n, seed: number of samples, and the seed of the first; the next ones count up.
         batch_size: samples in one network call; all at once by default.
         condition: named tensors of n rows, passed to the model as keyword arguments.
-        progress: show a bar that counts network calls.
+        progress: show a bar that counts network calls, on a terminal.
         planned: everything else that `plan` takes, such as sampler, calls, statistics.
 
     Returns:
@@ -338,6 +367,21 @@ class _Known:
         """Whether levels were measured for the model's noise range."""
         errors = None if self.statistics is None else self.statistics.model.steps
         return errors is not None and errors.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max)
+
+    def why_usual(self, sampler: str) -> str:
+        """Why a sampler takes its usual levels where it might take some that were measured."""
+        errors = None if self.statistics is None else self.statistics.model.steps
+        if errors is None:
+            return f"that of {sampler}; none was measured for the model (`prescore calibrate --model` does)"
+        low, high = errors.levels[-1], errors.levels[0]
+        return f"that of {sampler}; what was measured is for noise from {low:.3g} to {high:.3g}"
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What was measured of the model that makes its samples doubtful."""
+        statistics = self.__dict__.get("statistics")  # those that the run has read
+        doubt = statistics and statistics.model.score and doubt_of(statistics)
+        return (doubt,) if doubt else ()
 
     @property
     def facts(self) -> dict[str, object]:
@@ -449,8 +493,6 @@ def _wanted(
         if value is not None and argument in made:
             raise PrescoreError(f"{option}: does nothing beside a {argument} that is given")
     taken = [a for a in ("preconditioner", "reference", "statistics") if entry.takes(a) and a not in made]
-    if known.given is not None and not taken and not for_grid:
-        raise PrescoreError(f"statistics: sampler {sampler!r} has no use for statistics")
     needs = {"preconditioner": alpha, "reference": basis}
     wanted = [a for a in taken if a in entry.needs or known.given is not None or needs.get(a) is not None]
     if pixel is not None and "preconditioner" not in wanted:

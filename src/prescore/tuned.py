@@ -5,6 +5,7 @@ docs/design.md says how they were found, and on which data.
 
 # Which sampler (`prescore.samplers.choose`): benchmarks/solvers.py, Frechet distances and errors of the state.
 NEAR_GAUSSIAN = 0.2  # share of the Gaussian model's error that a network leaves, from which on the data are near it
+WORSE = 1.25  # the same share, from which on a network is worse than the model: good ones reach 1.07 at high noise
 FEW_CALLS = 4  # up to which p-ode-2m serves better than p-ode-3m, which takes a call to start
 MANY_CALLS = 40  # from which on churn serves better than exponential steps with noise
 

@@ -3,7 +3,6 @@
 `FUZZ=50 pytest tests/checkpoints/test_fuzz.py` tries fifty times as many.
 """
 
-import copy
 import json
 import os
 import random
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from formats import KINDS, files_of, write
+from fuzz import NUMBERS, ODD, OTHERS, TEXTS, damaged, mutated, to_json
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -27,16 +27,6 @@ TRIES = {"native": 80, "edm": 50, "score-sde": 12, "ncsn": 12, "ncsnv2": 12, "di
 TRIES = {kind: count * int(os.environ.get("FUZZ", "1")) for kind, count in TRIES.items()}
 
 
-class Text(str):
-    """A piece of JSON as it stands."""
-
-
-NUMBERS = [0, 1, -1, 2, 0.5, 1e-300, 1e308, 28, 65_536, 2**31, 2**64, 10**9, 10**400]
-TEXTS = ["", "x", "\x1b[31mred", "a\nb", "\u202eevil", "\ud800", "x" * 10_000, "NCSN", "UNet2DModel", "score-labels"]
-TEXTS += ["noise", "learned", "identity", "DDIMScheduler"]
-OTHERS = [None, True, [], {}, [1], [[1]], {"kind": "vp"}, {"a": 1}, [0] * 100, [1.0] * 3000, [4, 4]]
-PIECES = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 1000, "9" * 5000, "[" * 500 + "]" * 500, "[" * 50_000]
-ODD = [*NUMBERS, *TEXTS, *OTHERS, *map(Text, [*PIECES, '{"a": 1, "a": 2}'])]
 TENSORS = [torch.zeros(0), torch.zeros(()), torch.zeros(3, 3), torch.full((1,), torch.nan), torch.zeros(1).expand(9, 9)]
 TENSORS += [torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool), torch.arange(3.0)]
 
@@ -65,46 +55,6 @@ def attempt(path: Path, options: dict[str, Any]) -> str:
         with torch.no_grad():
             assert denoise(x, torch.tensor(denoise.sigma_max)).shape == x.shape
     return "opened"
-
-
-def damaged(content: bytes, draw: random.Random) -> bytes:
-    """The content truncated, or with a few bytes changed, mostly near its ends, where the structure is."""
-    if draw.random() < 0.25:
-        return content[: draw.randrange(len(content))]
-    changed = bytearray(content)
-    for _ in range(draw.choice([1, 1, 2, 5])):
-        near = min(len(changed), draw.choice([300, 5000, len(changed)]))
-        place = draw.choice([draw.randrange(near), len(changed) - 1 - draw.randrange(near)])
-        changed[place] = draw.choice([changed[place] ^ 1 << draw.randrange(8), draw.randrange(256), 0, 255])
-    return bytes(changed)
-
-
-def mutated(value: Any, draw: random.Random, odd: list[Any]) -> Any:
-    """A copy with something inside replaced, taken away or added."""
-    value = copy.copy(value)
-    if isinstance(value, dict) and value and draw.random() < 0.9:
-        name = draw.choice(list(value))
-        match draw.randrange(10):
-            case 0:
-                del value[name]
-            case 1:
-                value[draw.choice(["items", "\x1b[31m", "x" * 300, "", "module.a"])] = draw.choice(odd)
-            case _:
-                value[name] = mutated(value[name], draw, odd)
-        return value
-    if isinstance(value, list) and value and draw.random() < 0.9:
-        place = draw.randrange(len(value))
-        value[place] = mutated(value[place], draw, odd)
-        return value
-    return draw.choice(odd)
-
-
-def to_json(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name)}: {to_json(member)}" for name, member in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(to_json, value)) + "]"
-    return str(value) if isinstance(value, Text) else json.dumps(value)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """`prescore calibrate` measures what the library measures, and refuses bad data in one line."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,19 @@ def test_a_model_of_classes_is_measured_with_those_of_the_data(
     assert "--class: does nothing beside --labels" in refused(*arguments, "--class", 0, "--labels", "labels")
     assert "has no array 'kinds'" in refused(*arguments, "--labels", "kinds")
     assert "--class: does nothing without --model" in refused("calibrate", data, "--out", tmp_path / "s", "--class", 0)
+
+
+def test_fewer_images_than_asked_for_are_counted(tmp_path: Path, small: Path, cli: Callable[..., Any]) -> None:
+    code, _, err = cli("calibrate", small, "--n", 5000, "--out", tmp_path / "s")
+    assert code == 0
+    assert re.search(r"^prescore: note: .* images, fewer than --n 5000$", err.strip())
+    assert cli("calibrate", small, "--out", tmp_path / "s").err == ""
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".png", ".pth"])
+def test_statistics_take_no_name_of_another_format(
+    tmp_path: Path, small: Path, refused: Callable[..., str], suffix: str
+) -> None:
+    message = refused("calibrate", small, "--out", tmp_path / f"a{suffix}")
+    assert message.endswith("statistics are a safetensors file; call it a.statistics.safetensors\n")
+    assert not list(tmp_path.glob("a*"))

@@ -61,7 +61,7 @@ def test_samples_take_the_levels_that_served_best(
     save_statistics(replace(statistics, tuning=Tuning(rules={"unipc": {6: 0.5}})), out)
     arguments = ("sample", model, "--sampler", "unipc", "--statistics", out, "--n", 1, "--grid", "auto", "--calls", 5)
     text = cli(*arguments, "--out", tmp_path / "a.npz").out
-    assert "geometric to 0.5 of the data's deviation over T, tried on tiny" in text
+    assert "geometric, down to 0.5/T of the data's deviation, the best of those tried on tiny" in text
 
 
 @pytest.mark.parametrize("name", ["dpmpp-2m", "p-ode-2m"])
@@ -71,7 +71,7 @@ def test_samples_take_the_measured_levels(
     arguments = ("sample", model, "--sampler", name, "--statistics", calibrated, "--n", 2)
     code, out, err = cli(*arguments, "--grid", "auto", "--calls", 5, "--out", tmp_path / "a.npz")
     assert (code, err) == (0, "")
-    assert f"by steps of {name}, measured on tiny" in out
+    assert f"equal errors of the steps of {name}, measured on tiny" in out
     levels = prescore.auto_grid(name, prescore.load_statistics(calibrated), 5).tolist()
     listed = ",".join(map(repr, levels))
     options = ("--statistics", calibrated) if name == "p-ode-2m" else ()
@@ -101,7 +101,7 @@ def test_a_sampler_is_chosen(tmp_path: Path, calibrated: Path, model: Path, cli:
     assert "4 network calls" in out
     code, out, _ = cli(*arguments, "--statistics", calibrated, "--out", tmp_path / "b.npz")
     assert code == 0
-    assert "of the error of the Gaussian model" in out
+    assert "of the Gaussian model's error" in out
     assert "on 2 samples" not in out
     assert "on tiny" in out
 

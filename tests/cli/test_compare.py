@@ -473,7 +473,7 @@ def test_grids_and_the_automatic_sampler_are_those_of_sample(
         with np.load(file) as own, np.load(out / "runs" / f"{name}-4.npz") as compared:
             assert (own["images"] == compared["images"]).all()
     taken = runs["auto"]["settings"]["sampler"]
-    assert f"note: with 4 calls auto took {taken}@auto, because the network leaves" in printed
+    assert f"note: with 4 calls auto took {taken}@auto, because where the network knows most" in printed
     assert ("li", next(note for note in results(out)["notes"] if "auto took" in note)) in page_of(out).texts
 
 

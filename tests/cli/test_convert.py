@@ -86,6 +86,7 @@ def test_weights_beyond_the_range_of_half_precision_are_refused(tmp_path: Path, 
 
 def test_outputs_that_are_wrong(tmp_path: Path, refused: Refused, model: Path) -> None:
     assert "is the model itself; name another file" in refused("convert", model, "--out", model)
+    assert "/dev/null: is no file, and what is written is read back" in refused("convert", model, "--out", "/dev/null")
     assert "there is no folder" in refused("convert", model, "--out", tmp_path / "no" / "a.safetensors")
     assert "is a folder; name a file" in refused("convert", model, "--out", tmp_path)
     assert "dtype: unknown value 'float8'" in refused("convert", model, "--out", tmp_path / "a", "--dtype", "float8")

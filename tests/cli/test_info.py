@@ -67,7 +67,9 @@ def test_components_and_the_score_are_shown_where_they_are(
     total = (stats.moments.mean_square - stats.moments.mean**2).sum()
     assert value(out, "share of all variance") == f"{(variances.sum() / total).item():.1%}"
     assert "on 50 samples\n" in out
-    rows = [line.split() for line in out[out.index("deviation of x0") :].splitlines()[1:]]
+    table, _, doubt = out[out.index("deviation of x0") :].partition("warning: at no noise level")
+    assert "the network know more than the Gaussian model of the data" in doubt
+    rows = [line.split() for line in table.splitlines()[1:]]
     score = stats.model.score
     assert [row[0] for row in rows] == [f"{sigma:.4g}" for sigma in score.levels.tolist()]
     by_residual = (score.levels**2 * score.residual_square.clamp(max=1)).sqrt().tolist()
@@ -144,3 +146,13 @@ def test_a_newer_version_is_named(tmp_path: Path, refused: Callable[..., str], s
         metadata = file.metadata() | {"format_version": "99"}
     save_file(tensors, tmp_path / "new", metadata)
     assert "format version 99" in refused("info", tmp_path / "new")
+
+
+def test_what_a_file_calls_its_model_is_spelled(cli: Callable[..., Any], statistics: Path, tmp_path: Path) -> None:
+    found = prescore.load_statistics(statistics)
+    assert found.model.score is not None
+    score = replace(found.model.score, model="\x1b[31mred")
+    prescore.save_statistics(replace(found, model=replace(found.model, score=score)), tmp_path / "s")
+    out = cli("info", tmp_path / "s").out
+    assert "score of \\x1b[31mred on" in out
+    assert "\x1b" not in out

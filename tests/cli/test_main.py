@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 import prescore
 from prescore.cli import main
@@ -37,6 +38,19 @@ def test_ctrl_c_while_python_cleans_up_is_not_lost(cli: Callable[..., Any], monk
     before = sys.unraisablehook
     assert cli("samplers", "pc") == (130, "", "prescore: error: interrupted\n")
     assert sys.unraisablehook is before
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate")]
+)
+def test_too_little_memory_is_one_line(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def exhaust(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("prescore.samplers.find_sampler", exhaust)
+    assert "there is not enough memory for this" in refused("samplers", "pc")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

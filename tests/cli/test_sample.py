@@ -75,6 +75,15 @@ def test_arrays_come_with_seeds_and_settings(tmp_path: Path, cli: Cli, model: Pa
     assert expected.items() <= settings.items()
 
 
+def test_the_step_rule_is_that_of_python(tmp_path: Path, cli: Cli, model: Path) -> None:
+    flags = ("--steps", 4, "--n", 2, "--snr", 0.1, "--original-steps", 16, "--out", tmp_path / "a.npz")
+    assert cli("sample", model, *PC, *flags).code == 0
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        images, settings = file["images"], json.loads(file["settings"].item())
+    assert np.array_equal(images[..., 0], draw(model, prescore.make_sampler("pc", steps=4, snr=0.2), range(2))[:, 0])
+    assert settings["original_steps"] == 16
+
+
 def test_samples_do_not_depend_on_the_batch_size(tmp_path: Path, cli: Cli, model: Path) -> None:
     for size in (1, 3, 5):
         path = tmp_path / f"{size}.npz"
@@ -314,13 +323,20 @@ def test_a_reference_that_cannot_be_made(
     assert not list(tmp_path.iterdir())
 
 
-def test_statistics_that_a_sampler_cannot_use_are_refused(
+def test_statistics_that_a_sampler_does_not_use_are_said_to_be_unused(tmp_path: Path, cli: Cli, model: Path) -> None:
+    prescore.save_statistics(prescore.calibrate(torch.rand(9, 1, 8, 8)), tmp_path / "s")
+    arguments = ("sample", model, "--sampler", "ddim", "--steps", 2, "--n", 1, "--out", tmp_path / "a.png")
+    code, out, _ = cli(*arguments, "--statistics", tmp_path / "s")
+    assert code == 0
+    assert "given, but ddim has no use for them" in out
+
+
+def test_what_a_sampler_cannot_use_is_refused(
     tmp_path: Path, refused: Refused, shipped: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Entry(Reference, "a toy", "https://example.org", {"reference": None})
     monkeypatch.setattr("prescore.samplers.table.SAMPLERS", {**SAMPLERS, "plain": plain})
     arguments = ("sample", shipped, "--sampler", "plain", "--out", tmp_path / "a.png")
-    assert "--statistics: sampler 'plain' has no use for statistics" in refused(*arguments, "--statistics", shipped)
     for option, value in {"--alpha": [3], "--pixel": [], "--basis": ["pixel"]}.items():
         assert f"{option}: sampler 'plain' cannot use a" in refused(*arguments, option, *value).replace(
             ", --no-pixel", ""
@@ -357,6 +373,7 @@ VALUES: dict[str, object] = {
     "predictor": "ancestral",
     "corrector_steps": 2,
     "snr": 0.2,
+    "original_steps": 1000,
     "first": "predictor",
     "level_steps": 2,
     "step_size": 1e-5,
@@ -387,6 +404,8 @@ def test_every_option_is_used(tmp_path: Path, cli: Cli, shipped: str, name: str)
         beside = BESIDE.get(option.name, [])
         if "snr" in options and option.name != "corrector":
             beside = [*beside, "--corrector", "langevin"]
+        if "step_size" in options and option.name == "original_steps":
+            beside = ["--step-size", 1e-5]
         arguments = ("sample", shipped, "--sampler", name, "--steps", 4, "--n", 1, *beside)
         assert cli(*arguments, *loose, *flag, "--out", path).err == ""
         with np.load(path) as file:

@@ -1,7 +1,9 @@
 """A solver that somebody adds: one class, by public names alone, and a row in the table."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -11,7 +13,8 @@ import prescore
 from prescore.cli import main
 from prescore.errors import PrescoreError
 from prescore.gaussian import Gaussian
-from prescore.samplers import SAMPLERS, Entry, Sampler
+from prescore.samplers import SAMPLERS, Entry, Sampler, sample
+from prescore.samplers.table import options_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,3 +106,23 @@ def test_the_command_line_takes_its_options(tmp_path, capsys):
     assert "--tone: does nothing in sampler 'relax' with mode = plain" in capsys.readouterr().err
     assert main([*words, "--power", "fast"]) == 2
     assert "--power: 'fast' given; a number is needed" in capsys.readouterr().err
+
+
+def test_a_class_without_the_decorator_is_refused():
+    class Forgotten(Sampler):
+        pull: float = 1.0
+        family: ClassVar[str] = "toy"
+
+    with pytest.raises(TypeError, match=r"Forgotten: pull would be lost; decorate the class by @dataclass"):
+        Forgotten(steps=3)
+
+
+def test_the_solver_of_the_documentation_runs():
+    text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    block = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    scope = {"dataclass": dataclass, "Sampler": Sampler, "ClassVar": ClassVar, "__name__": __name__}
+    exec(block, scope)
+    plain = sample(MODEL, Relaxation(steps=5), seeds=[1], progress=False)
+    shown = sample(MODEL, scope["Relaxation"](steps=5), seeds=[1], progress=False)
+    torch.testing.assert_close(shown, plain)
+    assert options_of(Entry(scope["Relaxation"], "", ""))["share"].help == "of the way, inside (0, 1]."

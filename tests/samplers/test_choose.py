@@ -69,7 +69,7 @@ def test_the_rule(gaussian_data, points, calls, noise, near, far):
 def test_the_shipped_models(model, name):
     choice = choose_sampler(6, prescore.load_statistics(model))
     assert choice.name == name
-    assert "of the error of the Gaussian model" in choice.reason
+    assert "of the Gaussian model's error" in choice.reason
 
 
 def test_the_reason_says_what_is_not_known(gaussian_data):

@@ -9,7 +9,7 @@ from prescore.errors import PrescoreError, SamplingError
 from prescore.operators import Frequency, Identity, Pixel
 from prescore.precondition import Preconditioner, frequency_preconditioner, pixel_preconditioner
 from prescore.samplers import PredictorCorrector, make_sampler, sample, statistics_recursion
-from prescore.samplers.recursion import GAUSSIAN, recursion_steps
+from prescore.samplers.recursion import GAUSSIAN, gaussian_recursion, recursion_steps
 from prescore.statistics import Moments, Statistics
 
 SIZE = 32
@@ -61,6 +61,7 @@ CASES = {
     "alpha 2, two corrections": (2.0, {"corrector_steps": 2}),
     "alpha 2, predictor first": (2.0, {"first": "predictor"}),
     "alpha 2, marginal": (2.0, {"form": "marginal"}),
+    "alpha 5, step rule": (5.0, {"original_steps": 200}),
     "alpha 2, ancestral": (2.0, {"predictor": "ancestral"}),
     "alpha 2, plain prior, flow": (2.0, {"precondition_prior": False, "predictor": "probability-flow"}),
     "corrector alone": (2.0, {"predictor": "none", "corrector_steps": 3}),
@@ -84,6 +85,19 @@ def test_recursion_and_sampling_agree(name):
     overall = ((ratio - 1) * weight).sum() / weight.sum()
     assert abs(overall) < 5 / weight.sum() ** 0.5
     assert (((ratio - 1) / error).abs() < 6).all()
+
+
+def test_one_correction_of_noise_alone():
+    """w <- w - 4 r^2 + 4 r^2 (1 + r^2) / w of the module on data that never vary, at rest at w = 1 + r^2."""
+    for T0, r in ((None, 0.16), (1000, 0.16 * 20**0.5)):
+        sampler = make_sampler("pc", grid=torch.ones(51).cumsum(0).flip(0), predictor="none", original_steps=T0)
+        run = gaussian_recursion(sampler, sampler.grid, torch.full((8,), 1e-12))
+        w = (run.variance / run.target)[:, 0].tolist()
+        for sigma, before, after in zip(run.sigma.tolist()[:-1], w, w[1:], strict=False):
+            level = (sigma / (sigma - 1)) ** 2  # the variance is kept, the level falls
+            assert after / level == pytest.approx(before - 4 * r**2 + 4 * r**2 * (1 + r**2) / before, rel=1e-9)
+        steady = gaussian_recursion(sampler, torch.linspace(1.0001, 1, 400).double(), torch.full((8,), 1e-12))
+        assert (steady.variance / steady.target)[-1, 0].item() == pytest.approx(1 + r**2, rel=1e-4)
 
 
 def mixture(scales):

@@ -39,6 +39,7 @@ GRIDS: list[dict[str, Any]] = [{"steps": 6}, {"grid": LEVELS}, {"grid": LEVELS[:
 OTHERS: dict[str, list[object]] = {
     "corrector_steps": [2],
     "snr": [0.2],
+    "original_steps": [50],
     "level_steps": [2],
     "step_size": [1e-5],
     "schedule": ["cosine", "edm"],
@@ -62,12 +63,12 @@ OTHERS: dict[str, list[object]] = {
 FIXED = [name for name, entry in SAMPLERS.items() if not hasattr(entry.cls, "max_calls")]
 
 # How many other options may stand beside the one in question: where it takes little time.
-MOST: dict[type, int] = {UniPC: 2, DEIS: 1, ReverseSDE: 1, Exponential: 1}
+MOST: dict[type, int] = {UniPC: 2, AnnealedLangevin: 1, DEIS: 1, ReverseSDE: 1, Exponential: 1}
 # What each class calls unused in some setting, and what has to be given for its rules to be met.
 UNUSED: dict[type[Sampler], set[str]] = {
-    PredictorCorrector: {"snr", "corrector_steps", "first", "norm", "form", "precondition_prior"},
-    ReverseSDE: {"snr", "corrector_steps", "first", "norm", "form", "precondition_prior", "schedule"},
-    AnnealedLangevin: {"denoise"},
+    PredictorCorrector: {"snr", "original_steps", "corrector_steps", "first", "norm", "form", "precondition_prior"},
+    ReverseSDE: {"snr", "original_steps", "corrector_steps", "first", "norm", "form", "precondition_prior", "schedule"},
+    AnnealedLangevin: {"denoise", "original_steps"},
     EDMFlow: {"alpha"},
     EDMChurn: {"alpha", "S_tmin", "S_tmax", "S_noise"},
     PNDM: {"schedule"},

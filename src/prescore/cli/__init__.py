@@ -63,9 +63,12 @@ def _run(arguments: Sequence[str]) -> int:
         if not any("\ud800" <= c <= "\udfff" for c in error.object[error.start : error.end]):
             raise
         return _fail("a path that was given holds bytes that are no text, where text is needed; rename it")
-    except Exception as error:  # of a model's own, wherever it is called
+    except Exception as error:
         from prescore.denoiser import failure_of
+        from prescore.limits import is_exhausted
 
+        if is_exhausted(error):
+            return _fail("there is not enough memory for this; take less at once, or a smaller model")
         if (failure := failure_of(error)) is None:
             raise
         return _fail(failure)

@@ -1,5 +1,6 @@
 """`prescore calibrate`."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from prescore import Denoiser
     from prescore.cli.plan import Opened
 
+USUAL_N = 200
+OTHERS = (".npz", ".npy", ".png", ".json", ".pt", ".pth", ".pkl")  # suffixes of other formats
 PANEL = "A model: its score, for analytic-ddpm and analytic-ddim, and its steps, for --grid auto"
 
 
@@ -31,7 +34,10 @@ def calibrate(
     data: Data,
     out: Annotated[Path, typer.Option(help="The statistics file to write (safetensors).")],
     look: Look,
-    n: Annotated[int, typer.Option("--n", help="Measure at most this many images, drawn at random.")] = 200,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", help="Measure at most this many images, drawn at random.", show_default=str(USUAL_N)),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
     key: Key = None,
     encode: Annotated[
@@ -95,16 +101,19 @@ def calibrate(
     device: Device = None,
 ) -> None:
     """Measure what samplers and preconditioners need to know about the data, on about 200 examples."""
+    from prescore.assets import STATISTICS_SUFFIX
     from prescore.calibration import calibrate as measure
     from prescore.cli.info import describe_extras, describe_statistics
     from prescore.cli.plan import condition_of, open_model, whole_numbers
     from prescore.cli.report import show
-    from prescore.data import load_images, subset
+    from prescore.data import DataWarning, load_images, subset
     from prescore.files import check_writable
     from prescore.statistics import save_statistics
     from prescore.training.data import load_labels
 
     check_writable(out)
+    if out.suffix in OTHERS:
+        raise PrescoreError(f"--out: {out}: statistics are a safetensors file; call it {out.stem}{STATISTICS_SUFFIX}")
     counts = {"levels": levels, "trajectories": trajectories, "tries": tries, "batch_size": batch_size}
     for option, value in {**counts, "calls": calls, "class": class_, "labels": labels, "guidance": guidance}.items():
         if value is not None and model is None:
@@ -126,7 +135,9 @@ def calibrate(
         if network is not None and encode is None and shape[1:] != network.event_shape:
             raise PrescoreError(f"model: {model} makes samples {network.event_shape}, the data are {shape[1:]}")
 
-    images = load_images(data, key=key, n=n, seed=seed, check=check, **look)
+    images = load_images(data, key=key, n=USUAL_N if n is None else n, seed=seed, check=check, **look)
+    if n is not None and len(images) < n:
+        warnings.warn(f"{data} has {len(images)} images, fewer than --n {n}", DataWarning, stacklevel=2)
     value_range = look["data_range"] or (0.0, 1.0)
     if encode is not None:
         images, value_range = _encoded(images, value_range, encode, opened(encode).denoiser)
@@ -137,7 +148,7 @@ def calibrate(
         given |= {"calls": whole_numbers("calls", calls)} if calls else {}
         classes = None if labels is None else load_labels(data, labels)
         if classes is not None:
-            classes = classes[subset(len(classes), n, seed)]
+            classes = classes[subset(len(classes), USUAL_N if n is None else n, seed)]
         condition = condition_of(known.description, class_, classes, len(images))
         statistics = measure(
             images,

@@ -45,6 +45,8 @@ def convert(
     check_writable(out)
     if out.exists() and out.resolve() == source.resolve():
         raise PrescoreError(f"{out}: is the model itself; name another file")
+    if out.exists() and not out.is_file():
+        raise PrescoreError(f"{out}: is no file, and what is written is read back; name a file")
     with naming(source):
         stored = read(source, config=config, weights=which_weights(raw))
         build_parts(stored)

@@ -150,6 +150,7 @@ def describe_statistics(statistics: "Statistics") -> str:
 def describe_extras(statistics: "Statistics") -> list[str]:
     """What was measured beside the moments, if it was: principal components, a model's score, errors of steps."""
     from prescore.cli.report import facts, show, table
+    from prescore.gaussian import doubt_of
     from prescore.samplers.calibrated import MEASURED, rule_text
     from prescore.statistics.steps import PREDICTIONS
 
@@ -170,10 +171,12 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         spread = {name: score.posterior_variance(score.levels, name).sqrt() for name in ("score", "residual")}
         rows = [[sigma, *(spread[name][i].item() for name in spread)] for i, sigma in enumerate(score.levels.tolist())]
         heads = ["noise level", "deviation of x0 given x: by the score", "by the residual"]
-        texts.append(f"score of {score.model or UNNAMED} on {score.count} samples\n" + table(heads, rows))
+        doubt = doubt_of(statistics)
+        texts.append(f"score of {show(score.model or UNNAMED)} on {score.count} samples\n" + table(heads, rows))
+        texts[-1] += f"\nwarning: {doubt}" if doubt else ""
     if steps is not None:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
-        title = f"steps of solvers on {steps.count} samples of {steps.model or UNNAMED}, for --grid auto"
+        title = f"steps of solvers on {steps.count} samples of {show(steps.model or UNNAMED)}, for --grid auto"
         texts.append(f"{title}\n" + table(["steps", *(MEASURED[prediction] for prediction in PREDICTIONS)], rows))
         if tuned := statistics.tuning.rules:
             numbers = sorted({n for rules in tuned.values() for n in rules})

@@ -174,14 +174,14 @@ def sample(
 
 def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses | None" = None) -> None:
     """Draw what the output still misses, batch by batch, and say what it took."""
-    import torch
-
     from prescore.cli.report import calls_text, facts, show
+    from prescore.limits import is_exhausted
 
     batches = split(output, batch_size)
     calls = None if plan.calls is None else len(batches) * plan.calls
     seeds = f"{output.seeds[0]} to {output.seeds[-1]}"
     how = {
+        "noise levels": plan.shown_levels,
         "seeds": seeds,
         "batch_size": batch_size,
         "device": plan.denoiser.device,
@@ -195,15 +195,13 @@ def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses
         output.finish()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(output.remains()) from None
-    except torch.OutOfMemoryError:
-        raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
     except PrescoreError:
         raise
     except Exception as error:
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             reason = str(error).strip().partition("\n")[0]
             raise PrescoreError(f"--compile: the network cannot be compiled here ({reason}); leave it out") from None
-        if "DefaultCPUAllocator" in str(error):
+        if is_exhausted(error):
             raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
         raise
     print(f"{calls_text(made, 'network ')} in {time.perf_counter() - start:.1f} s, written to {show(output.path)}")

@@ -3,6 +3,7 @@
 from prescore.gaussian.fit import (
     GAUSSIANS,
     cosine_gaussian,
+    doubt_of,
     error_share,
     frequency_gaussian,
     gaussian,
@@ -18,6 +19,7 @@ __all__ = [
     "Gaussian",
     "GaussianFlow",
     "cosine_gaussian",
+    "doubt_of",
     "error_share",
     "frequency_gaussian",
     "gaussian",

@@ -17,6 +17,9 @@ from prescore.errors import PrescoreError
 from prescore.gaussian.model import ErrorShare, Gaussian
 from prescore.operators import PCA, Cosine, Frequency, LinearOperator, Pixel
 from prescore.statistics import Statistics
+from prescore.tuned import WORSE
+
+NO_BETTER = 0.98  # share of the error that a network leaves which has learned nothing beside the model
 
 
 def gaussian(statistics: Statistics) -> Gaussian:
@@ -87,6 +90,29 @@ def error_share(statistics: Statistics) -> ErrorShare:
     error = (count * C * u / (C + u)).sum(1) / count.sum()
     # The floor is for data that are constant.
     return ErrorShare(score.levels, u[:, 0] * score.residual_square / error.clamp(min=1e-300))
+
+
+def doubt_of(statistics: Statistics) -> str | None:
+    """What is doubtful about a network that errs more than the Gaussian model of its data, and what to do; or None.
+
+    Raises:
+        PrescoreError: the statistics are without the score of a model.
+    """
+    share = error_share(statistics)
+    worse = share.levels[share.shares > WORSE]
+    most, best = share.shares.max().item(), share.shares.min().item()
+    if best > NO_BETTER:
+        return (
+            f"at no noise level does the network know more than the Gaussian model of the data (it makes {best:.2g} to "
+            f"{most:.2g} times its error): check time_scale, schedule and data_range, or train it longer"
+        )
+    if not len(worse):
+        return None
+    where = f"sigma = {worse[-1]:.2g} to {worse[0]:.2g}" if len(worse) > 1 else f"sigma = {worse[0]:.2g}"
+    advice = "check time_scale, schedule and data_range"
+    if worse[0] == share.levels[0] and (trusted := share.levels[share.shares < 1]).numel():
+        advice += f", or start lower by sigma_max = {trusted[0]:.2g}"
+    return f"at {where} the network makes up to {most:.2g} times the error of the Gaussian model of the data: {advice}"
 
 
 def _of(statistics: Statistics, covariance: LinearOperator, label: str) -> Gaussian:

@@ -79,8 +79,8 @@ class AlphaChoice:
         if math.isinf(self.least_stable):
             return "in so few steps the predictor overshoots without preconditioner already"
         return (
-            f"relative Frechet distance {self.error:.2g} on a model of the data, {self.plain_error:.2g} without "
-            "preconditioner"
+            f"least relative Frechet distance, {self.error:.2g}, on a model of the data (without preconditioner "
+            f"{self.plain_error:.2g})"
         )
 
 

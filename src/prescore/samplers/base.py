@@ -10,9 +10,10 @@ else: the noise levels, the random numbers, the float64 state, the count of netw
 the checks that turn a misbehaving model into one clear sentence.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -54,6 +55,12 @@ class Sampler:
     choices: ClassVar[Mapping[str, Sequence[str]]] = {}  # the words that an option may be, where there are few
 
     def __post_init__(self) -> None:
+        own = {name for name, hint in inspect.get_annotations(type(self)).items() if "ClassVar" not in str(hint)}
+        if lost := own - {field.name for field in fields(self)}:
+            raise TypeError(
+                f"{type(self).__name__}: {', '.join(sorted(lost))} would be lost; decorate the class by "
+                "@dataclass(frozen=True, kw_only=True, eq=False)"
+            )
         if self.steps is not None and self.grid is not None:
             raise PrescoreError("steps and grid: give one of them, the grid already fixes the number of steps")
         if self.steps is not None and (not is_whole(self.steps) or self.steps < 1):
@@ -171,6 +178,20 @@ class Preconditionable(Sampler):
         self.M.check(event_shape)
 
 
+def iterations_factor(original_steps: int | None, steps: int) -> float:
+    """c = T0 / T: the factor by which T steps are fewer than the T0 that a step size is meant for; 1 without a T0.
+
+    Raises:
+        PrescoreError: T0 is not a positive whole number, or too large for one of steps.
+    """
+    if original_steps is None:
+        return 1.0
+    if not is_whole(original_steps) or original_steps < 1:
+        raise PrescoreError(f"original_steps: {original_steps!r} is not a positive whole number, such as 1000")
+    check_count("original_steps", original_steps, MOST_LEVELS)
+    return original_steps / steps
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a callback receives after each step.
@@ -236,7 +257,7 @@ def sample(
             last sample, which costs what a whole one does, except where a sampler's norm="batch" makes a sample depend
             on its batch-mates.
         callback: receives a `Progress` after each step of each batch.
-        progress: show a bar that counts network calls.
+        progress: show a bar that counts network calls, on a terminal.
         condition: named tensors of N rows, one for each sample, passed to the denoiser as keyword arguments.
         dtype: of the state between the calls. A step is computed in the precision of the network's answer, float32
             at least, and added to the state.
@@ -277,7 +298,7 @@ def sample(
     is_filled = getattr(sampler, "norm", None) != "batch"
     calls = sampler.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
     total = None if calls is None else len(batches) * calls * getattr(denoiser, "network_calls", 1)
-    with tqdm(total=total, unit="call", disable=not progress, leave=False) as bar, torch.no_grad():
+    with tqdm(total=total, unit="call", disable=None if progress else True, leave=False) as bar, torch.no_grad():
         parts = []
         for batch in batches:
             own = numbers[batch]

@@ -152,7 +152,8 @@ def levels_source(sampler: str, rule: Rule | None, model: str) -> str:
         rule: that was tuned for it, if one was; else they are those of the solver that stands for it.
     """
     stand_in = prediction_of(sampler)
-    text = f"{rule_text(rule or stand_in)}, {'tried' if rule else 'measured'} on {model or 'the model'}"
+    how = "the best of those tried" if rule else "measured"
+    text = f"{rule_text(rule or stand_in)}, {how} on {model or 'the model'}"
     own = rule is not None or MEASURED[stand_in] == sampler
     return text if own else f"{text}; no levels were measured for {sampler} itself"
 
@@ -160,8 +161,8 @@ def levels_source(sampler: str, rule: Rule | None, model: str) -> str:
 def rule_text(rule: Rule) -> str:
     """What a rule is, in words."""
     if isinstance(rule, str):
-        return f"by steps of {MEASURED[rule]}"
-    return f"geometric to {rule:g} of the data's deviation over T"
+        return f"equal errors of the steps of {MEASURED[rule]}"
+    return f"geometric, down to {rule:g}/T of the data's deviation"
 
 
 def errors_of(statistics: Statistics) -> StepErrors:

@@ -50,11 +50,9 @@ def choose_sampler(calls: int, statistics: Statistics | None = None, *, noise: b
     name = _name(calls, is_gaussian, noise)
     if left is None:
         return SamplerChoice(name, "how Gaussian the data are is not known (`prescore calibrate --model` measures it)")
-    side = "are" if is_gaussian else "are not"
+    near = "nearly Gaussian" if is_gaussian else "far from Gaussian"
     return SamplerChoice(
-        name,
-        f"the network leaves {left:.2g} of the error of the Gaussian model, so the data {side} near it "
-        f"(from {NEAR_GAUSSIAN:g} on)",
+        name, f"where the network knows most, it leaves {left:.0%} of the Gaussian model's error: the data are {near}"
     )
 
 

@@ -140,7 +140,7 @@ def recursion_steps(
             drift = total(count * m**4 * (v + e) / t**2).sqrt()
             if sampler.norm == "batch":
                 drift = drift.mean(0, keepdim=True)
-            eps = 2 * sampler.snr**2 * total(count * m**2) / drift**2
+            eps = 2 * sampler.corrector_snr**2 * total(count * m**2) / drift**2
             f = 1 - eps * m**2 / t
             v, e = f**2 * v + 2 * eps * m**2, f**2 * e
         return v, e

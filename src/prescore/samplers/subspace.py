@@ -215,6 +215,10 @@ def subspace_sample(
     numbers, calls = check_seeds(seeds), dict[tuple[int, ...], int]()
     if not stages or stages[0].below != math.inf:
         raise PrescoreError("stages: at least one is needed, and the first starts at the highest level (below=inf)")
+    if any(getattr(stage.sampler, "original_steps", None) for stage in stages):
+        raise PrescoreError(
+            "original_steps: counts the steps of a whole run; give each stage the step size that is meant"
+        )
     levels = stages[-1].sampler.levels(stages[-1].denoiser.sigma_min, stages[0].denoiser.sigma_max)
     starts = [int((levels > stage.below).sum()) for stage in stages]
     x: Tensor | None = None

@@ -72,7 +72,10 @@ _PNDM = "https://arxiv.org/abs/2202.09778"
 
 
 def _alone(predictor: str, about: str) -> Entry:
-    fixed, idle = {"predictor": predictor, "corrector": "none"}, ("snr", "corrector_steps", "first", "norm")
+    fixed, idle = (
+        {"predictor": predictor, "corrector": "none"},
+        ("snr", "original_steps", "corrector_steps", "first", "norm"),
+    )
     # The probability flow has no Langevin part for form="marginal" to precondition.
     return Entry(PredictorCorrector, about, _SONG, fixed, (*idle, "form") if "flow" in predictor else idle)
 

@@ -5,6 +5,7 @@ with another number of steps, and ends as if that number had been given from the
 """
 
 import dataclasses
+import math
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from prescore.checkpoints.stored import naming
 from prescore.errors import PrescoreError, printable
 from prescore.files import held, sweep, writing
+from prescore.limits import check_size
 from prescore.training.config import TrainingConfig, check_least
 from prescore.training.processes import Processes, processes_on
 from prescore.training.record import LOSSES, Record, tensorboard_writer
@@ -31,6 +33,7 @@ from prescore.training.store import PATTERN, resume, save_checkpoint
 from prescore.training.task import Task
 
 MODEL = "model.safetensors"
+NUMBERS = 2 * 4  # bytes for each number of a batch, before the network sees it: the data and the noise
 PICTURES = 16
 SavePicture = Callable[[Path, Tensor, tuple[float, float]], None]
 
@@ -124,6 +127,7 @@ def train(
     """
     options = options or RunOptions()
     with processes_on(options.device) as processes:
+        check_size("batch_size", config.batch_size, NUMBERS * math.prod(task.data.event_shape))
         processes.shares(config.batch_size, options.accumulate)
         with _folder(out_dir, processes) as out:
             return _Run(task, config, out, options, processes, init, save_picture).finish()

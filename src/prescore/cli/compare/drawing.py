@@ -17,6 +17,7 @@ from prescore.cli.plan import ChosenClasses
 from prescore.cli.report import calls_text
 from prescore.denoiser import Denoiser, Evaluator
 from prescore.errors import PrescoreError, SamplingError
+from prescore.limits import is_exhausted
 from prescore.samplers import Progress
 from prescore.samplers.base import fill
 
@@ -66,8 +67,10 @@ def draw_missing(
             left = sum(store.result(run) is None for run in missing)
             finished = f"{len(distinct) - left} of {len(distinct)} runs are in {store.path}"
             raise KeyboardInterrupt(f"{finished}, the same command draws the others") from None
-        except torch.OutOfMemoryError:
-            raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
+        except Exception as error:
+            if is_exhausted(error):
+                raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
+            raise
 
 
 def _warm_up(denoiser: Denoiser, seeds: Sequence[int], chosen: ChosenClasses | None) -> None:
