@@ -19,17 +19,20 @@ from prescore.denoiser import (
     expand,
     failure_of,
     from_edm,
+    from_flow,
     from_noise_prediction,
     from_score,
     from_ve,
     from_velocity,
+    from_x0,
     guided,
     noise_from_denoised,
     score_from_denoised,
     velocity_from_denoised,
 )
 from prescore.errors import PrescoreError, SamplingError
-from prescore.schedule import EDM, VP, Cosine, Tabulated
+from prescore.schedule import EDM, VP, Cosine, RectifiedFlow, Tabulated
+from prescore.schedule.flow import FAR
 
 SHAPE, B = (2, 3, 5), 4
 CONVERSIONS = {
@@ -486,3 +489,51 @@ def test_wrong_attributes_are_refused_by_name(attribute, value):
 def test_a_network_that_cannot_be_called_is_refused():
     with pytest.raises(PrescoreError, match=r"^model: NoneType cannot be called"):
         from_score(None)
+
+
+@pytest.mark.parametrize("data_first", [False, True])
+def test_flow_of_a_gaussian_is_denoised_exactly_from_pure_noise_to_the_clean_end(data_first):
+    mean, C = 0.7, 0.3
+    times = []
+
+    def velocity(x_t, time):
+        times.append(time)
+        t = (1 - time if data_first else time)[:, None].double()
+        x = x_t.double()
+        x0 = mean + (1 - t) * C / ((1 - t) ** 2 * C + t**2) * (x - (1 - t) * mean)
+        n = t / ((1 - t) ** 2 * C + t**2) * (x - (1 - t) * mean)
+        return (x0 - n if data_first else n - x0).to(x_t)
+
+    denoise = from_flow(velocity, time_scale=1.0, data_first=data_first)
+    for sigma in (1e-3, 0.5, 20.0, FAR):
+        n = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = mean + (C + sigma**2) ** 0.5 * n
+        exact = mean + C / (C + sigma**2) * (x - mean)
+        torch.testing.assert_close(denoise(x, torch.tensor(sigma)), exact, rtol=0, atol=1e-6)
+    assert times[-1].float().eq(1).all() or (data_first and times[-1].max() < 1e-8)
+    assert (denoise.sigma_min, denoise.sigma_max) == (RectifiedFlow().sigma_min, FAR)
+
+
+def test_flow_in_half_precision_is_converted_in_single():
+    layer = torch.nn.Linear(4, 4).to(torch.bfloat16)
+    seen = []
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x, time):
+            seen.append((x.dtype, time.dtype, time[0].item()))
+            return torch.full_like(x, 1.0)
+
+    x = torch.linspace(-3, 3, 8).reshape(2, 4)
+    out = from_flow(Network())(x, torch.tensor(3.0))
+    torch.testing.assert_close(out, x / 4 - 0.75)  # exact in float32: x_t - t v
+    assert seen == [(torch.bfloat16, torch.float32, 750.0)]
+
+
+def test_x0_prediction_is_the_answer_itself():
+    vp = VP()
+    out = from_x0(lambda x, t: x + t[:, None], vp, time_scale=999)(torch.ones(2, 3).double(), torch.tensor(2.0))
+    torch.testing.assert_close(out, (vp.scale(2.0) + 999 * vp.t(2.0)).expand(2, 3))

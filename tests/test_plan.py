@@ -21,10 +21,11 @@ from prescore.denoiser import Denoiser, guided
 from prescore.errors import ModelWarning, PrescoreError
 from prescore.gaussian import Gaussian, error_share, frequency_gaussian
 from prescore.operators import Identity
-from prescore.plan import USUAL_CALLS, WEAKEST_ALPHA
+from prescore.oracle import Diagonal, MixtureOracle
+from prescore.plan import USUAL_CALLS, WEAKEST_ALPHA, hiding_level
 from prescore.precondition import Preconditioner, frequency_preconditioner, radial_preconditioner
 from prescore.samplers import SAMPLERS, auto_grid, choose_alpha, choose_sampler, make_sampler, sample
-from prescore.statistics import ModelStatistics
+from prescore.statistics import ModelStatistics, Statistics, measure_moments
 
 SHAPE = (1, 8, 8)
 LOW, HIGH = 0.01, 50.0
@@ -338,6 +339,31 @@ def test_arguments_of_the_wrong_kind_are_named(call, message):
 def test_lists_and_whole_numbers_stand_for_tuples_and_numbers():
     assert plan(field(), sampler="pc", steps=3, snr=1).settings["snr"] == 1
     assert plan(field(), sampler="pc", steps=np.int64(3).item()).steps == 3
+
+
+def test_usual_levels_start_where_the_noise_hides_the_data_however_wide_the_range():
+    generator = torch.Generator().manual_seed(0)
+    falling = 0.25 / (1 + torch.arange(64.0)).reshape(1, 8, 8)
+    means = torch.randn(3, 1, 8, 8, generator=generator).double() * 0.1
+    oracle = MixtureOracle(torch.ones(3), means, Diagonal(falling.expand(3, 1, 8, 8)))
+    data = oracle.sample(200, generator)
+    statistics = Statistics(moments=measure_moments(data, data_range=(-4, 4)))
+    exact = data.std().item()
+
+    def drawn(sigma_max):
+        model = Denoiser(oracle, (1, 8, 8), 0.002, sigma_max, data_range=(-4, 4))
+        decided = plan(model, sampler="p-ode-3m", calls=5, statistics=statistics)
+        return decided, decided.sample(range(200), progress=False).std().item()
+
+    narrow, spread = drawn(80.0)
+    assert "sigma_max" not in narrow.reasons
+    for sigma_max in (1300.0, 20000.0):
+        wide, found = drawn(sigma_max)
+        assert wide.levels[0] == pytest.approx(hiding_level(wide.denoiser, statistics))
+        assert abs(found - exact) < 1.05 * abs(spread - exact)
+    model = Denoiser(oracle, (1, 8, 8), 0.002, 20000.0, data_range=(-4, 4))
+    asked = plan(model, sampler="p-ode-3m", statistics=statistics, sigma_max=40.0)
+    assert asked.levels[0] == 40
 
 
 def doubtful(shares):

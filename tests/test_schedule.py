@@ -13,7 +13,9 @@ from prescore.schedule import (
     VE,
     VP,
     Cosine,
+    FunctionSchedule,
     GeometricVE,
+    RectifiedFlow,
     Schedule,
     SubVP,
     Tabulated,
@@ -31,6 +33,8 @@ SCHEDULES: dict[str, Schedule] = {
     "edm": EDM(),
     "iddpm": IDDPM(),
     "cosine": Cosine(),
+    "flow": RectifiedFlow(t_max=0.99),
+    "flow-shifted": RectifiedFlow(3.0, t_max=0.99),
     "tabulated": Tabulated.linear(),
 }
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -296,3 +300,24 @@ def test_recorded_iddpm_levels_and_indices():
 def test_a_table_of_another_quantity_is_noticed(make, right):
     with pytest.raises(PrescoreError, match=right):
         make()
+
+
+def test_shifted_flow_spreads_the_same_levels_otherwise_and_reaches_pure_noise():
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    given = 3 * t / (1 + 2 * t)  # Esser et al., eq. 23
+    torch.testing.assert_close(RectifiedFlow(3.0).sigma(t), RectifiedFlow().sigma(given))
+    far = RectifiedFlow().sigma(1.0)
+    assert far.isfinite()
+    assert RectifiedFlow().t(far).float() == 1
+    with pytest.raises(PrescoreError, match="shift: 0 is not a positive number"):
+        RectifiedFlow(0)
+
+
+def test_functions_make_the_schedule_that_they_are_of():
+    vp = VP()
+    made = FunctionSchedule(lambda t: torch.exp(-vp.integral(t) / 2), lambda t: (-torch.expm1(-vp.integral(t))).sqrt())
+    t = torch.logspace(-3, 0, 50, dtype=torch.float64)
+    sigma = vp.sigma(t)
+    for name, at in (("sigma", t), ("dsigma", t), ("s", t), ("ds", t), ("f", t), ("g", t), ("t", sigma)):
+        torch.testing.assert_close(getattr(made, name)(at), getattr(vp, name)(at), rtol=1e-9, atol=1e-13, msg=name)
+    torch.testing.assert_close(made.scale(sigma), vp.scale(sigma))

@@ -15,6 +15,7 @@ affine in x0 at fixed x and sigma, so that each is one line away from every othe
     noise     eps = (x - D) / sigma
     velocity  v = alpha eps - sigma_vp x0, with alpha = 1 / sqrt(1 + sigma^2), sigma_vp = sigma alpha
     EDM       F = (D - c_skip x) / c_out
+    flow      n - x0 = x_t - D over t, with x_t = (1 - t) x0 + t n = x / (1 + sigma), t = sigma / (1 + sigma)
 
 Velocity is defined in the variance-preserving coordinates alpha x = alpha x0 + sigma_vp n, in which it is the
 derivative of the data's rotation into noise. In unscaled coordinates v = (eps - sigma x0) / sqrt(1 + sigma^2) and
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from prescore.defaults import SamplingDefaults
 from prescore.errors import PrescoreError, SamplingError, check_interval, check_number, is_whole
-from prescore.schedule import Schedule, VariancePreserving
+from prescore.schedule import RectifiedFlow, Schedule, VariancePreserving
 
 Denoise = Callable[..., Tensor]
 NOTE = "raised by the model"
@@ -306,6 +307,12 @@ def velocity_from_denoised(denoised: Tensor, x: Tensor, sigma: Tensor) -> Tensor
     return alpha * (noise_from_denoised(denoised, x, sigma) - expand(sigma, x) * denoised)
 
 
+def denoised_from_flow(velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """D = (x - sigma v) / (1 + sigma), v = n - x0 of x_t = (1 - t) x0 + t n; x is unscaled."""
+    level = per_sample(sigma, x)
+    return expand(1 / (1 + level), x) * x - expand(level / (1 + level), x) * velocity
+
+
 class Coefficients(NamedTuple):
     """D = c_skip x + c_out F(c_in x, c_noise)."""
 
@@ -416,6 +423,48 @@ def from_velocity(
     """
     _check_schedule(schedule, preserves_variance=True)
     return _from_native(model, schedule, denoised_from_velocity, time_scale, integer_time)
+
+
+def from_x0(model: Denoise, schedule: Schedule, *, time_scale: float = 1.0, integer_time: bool = False) -> Denoise:
+    """Denoiser of a model `model(s(t) x, time, **condition)` that predicts x0; see `from_noise_prediction`.
+
+    Raises:
+        PrescoreError: the schedule is none.
+    """
+    return _from_native(model, schedule, lambda x0, x, sigma: x0, time_scale, integer_time)
+
+
+def from_flow(model: Denoise, *, time_scale: float = 1000.0, data_first: bool = False) -> Denoise:
+    """Denoiser of a flow matching model `model(x_t, time, **condition)`, x_t = (1 - t) x0 + t n, n independent of x0.
+
+    D = x_t - t v, which is exact at both ends: at t = 1 (`prescore.schedule.flow.FAR`) the network sees n alone. A
+    shift of the time is one of the levels, not of the network: see `RectifiedFlow`.
+
+    After reflow, or minibatch optimal-transport coupling, n is not independent of x0. Then v is no posterior mean:
+    solvers with noise at every step, and those with a Gaussian reference, do not apply, and few steps of Euler's
+    method (`ddim`) serve best.
+
+    Args:
+        model: it returns v = n - x0, and is called with a time for each sample, (B,).
+        time_scale: time = time_scale t; 1000 for Stable Diffusion 3 and its like, 1 for torchcfm.
+        data_first: the model counts from the data's side: x_t = t x0 + (1 - t) n, v = x0 - n.
+
+    Returns:
+        A function that knows the noise levels of `RectifiedFlow`.
+    """
+    schedule = RectifiedFlow()
+    if isinstance(time_scale, bool) or not isinstance(time_scale, int | float) or not 0 < time_scale < math.inf:
+        raise PrescoreError(f"time_scale: {time_scale!r} is not a positive number")
+
+    def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        level = per_sample(sigma, x)
+        time = 1 / (1 + level) if data_first else schedule.t(level)
+        return expand(schedule.scale(level), x) * x, (time_scale * time).to(x.dtype)
+
+    def output(velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        return denoised_from_flow(-velocity if data_first else velocity, x, sigma)
+
+    return Conversion(model, inputs, output, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max)
 
 
 def from_edm(model: Denoise, sigma_data: float = 0.5) -> Denoise:

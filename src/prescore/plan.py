@@ -43,6 +43,7 @@ from prescore.samplers.calibrated import errors_of, levels_source, prediction_of
 from prescore.samplers.choose import choose_measured, describe_errors
 from prescore.samplers.table import which_take
 from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
+from prescore.tuned import HIDING, WIDE
 
 AUTO = "auto"  # a sampler, noise levels, or a strength that is to be chosen
 USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is said
@@ -240,6 +241,15 @@ def plan(
             grid = AUTO
         elif grid is None:
             reasons["grid"] = known.why_usual(sampler)
+    span = denoiser.data_range[1] - denoiser.data_range[0]
+    is_usual = sigma_max is None and (grid is None or (isinstance(grid, str) and grid != AUTO))
+    if is_usual and denoiser.sigma_max > WIDE * span:
+        hidden = hiding_level(denoiser, known.statistics)
+        if denoiser.sigma_min < hidden < denoiser.sigma_max:
+            reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
+            own = {"statistics": known.read} if statistics is None else {}
+            denoiser = replace(denoiser, sigma_max=hidden, **own)
+            known = _Known(denoiser, statistics)
     entry, facts = find_sampler(sampler), dict[str, object]()
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
@@ -367,6 +377,25 @@ def draw(
     return decided.denoiser.decode(x)
 
 
+def hiding_level(denoiser: Denoiser, statistics: Statistics | None = None) -> float:
+    """The noise that hides the data: `HIDING` times the largest root mean square of a coordinate in the cosine basis.
+
+    Usual levels start here where a model knows more noise: a step from farther up would do nothing but take a call, and
+    leave wide gaps to the others.
+
+    Args:
+        denoiser: the model.
+        statistics: as it sees its data; without, all of their power is supposed to be in one coordinate, at a quarter
+            of the data range.
+    """
+    if statistics is None:
+        low, high = denoiser.data_range
+        return HIDING * prod(denoiser.event_shape) ** 0.5 * (high - low) / 4
+    reference = reference_of(statistics)
+    square = reference.variances + reference.transform(reference.mean[None].double())[0] ** 2
+    return HIDING * square.max().sqrt().item()
+
+
 def seen_by(denoiser: Denoiser, statistics: Statistics) -> Statistics:
     """The statistics of the data as a model sees them: in its data range, and less their mean if it was removed."""
     seen = in_range(statistics, denoiser.data_range)
@@ -390,14 +419,19 @@ class _Known:
     given: Statistics | None
 
     @cached_property
-    def statistics(self) -> Statistics | None:
-        """As the model sees the data; None if there are none."""
+    def read(self) -> Statistics | None:
+        """As they were given; None if there are none."""
         found = self.denoiser.statistics if self.given is None else self.given
         if isinstance(found, str | Path):
             found = load_statistics(found)
         if found is not None and not isinstance(found, Statistics):
             raise PrescoreError(f"statistics: {type(found).__name__} given; prescore.Statistics or a path is needed")
-        return None if found is None else seen_by(self.denoiser, found)
+        return found
+
+    @cached_property
+    def statistics(self) -> Statistics | None:
+        """As the model sees the data; None if there are none."""
+        return None if self.read is None else seen_by(self.denoiser, self.read)
 
     @property
     def needed(self) -> Statistics:

@@ -11,10 +11,7 @@ POSITIONAL = {"time_embedding_type": "positional"}
     [
         ({}, f"{SCHEDULER}: it has no _class_name"),
         ({"_class_name": ["os"]}, "it has no _class_name"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "under 'FlowMatchEulerDiscreteScheduler' is not known"),
         ({"_class_name": "CMStochasticIterativeScheduler"}, "under 'CMStochasticIterativeScheduler' is not known"),
-        ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "is set to flow matching"),
-        ({"_class_name": "DEISMultistepScheduler", "prediction_type": "flow_prediction"}, "is set to flow matching"),
         ({"prediction_type": "epsilom"}, "prediction_type: unknown value 'epsilom'; did you mean epsilon?"),
         ({"beta_schedule": "linea"}, "beta_schedule: unknown value 'linea'; did you mean linear or"),
         ({"beta_schedule": ["linear"]}, "beta_schedule: unknown value"),
@@ -62,3 +59,18 @@ def test_old_choice_between_noise_and_sample():
     config = {"_class_name": "DDPMScheduler", "predict_epsilon": False, "tensor_format": "pt"}
     assert scheduler_meaning(config, POSITIONAL).preconditioning == "sample"
     assert scheduler_meaning(config | {"predict_epsilon": True}, POSITIONAL).preconditioning == "noise"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+        {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, "flow_shift": 3.0},
+        {"_class_name": "DEISMultistepScheduler", "prediction_type": "flow_prediction", "flow_shift": 3.0},
+    ],
+)
+def test_flow_matching(config):
+    meaning = scheduler_meaning(config, {"time_embedding_type": "positional"})
+    assert (meaning.preconditioning, meaning.arguments) == ("flow", {"time_scale": 1000.0})
+    assert meaning.sigma_min == pytest.approx(3 * 0.001 / 0.999)
+    assert meaning.sigma_max == 1e9  # stands for t = 1

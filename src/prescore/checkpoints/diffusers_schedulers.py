@@ -1,6 +1,6 @@
 """What the schedulers of Hugging Face diffusers say about a network: what it predicts, of what, and at which time.
 
-Every solver that shares a forward process says the same about it, so that they fall in five kinds:
+Every solver that shares a forward process says the same about it, so that they fall in six kinds:
 
     scheduler              network's x         its time        its prediction -> name in `models.precond`
     DDPM, DDIM, PNDM, ..   alpha x             j               epsilon -> noise, v_prediction -> velocity, sample
@@ -8,6 +8,7 @@ Every solver that shares a forward process says the same about it, so that they 
     ScoreSdeVe             x                   sigma           score
     KarrasVe               (x + 1) / 2         sigma / 2       score, in units of [0, 1]
     ScoreSdeVp             exp(-B(t) / 2) x    999 t           noise
+    FlowMatch..            x / (1 + sigma)     1000 t          flow, t = sigma / (1 + sigma)
 
 with u = sigma^2, alpha = 1 / sqrt(1 + u), B the integral of beta, alpha_bar_j = prod (1 - beta_i) and the levels
 sigma_j = sqrt(1 / alpha_bar_j - 1). Their table is computed here from the betas in float64; that of diffusers is in
@@ -36,7 +37,7 @@ from torch import Tensor
 from prescore.checkpoints.arguments import is_of, shorten
 from prescore.checkpoints.stored import MAX_TABLE
 from prescore.errors import PrescoreError, check_choice
-from prescore.schedule import VP, Tabulated
+from prescore.schedule import VP, RectifiedFlow, Tabulated
 
 SCHEDULER = "scheduler_config.json"
 # Default beta_start and beta_end of the schedulers over a table of betas; configurations may leave defaults out.
@@ -65,6 +66,7 @@ TABULATED: Mapping[str, tuple[float, float]] = MappingProxyType(
         "KDPM2AncestralDiscreteScheduler": LATENT_BETAS,
     }
 )
+FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
 EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "sample", "original_sample": "sample"}
 
@@ -95,8 +97,9 @@ def scheduler_meaning(scheduler: Config, arguments: Mapping[str, Any]) -> Meanin
     name = scheduler.get("_class_name")
     if not isinstance(name, str):
         raise PrescoreError(f"{SCHEDULER}: it has no _class_name")
-    if scheduler.get("use_flow_sigmas") or scheduler.get("prediction_type") == "flow_prediction":
-        raise PrescoreError(f"{SCHEDULER}: {shorten(name)} is set to flow matching, which is not read")
+    is_flow = scheduler.get("use_flow_sigmas") or scheduler.get("prediction_type") == "flow_prediction"
+    if name in FLOW or is_flow:
+        return _flow(scheduler)
     if name in TABULATED and not _is_continuous(scheduler):
         return _tabulated(scheduler, *TABULATED[name], is_learned=arguments["time_embedding_type"] == "learned")
     if name in EDM or name in TABULATED:
@@ -111,7 +114,7 @@ def scheduler_meaning(scheduler: Config, arguments: Mapping[str, Any]) -> Meanin
         return _score_sde_vp(scheduler)
     raise PrescoreError(
         f"{SCHEDULER}: what a network predicts under {shorten(name)} is not known here; known are the schedulers over "
-        "a table of betas (DDPM, DDIM, Euler, DPMSolver, UniPC, ...), EDM, ScoreSdeVe, ScoreSdeVp and KarrasVe"
+        "a table of betas (DDPM, DDIM, Euler, DPMSolver, UniPC, ...), FlowMatch, EDM, ScoreSdeVe, ScoreSdeVp, KarrasVe"
     )
 
 
@@ -193,6 +196,14 @@ def _edm(scheduler: Config) -> Meaning:
     sigma_data = 1.0 if is_euler else _number(scheduler, "sigma_data", 0.5)
     low, high = _range(scheduler, 0.002, 80.0)
     return Meaning("edm", {"sigma_data": sigma_data}, low, high, negated=prediction == "v_prediction")
+
+
+def _flow(scheduler: Config) -> Meaning:
+    """The shift spreads the levels of a solver, and says how far down they go; the network's time is t itself."""
+    steps = _number(scheduler, "num_train_timesteps", 1000.0)
+    shift = _number(scheduler, "shift", _number(scheduler, "flow_shift", 1.0))
+    schedule = RectifiedFlow(shift, t_min=1 / steps)
+    return Meaning("flow", {"time_scale": steps}, schedule.sigma_min, schedule.sigma_max)
 
 
 def _score_sde_vp(scheduler: Config) -> Meaning:

@@ -14,6 +14,7 @@ alpha = 1 / sqrt(1 + sigma^2), a schedule's scale s and time t, and the nearest 
     noise          1                        -sigma                         s(sigma)    time_scale t(sigma)
     velocity       alpha^2                  -sigma alpha                   s(sigma)    time_scale t(sigma)
     sample         0                        1                              s(sigma)    time_scale t(sigma)
+    flow           1/(1 + sigma)            -sigma/(1 + sigma)             1/(1+sigma) time_scale sigma/(1 + sigma)
 
 Sources: T. Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022,
 https://arxiv.org/abs/2206.00364, Table 1; Y. Song et al., "Score-Based Generative Modeling through Stochastic
@@ -191,6 +192,25 @@ class SamplePrecond(TimePrecond):
         return Coefficients(0.0, 1.0, *self.scale_and_time(sigma))
 
 
+class FlowPrecond(Precond):
+    """D = x_t - t F, x_t = (1 - t) x0 + t n = x / (1 + sigma), t = sigma / (1 + sigma): F predicts n - x0.
+
+    Args:
+        time_scale: the network is given time_scale t.
+    """
+
+    def __init__(self, model: nn.Module, time_scale: float = 1000.0) -> None:
+        super().__init__(model)
+        if not 0 < time_scale < math.inf:
+            raise PrescoreError(f"time_scale = {time_scale}; a positive number is needed")
+        self.time_scale = time_scale
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        scale = 1 / (1 + float64(sigma))
+        t = float64(sigma) * scale
+        return Coefficients(scale.to(sigma), -t.to(sigma), scale.to(sigma), (self.time_scale * t).to(sigma))
+
+
 class VPPrecond(NoisePrecond):
     """c_skip = 1, c_out = -sigma, c_in = 1/sqrt(sigma^2 + 1), c_noise = (M - 1) t(sigma): F predicts the noise.
 
@@ -232,6 +252,7 @@ PRECONDITIONINGS: Mapping[str, type[Precond]] = MappingProxyType(
         "noise": NoisePrecond,
         "velocity": VelocityPrecond,
         "sample": SamplePrecond,
+        "flow": FlowPrecond,
     }
 )
 

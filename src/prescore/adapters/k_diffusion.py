@@ -1,0 +1,102 @@
+"""prescore's samplers with the calling convention of k-diffusion, which ComfyUI and others share.
+
+k-diffusion itself is not needed: its models are functions `model(x, sigma, **extra_args) -> denoised`.
+
+Source: https://github.com/crowsonkb/k-diffusion (MIT), `sampling.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prescore.adapters import plan_on
+from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError
+from prescore.samplers import Progress
+from prescore.samplers import sample as run
+from prescore.samplers.table import find_sampler
+from prescore.statistics import Statistics, load_statistics
+
+Callback = Callable[[dict[str, Any]], object]
+
+
+def sampler(name: str, statistics: Statistics | str | Path | None = None, **options: Any) -> Callable[..., Tensor]:
+    """A function that samples as those of `k_diffusion.sampling` do.
+
+    The function is `f(model, x, sigmas, extra_args=None, callback=None, disable=None, *, seed=0) -> x`, where
+
+    - `model(x, sigma, **extra_args)` returns the denoised x, sigma (B,);
+    - x (B, *event) is the state at sigmas[0], pure noise or a noisy picture;
+    - sigmas do not rise; repeats are skipped, a last 0 may be missing, and less than two leave x as it is;
+    - callback receives {"x", "i", "sigma", "sigma_hat", "denoised"} after each step, x before it, i the index of the
+      step among sigmas;
+    - seed is that of the first row, for samplers that draw noise; the next ones count up.
+
+    Where the levels are too few for a solver, the same method of a lower order takes them.
+
+    Args:
+        name: in `prescore.SAMPLERS`.
+        statistics: of the model's data in its own coordinates, or the path of their file.
+        options: of the sampler, and others that `prescore.plan` takes, such as basis or alpha.
+
+    Raises:
+        PrescoreError: there is no sampler of this name; when the function is called, as `prescore.plan` and
+            `prescore.sample`.
+    """
+    find_sampler(name)
+    known = load_statistics(statistics) if isinstance(statistics, str | Path) else statistics
+
+    def sample(
+        model: Callable[..., Tensor],
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        disable: bool | None = None,
+        *,
+        seed: int = 0,
+    ) -> Tensor:
+        levels = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
+        if (levels.diff() > 0).any():
+            raise PrescoreError("sigmas: they rise; decreasing noise levels are needed")
+        at = [i for i in range(len(levels)) if i == 0 or levels[i] < levels[i - 1]]
+        if len(at) < 2:
+            return x
+        rows, before = x.new_ones(len(x)), x
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return model(x, sigma * rows, **(extra_args or {}))
+
+        def tell(done: Progress) -> None:
+            nonlocal before
+            assert callback is not None
+            sigma = x.new_tensor(done.sigma)
+            callback(
+                {
+                    "x": before,
+                    "i": at[done.step + 1] - 1,
+                    "sigma": sigma,
+                    "sigma_hat": sigma,
+                    "denoised": done.denoised.to(x),
+                }
+            )
+            before = done.x.to(x)
+
+        given = {} if known is None else {"data_range": known.data_range}
+        shape, top = tuple(x.shape[1:]), levels[0].item()
+        denoiser = Denoiser(denoise, shape, 0.0, top, dtype=x.dtype, device=x.device, **given)
+        planned = plan_on(levels[at], denoiser, name, statistics=known, **options)
+        end = run(
+            planned.denoiser,
+            planned.sampler,
+            seeds=range(seed, seed + len(x)),
+            initial=x,
+            callback=tell if callback else None,
+            progress=not disable,
+        )
+        return end.to(x)
+
+    return sample
