@@ -163,7 +163,7 @@ def plan(
         rho: of grid="karras", by default 7.
         statistics: of the model's data, or the path of their file; by default those that the model brings.
         basis: in which the Gaussian model of the data is diagonal, for samplers that have one: "cosine" (the default),
-            "frequency", "pixel" or "pca".
+            "frequency", "pixel", "pca" or, the default of vectors, "covariance".
         alpha: strength of a preconditioner, at least 1, which is the strongest; "auto", and the default of samplers
             that need one, is to choose it by `choose_alpha`. Samplers with an option of this name (EDM's) get that.
         pixel: whether the preconditioner scales pixels as well as frequencies.

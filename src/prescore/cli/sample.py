@@ -120,8 +120,8 @@ def sample(
     basis: Annotated[
         str | None,
         typer.Option(
-            help="In which the sampler's reference Gaussian is diagonal: cosine, frequency, pixel or pca.",
-            show_default="cosine",
+            help="In which the sampler's reference Gaussian is diagonal: cosine, frequency, pixel, pca, covariance.",
+            show_default="cosine; covariance of vectors",
         ),
     ] = None,
     class_: Class = None,
