@@ -247,7 +247,7 @@ def plan(
         hidden = hiding_level(denoiser, known.statistics)
         if denoiser.sigma_min < hidden < denoiser.sigma_max:
             reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
-            own = {"statistics": known.read} if statistics is None else {}
+            own: dict[str, Any] = {"statistics": known.read} if statistics is None else {}
             denoiser = replace(denoiser, sigma_max=hidden, **own)
             known = _Known(denoiser, statistics)
     entry, facts = find_sampler(sampler), dict[str, object]()

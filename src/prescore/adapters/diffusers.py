@@ -60,8 +60,9 @@ def scheduler(
         PrescoreError: what the network predicts is not known, or the sampler is unknown or calls it more than once.
     """
     path = str(statistics) if isinstance(statistics, str | Path) else getattr(statistics, "source", None) or None
+    config: Any = source
     name = {"_class_name": type(source).__name__}
-    made = PrescoreScheduler({**dict(source.config), **name}, sampler, path, calls, options)
+    made = PrescoreScheduler({**dict(config.config), **name}, sampler, path, calls, options)
     if isinstance(statistics, Statistics):
         made.statistics = statistics
     return made
@@ -76,10 +77,10 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
         statistics: the path of their file.
     """
 
-    config_name = "scheduler_config.json"
+    config_name: Any = "scheduler_config.json"
     order = 1
     init_noise_sigma = 1.0
-    _compatibles: Sequence[str] = []
+    _compatibles: Any = ()
 
     @register_to_config
     def __init__(
@@ -113,7 +114,7 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
         return VP(**schedule), arguments["time_scale"]
 
     def __len__(self) -> int:
-        return int(self.config.num_train_timesteps)
+        return int(self.config["num_train_timesteps"])
 
     @property
     def step_index(self) -> int | None:
@@ -138,16 +139,17 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
     ) -> None:
         """Decide the levels: so many steps, or the given times of the network, or noise levels (of flow models t before
         its shift, as diffusers has it), and 0 at the end; mu is the logarithm of a flow's shift."""
-        config, known = self.config, self.statistics
+        config: Any = self.config
+        known = self.statistics
         if known is None and config.statistics:
             known = self.statistics = load_statistics(config.statistics)
         schedule, scale = self._schedule_of(dict(config.source), mu)
         is_flow = isinstance(schedule, RectifiedFlow)
         low, high = self.meaning.sigma_min, self.meaning.sigma_max
         shape = (1,) if known is None else known.moments.event_shape
-        given = {} if known is None else {"data_range": known.data_range}
+        given: dict[str, Any] = {} if known is None else {"data_range": known.data_range}
         model = Denoiser(lambda x, sigma: x, shape, min(low, high / 2), high, **given)
-        planned = {"statistics": known, **(config.options or {})}
+        planned: dict[str, Any] = {"statistics": known, **(config.options or {})}
         steps = config.calls or num_inference_steps
         if timesteps is not None:
             t = torch.as_tensor(timesteps, dtype=torch.float64) / scale
@@ -160,7 +162,7 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
         elif is_flow and known is None:
             levels = schedule.sigma(torch.linspace(1, 1 / scale, steps, dtype=torch.float64))
         else:
-            usual = {} if known is not None else {"sigma_max": high}
+            usual: dict[str, Any] = {} if known is not None else {"sigma_max": high}
             method = plan(model, sampler=config.sampler, calls=steps, **usual, **planned)
             levels = method.levels[:-1]
         if (levels <= 0).any() or (levels.diff() >= 0).any():
@@ -273,8 +275,7 @@ class _Draws(NoiseSource):
     def __call__(self) -> Tensor:
         if self.given is not None:
             return self.given
-        rows = self.generator if isinstance(self.generator, list | tuple) else None
-        if rows is None:
+        if self.generator is None or isinstance(self.generator, torch.Generator):
             return torch.randn(self.like.shape, generator=self.generator, device=self.device).double()
-        draws = [torch.randn(self.like.shape[1:], generator=g, device=self.device) for g in rows]
+        draws = [torch.randn(self.like.shape[1:], generator=g, device=self.device) for g in self.generator]
         return torch.stack(draws).double()

@@ -85,7 +85,7 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
             )
             before = done.x.to(x)
 
-        given = {} if known is None else {"data_range": known.data_range}
+        given: dict[str, Any] = {} if known is None else {"data_range": known.data_range}
         shape, top = tuple(x.shape[1:]), levels[0].item()
         denoiser = Denoiser(denoise, shape, 0.0, top, dtype=x.dtype, device=x.device, **given)
         planned = plan_on(levels[at], denoiser, name, statistics=known, **options)
