@@ -459,7 +459,9 @@ def materials(
 def contents(path: Path) -> dict[str, Any]:
     """What a command made, without the times that it took."""
     if path.is_dir():
-        return {str(f.relative_to(path)): contents(f) for f in sorted(path.rglob("*")) if f.is_file()}
+        files = sorted(f for f in path.rglob("*") if f.is_file())
+        older = [f for f in files if f.name.startswith("checkpoint-")][:-1]  # where an interrupted run stood is one
+        return {str(f.relative_to(path)): contents(f) for f in files if f not in older}
     if path.suffix == ".html":
         return {}
     if path.suffix == ".npz":
@@ -495,7 +497,10 @@ def killed(words: list[str], folder: Path, number: int, after: float) -> str | N
             code = 99
             try:
                 with open(1, "w", closefd=False) as sys.stdout, open(2, "w", closefd=False) as sys.stderr:
-                    code = main(words)
+                    try:
+                        code = main(words)
+                    except BaseException:
+                        traceback.print_exc()
             finally:
                 os._exit(code)
         time.sleep(after)

@@ -472,3 +472,17 @@ def test_what_is_no_schedule_is_refused_at_once(wrap, schedule, message):
 def test_velocity_needs_coordinates_that_preserve_variance():
     with pytest.raises(PrescoreError, match=r"schedule: EDM given; one of prescore.schedule, such as VP\(\) is needed"):
         from_velocity(lambda x, t: x, EDM())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("dtype", "float16"), ("dtype", torch.int64), ("device", "cpu"), ("name", 3), ("network_calls", 0)],
+)
+def test_wrong_attributes_are_refused_by_name(attribute, value):
+    with pytest.raises(PrescoreError, match=f"^{attribute}: "):
+        Denoiser(lambda x, sigma: x, (1, 4, 4), 0.01, 80.0, **{attribute: value})
+
+
+def test_a_network_that_cannot_be_called_is_refused():
+    with pytest.raises(PrescoreError, match=r"^model: NoneType cannot be called"):
+        from_score(None)

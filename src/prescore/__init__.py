@@ -17,6 +17,7 @@ from prescore.precondition import (
     pixel_preconditioner,
     radial_preconditioner,
 )
+from prescore.presets import PRESETS
 from prescore.samplers import (
     SAMPLERS,
     Progress,
@@ -34,6 +35,7 @@ from prescore.statistics import Statistics, in_range, load_statistics, save_stat
 from prescore.version import __version__
 
 __all__ = [
+    "PRESETS",
     "SAMPLERS",
     "Denoiser",
     "Gaussian",

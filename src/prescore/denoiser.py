@@ -35,7 +35,8 @@ from typing import ClassVar, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError, SamplingError, check_interval, check_number
+from prescore.defaults import SamplingDefaults
+from prescore.errors import PrescoreError, SamplingError, check_interval, check_number, is_whole
 from prescore.schedule import Schedule, VariancePreserving
 
 Denoise = Callable[..., Tensor]
@@ -60,6 +61,7 @@ class Denoiser:
         name: for messages and tables.
         network_calls: network calls that one call of the function makes, for counting (2 with guidance).
         statistics: `prescore.Statistics` of its data, or the path of their file, if the model brings them.
+        sampling: how its authors sample it, if that is known.
 
     Raises:
         PrescoreError: an attribute is out of its range.
@@ -76,6 +78,7 @@ class Denoiser:
     name: str = ""
     network_calls: int = 1
     statistics: object = None
+    sampling: SamplingDefaults | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -98,6 +101,14 @@ class Denoiser:
                 f"has noise from {low:g} to {high:g}"
             )
         check_interval("data_range", self.data_range)
+        if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
+            raise PrescoreError(f"dtype: {self.dtype!r} given; a floating-point torch.dtype is needed")
+        if not isinstance(self.device, torch.device):
+            raise PrescoreError(f"device: {self.device!r} given; a device, such as torch.device('cpu'), is needed")
+        if not isinstance(self.name, str):
+            raise PrescoreError(f"name: {self.name!r} given; text is needed")
+        if not is_whole(self.network_calls) or self.network_calls < 1:
+            raise PrescoreError(f"network_calls: {self.network_calls!r} is not a positive whole number")
         if isinstance(self.function, Conversion) and self.dtype in HALF and self.function.network_dtype is None:
             object.__setattr__(self, "function", replace(self.function, network_dtype=self.dtype))
 
@@ -353,6 +364,10 @@ class Conversion:
     sigma_min: float | None = None
     sigma_max: float | None = None
     converts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not callable(self.model):
+            raise PrescoreError(f"model: {type(self.model).__name__} cannot be called as model(x, time)")
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -22,8 +22,20 @@ from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian
 from prescore.grid import GRIDS, check_apart, check_grid
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.operators import Identity
-from prescore.precondition import Preconditioner, frequency_preconditioner, pixel_preconditioner
-from prescore.samplers import Fitted, PredictorCorrector, Sampler, choose_alpha, choose_sampler, find_sampler
+from prescore.operators.skew import RollSkew
+from prescore.precondition import PIXEL_MASKS, Preconditioner, frequency_preconditioner, radial_preconditioner
+from prescore.presets import PresetWarning, find_preset
+from prescore.samplers import (
+    AlphaRelation,
+    AnnealedLangevin,
+    Entry,
+    Fitted,
+    PredictorCorrector,
+    Sampler,
+    choose_alpha,
+    choose_sampler,
+    find_sampler,
+)
 from prescore.samplers import make_sampler as make
 from prescore.samplers import sample as run
 from prescore.samplers.base import steps_for_calls
@@ -37,6 +49,14 @@ USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is s
 RHO = 7.0  # of the grid "karras"
 WEAKEST_ALPHA = 1e4  # what stands for no preconditioner among the settings
 FEW = 16  # steps, fewer than which are enough for any sampler
+SAMPLER_LEFT = ("sampler", AUTO)  # which a preset names then
+INSTEAD = (
+    {"calls", "steps", "grid"},
+    {"alpha", "alpha_relation", "radial", "preconditioner"},
+)  # of each, what is given
+MADE_FROM = ("alpha", "alpha_relation", "pixel", "radial", "skew", "basis")  # objects are made from these
+SKEWS = {"S1": 1, "S2": 10, "S3": 100}  # the papers' S: places that they roll images by
+ZERO_SKEWS = ("S", "S4", "S5", "S6")
 PLAIN = (bool, int, float, str, tuple)  # types of what stands among the settings as it is
 ELSE = {"grid": "usual", "statistics": "unused"}  # what stands for settings that were not made
 SHOWN = 22  # levels that a plan shows
@@ -105,6 +125,7 @@ class Plan:
 def plan(
     model: Denoise,
     *,
+    preset: str | None = None,
     sampler: str = AUTO,
     calls: int | None = None,
     steps: int | None = None,
@@ -114,6 +135,12 @@ def plan(
     basis: str | None = None,
     alpha: float | str | None = None,
     pixel: bool | None = None,
+    pixel_alpha: float | None = None,
+    pixel_mask: str | None = None,
+    alpha_relation: Mapping[int, float] | None = None,
+    radial: tuple[float, float] | None = None,
+    skew: str | None = None,
+    omega: float | None = None,
     reference: Gaussian | None = None,
     preconditioner: Preconditioner | None = None,
     event_shape: Sequence[int] | None = None,
@@ -126,6 +153,8 @@ def plan(
 
     Args:
         model: what `prescore.load` returns, a `Denoiser`, or a function `(x, sigma) -> x0`.
+        preset: a name in `prescore.presets.PRESETS`, the settings of a paper's table, which what else is given
+            overrides. One for another model than this warns (`PresetWarning`).
         sampler: a name in `prescore.SAMPLERS`, or "auto": chosen by the number of calls and the statistics.
         calls: the most network calls that a sample may take; as many steps are taken as they allow. With
             sampler="auto" by default enough for USUAL_CALLS evaluations of the model.
@@ -136,10 +165,19 @@ def plan(
         rho: of grid="karras", by default 7.
         statistics: of the model's data, or the path of their file; by default those that the model brings.
         basis: in which the Gaussian model of the data is diagonal, for samplers that have one: "cosine" (the default),
-            "frequency", "pixel" or "pca".
+            "frequency", "pixel", "pca" or, the default of vectors, "covariance".
         alpha: strength of a preconditioner, at least 1, which is the strongest; "auto", and the default of samplers
             that need one, is to choose it by `choose_alpha`. Samplers with an option of this name (EDM's) get that.
         pixel: whether the preconditioner scales pixels as well as frequencies.
+        pixel_alpha: alpha of the pixels, by default that of the frequencies.
+        pixel_mask: what pixels are scaled by, a name in `prescore.precondition.PIXEL_MASKS`: "log", the papers'
+            logarithm (the default), "square", as in the authors' code, or "mean", the mean image over its largest
+            value, which takes no alpha.
+        alpha_relation: alphas that were measured, {T: alpha}, of which that for the steps of this run is predicted
+            (`AlphaRelation`, fitted to relative errors).
+        radial: (R, lam), the mask of the papers' NCSN experiments instead of one from statistics: a disc of R times the
+            height of the image.
+        skew, omega: a skew-symmetric term of Langevin dynamics, "S1", "S2" or "S3", and its weight.
         reference, preconditioner: objects made by hand, instead of those that are made from the statistics.
         event_shape: of a sample, for a function; by default that of the statistics.
         sigma_min, sigma_max: noise range, which a function needs, and a `Denoiser` may be limited to.
@@ -152,6 +190,10 @@ def plan(
     Warns:
         ModelWarning: what was measured of the model makes its samples doubtful.
     """
+    if preset is not None:
+        filled = {name: value for name, value in locals().items() if name not in ("model", "preset", "options")}
+        asked = {name: value for name, value in filled.items() if value is not None and (name, value) != SAMPLER_LEFT}
+        return _by_preset(preset, model, asked | options)
     for name, value in {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}.items():
         if value is not None:
             check_number(name, value)
@@ -189,6 +231,9 @@ def plan(
             "basis": basis,
             "reference": reference,
             "preconditioner": preconditioner,
+            "alpha_relation": alpha_relation,
+            "radial": radial,
+            "skew": skew,
         }
         _check_taken(sampler, (*options, *(name for name, value in asked.items() if value is not None)))
         if grid is None and known.has_levels:
@@ -199,9 +244,23 @@ def plan(
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
     made: dict[str, Any] = {name: value for name, value in objects.items() if value is not None}
+    asked_options = set(options)
+    if radial is not None:
+        _check_alone("radial", entry, sampler, made, {"alpha": alpha, "pixel": pixel, "alpha_relation": alpha_relation})
+        made["preconditioner"] = _radial(radial, denoiser.event_shape)
+    if alpha_relation is not None and alpha is not None:
+        raise PrescoreError("alpha_relation: does nothing beside an alpha")
+    for name, of_pixels in {"pixel_alpha": pixel_alpha, "pixel_mask": pixel_mask}.items():
+        if of_pixels is not None and not pixel:
+            raise PrescoreError(f"{name}: belongs to pixel")
     for_grid = bool(reasons) or (isinstance(grid, str) and grid == AUTO)
-    wanted = _wanted(sampler, known, made, alpha, pixel, basis, for_grid)
+    wanted = _wanted(sampler, known, made, alpha if alpha_relation is None else AUTO, pixel, basis, for_grid)
     facts |= {name: value.label or type(value).__name__ for name, value in made.items()}
+    facts |= {"radial": list(radial)} if radial is not None else {}
+    own = _own_defaults(denoiser, entry, options, steps, calls, "preconditioner" in (*wanted, *made))
+    if own and denoiser.sampling is not None:
+        options = {**own, **options}
+        facts["defaults"] = f"{', '.join(own)} of {denoiser.sampling.configuration or 'the checkpoint'}"
 
     def on_levels(**objects: Any) -> Sampler:
         method = make(sampler, steps=steps, **objects, **options)
@@ -213,11 +272,22 @@ def plan(
 
     if "preconditioner" in wanted:
         bare = on_levels(preconditioner=Preconditioner(Identity())) if alpha in (None, AUTO) else None
-        strength, reason = _strength(alpha, sampler, bare, known, bool(pixel))
-        M = frequency_preconditioner(known.needed, strength)
-        made["preconditioner"] = M @ pixel_preconditioner(known.needed, strength) if pixel else M
+        if alpha_relation is not None and bare is not None:
+            T = len(bare.levels(denoiser.sigma_min, denoiser.sigma_max)) - 1
+            strength, reason = _related(alpha_relation, T, bool(pixel))
+        else:
+            strength, reason = _strength(alpha, sampler, bare, known, bool(pixel))
+        made["preconditioner"] = frequency_preconditioner(known.needed, strength)
+        if pixel:
+            made["preconditioner"] @= _pixel_part(known.needed, pixel_mask, pixel_alpha, strength)
         facts |= {"alpha": strength, "pixel": bool(pixel)}
+        facts |= {} if pixel_mask is None else {"pixel_mask": pixel_mask}
+        facts |= {} if pixel_alpha is None else {"pixel_alpha": float(pixel_alpha)}
         reasons |= {"alpha": reason} if reason else {}
+    if skew is not None or omega is not None:
+        _check_alone("skew", entry, sampler, {}, {})
+        made["preconditioner"] = _with_skew(made.get("preconditioner"), skew, omega)
+        facts |= {"skew": skew, "omega": omega}
     if "reference" in wanted:
         made["reference"] = reference_of(known.needed, basis)
         facts["basis"] = made["reference"].label
@@ -239,7 +309,7 @@ def plan(
         facts["weights"] = "fitted"
         reasons |= {} if "sampler" in reasons else {"weights": describe_errors(fit)}
     for option, beside in method.unused(levels).items():
-        if option in options:
+        if option in asked_options:
             raise PrescoreError(f"{option}: does nothing in sampler {sampler!r} with {beside}")
     reasons |= {"grid": str(facts.pop("grid_chosen"))} if "grid_chosen" in facts else {}
     if wanted or facts.get("grid") == AUTO:
@@ -498,6 +568,107 @@ def _wanted(
     return wanted
 
 
+def _by_preset(name: str, model: Denoise, given: Mapping[str, Any]) -> Plan:
+    """The plan of a preset, in which what is given counts more."""
+    preset = find_preset(name)
+    own = dict(preset.options)
+    if given.get("sampler", own["sampler"]) != own["sampler"]:  # then only what both have
+        entry = find_sampler(given["sampler"])
+        parts = set(MADE_FROM) if entry.takes("preconditioner") else set()
+        own = {key: value for key, value in own.items() if key in {*entry.options, "steps", "calls"} | parts}
+    for group in INSTEAD:
+        if group & given.keys():
+            own = {key: value for key, value in own.items() if key not in group}
+    if not given.get("pixel", True) or "radial" in given:
+        own.pop("pixel", None)
+    published = getattr(model, "sampling", None)
+    shape = getattr(model, "event_shape", None) or given.get("event_shape") or preset.shape
+    if other := preset.misfit(tuple(shape), () if published is None else published.configurations):
+        warnings.warn(f"the preset {name} is for {other}; its settings may not suit", PresetWarning, stacklevel=4)
+    decided = plan(model, **{**own, **given})
+    return replace(decided, settings={"preset": name, **decided.settings})
+
+
+def _check_alone(
+    option: str, entry: Entry, sampler: str, made: Mapping[str, object], others: Mapping[str, object]
+) -> None:
+    """Raise PrescoreError unless the sampler can use a preconditioner, and nothing else says what it is to be."""
+    if not entry.takes("preconditioner"):
+        raise PrescoreError(f"{option}: sampler {sampler!r} cannot use a preconditioner")
+    for name, value in {**others, "preconditioner": made.get("preconditioner")}.items():
+        if value is not None and value is not False:
+            raise PrescoreError(f"{option}: does nothing beside {name}")
+
+
+def _radial(radial: tuple[float, float], shape: tuple[int, ...]) -> Preconditioner:
+    """The disc of the papers' NCSN experiments, its radius a share of the height."""
+    if not isinstance(radial, tuple | list) or len(radial) != 2:
+        raise PrescoreError(f"radial: {radial!r} given; two numbers are needed, such as 0.2,1.6")
+    for value in radial:
+        check_number("radial", value)
+    R, lam = radial
+    return radial_preconditioner(shape, R * shape[-2] if len(shape) > 1 else R, lam)
+
+
+def _pixel_part(statistics: Statistics, mask: str | None, alpha: float | None, strength: float) -> Preconditioner:
+    """What scales pixels, by default as strongly as frequencies are scaled."""
+    check_choice("pixel_mask", mask := mask or "log", PIXEL_MASKS)
+    if mask == "mean" and alpha is not None:
+        raise PrescoreError("pixel_alpha: does nothing beside the pixel_mask 'mean'")
+    return PIXEL_MASKS[mask](statistics, strength if alpha is None else alpha)
+
+
+def _with_skew(M: Preconditioner | None, skew: str | None, omega: float | None) -> Preconditioner:
+    """A preconditioner, or the identity, with a skew-symmetric term."""
+    if skew is None or omega is None:
+        raise PrescoreError("skew, omega: give both, the term and its weight, such as S1 and 1000")
+    check_number("omega", omega)
+    if skew in ZERO_SKEWS:
+        raise PrescoreError(f"skew: {skew!r} is the zero operator on real samples; {', '.join(SKEWS)} do something")
+    check_choice("skew", skew, SKEWS)
+    return replace(M or Preconditioner(Identity()), skew=RollSkew((SKEWS[skew],) * 2), omega=float(omega))
+
+
+def _related(pairs: Mapping[int, float], T: int, pixel: bool) -> tuple[float, str]:
+    """alpha by the papers' relation, and why."""
+    relation = AlphaRelation.fit(pairs, 2 if pixel else 1, relative=True)
+    strength = float(f"{min(relation.alpha(T), WEAKEST_ALPHA):.3g}")
+    line = f"(1 + 1/alpha){'^2' if pixel else ''} - 1 = {relation.a:.3g}/T {relation.b:+.3g}"
+    if strength < 1:
+        raise PrescoreError(f"alpha_relation: {line} gives {strength} at T = {T}, below 1; measure one at fewer steps")
+    return strength, f"{line} by the alphas given"
+
+
+def _own_defaults(
+    denoiser: Denoiser,
+    entry: Entry,
+    given: Mapping[str, object],
+    steps: int | None,
+    calls: int | None,
+    is_preconditioned: bool,
+) -> dict[str, Any]:
+    """The options that the model was published with, of the samplers that it was published for, but for those given.
+
+    A model that is published without a corrector keeps the sampler's own beside a preconditioner, which needs one. A
+    step size of Langevin dynamics belongs to a number of steps, and is left out where that is another.
+    """
+    published = denoiser.sampling
+    if published is None or entry.cls not in (PredictorCorrector, AnnealedLangevin):
+        return {}
+    own = {name: value for name, value in published.options(entry.options).items() if name not in given}
+    idle: set[str] = set()
+    if is_preconditioned and published.corrector == "none":
+        idle |= {"predictor", "corrector"}
+    elif {**own, **given}.get("corrector") == "none":
+        idle |= {"snr", "corrector_steps"}
+    if calls is not None:
+        idle.add("level_steps")
+    each = given.get("level_steps", own.get("level_steps"))
+    if steps is None or not isinstance(each, int) or steps * each != published.iterations:
+        idle.add("step_size")
+    return {name: value for name, value in own.items() if name not in idle}
+
+
 def _strength(
     alpha: float | str | None, name: str, bare: Sampler | None, known: _Known, pixel: bool
 ) -> tuple[float, str]:
@@ -525,7 +696,7 @@ def _check_taken(chosen: str, given: Iterable[str]) -> None:
     """Raise PrescoreError if the sampler that was chosen has nothing to do with something that was given."""
     entry = find_sampler(chosen)
     for name in given:
-        argument = {"alpha": "preconditioner", "pixel": "preconditioner", "basis": "reference"}.get(name, name)
+        argument = ("reference" if name == "basis" else "preconditioner") if name in MADE_FROM else name
         if not entry.takes(argument) and not entry.takes(name):
             able = which_take(argument) or which_take(name)
             right = f"name one that does, such as {able[0]}" if able else "no sampler does"

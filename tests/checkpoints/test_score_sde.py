@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from support import REFERENCE, relative
 
-from prescore.checkpoints import score_sde
+from prescore.checkpoints import load, ncsn, score_sde
 from prescore.checkpoints.score_sde import PUBLISHED, Configuration, full_name, matches, read
 from prescore.checkpoints.stored import build
 from prescore.errors import PrescoreError
@@ -71,6 +71,15 @@ def test_entries_of_the_published_configurations(name):
     for entry in compared:
         assert arguments[entry] == (config["model"] | config["data"])[entry], entry
     assert (PUBLISHED[name].sde, PUBLISHED[name].continuous) == sdes(config)
+
+
+def test_continuous_networks_of_64_pixels_are_known(path):
+    names = [f"{data}64-ncsnpp-continuous-ve" for data in ("celeba", "imagenet", "coco")]
+    discrete, *continuous = (PUBLISHED[name] for name in ("celeba64-ncsnpp-discrete-ve", *names))
+    for configuration in continuous:
+        changed = {"embedding_type": "fourier"}
+        assert configuration.arguments == {**discrete.arguments, **changed}
+        assert configuration.continuous
 
 
 # Files in the published layout
@@ -274,7 +283,7 @@ def test_noise_levels_are_those_of_the_file(path, narrow):
         ("cifar10-ncsnpp-deep-ve", "cifar10-ncsnpp-deep-continuous-ve"),
         ("ve/cifar10_ncsnpp_deep_continuous", "cifar10-ncsnpp-deep-continuous-ve"),
         ("cifar10-ncsnpp-discrete", "cifar10-ncsnpp-discrete-ve"),
-        ("celeba", "celeba64-ncsnpp-discrete-ve"),
+        ("celeba discrete", "celeba64-ncsnpp-discrete-ve"),
         ("FFHQ 1024", "ffhq1024-ncsnpp-continuous-ve"),
         ("ffhq_256_ncsnpp_continuous", "ffhq256-ncsnpp-continuous-ve"),
         ("church", "church256-ncsnpp-continuous-ve"),
@@ -293,7 +302,7 @@ def test_names(given, meant):
         ("ffhq", "may be ffhq256-ncsnpp-continuous-ve or ffhq1024-ncsnpp-continuous-ve; say which"),
         ("cfar10-ncsnpp-deep-continuous-ve", "did you mean cifar10-ncsnpp-deep-continuous-ve"),
         ("cifar10-ncsnpp-deep-continuous-vp", "unknown"),
-        ("imagenet", "unknown 'imagenet'"),
+        ("afhq", "unknown 'afhq'"),
         ("", "unknown ''"),
         ("x" * 10_000, "unknown 'xxx"),
     ],
@@ -406,3 +415,65 @@ def test_other_files_do_not_match(path):
     torch.save({"model": {"module.begin_conv.weight": torch.ones(1)}}, path)
     assert not matches(path)
     assert not matches(path.parent)
+
+
+# Configurations of one's own
+
+SECTIONS = {
+    "data": {"image_size": 8, "num_channels": 3, "centered": False, "dataset": "CELEBA"},
+    "model": {key: value for key, value in TINY.items() if key != "image_size"} | {"name": "ncsnpp", "sigma_max": 50.0},
+    "training": {"sde": "vesde", "continuous": True, "n_iters": 7},
+    "sampling": {"predictor": "reverse_diffusion", "corrector": "langevin", "n_steps_each": 1, "snr": 0.17},
+}
+
+
+def test_any_model_by_a_json_or_yml_of_its_configuration(path, tmp_path):
+    yaml = pytest.importorskip("yaml")
+    torch.save(tiny()[1], path)
+    plain = json.loads(json.dumps(SECTIONS))  # lists, as files have them
+    (tmp_path / "own.json").write_text(json.dumps(plain))
+    (tmp_path / "own.yml").write_text(yaml.dump(plain))
+    expected = build(read(path, config=ONE))
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    for name in ("own.json", "own.yml"):
+        denoise = load(path, config=str(tmp_path / name))
+        assert torch.equal(denoise(x, torch.tensor(2.0)), expected(x, torch.tensor(2.0)))
+        assert (denoise.sampling.snr, denoise.sampling.iterations) == (0.17, 10)
+        assert denoise.sampling.configuration == ""
+    assert torch.equal(load(path, config=ONE)(x, torch.tensor(2.0)), expected(x, torch.tensor(2.0)))
+
+
+@pytest.mark.parametrize(
+    ("section", "entries", "message"),
+    [
+        ("model", {"nonlinearity": "relu"}, "nonlinearity: 'relu' is not supported, only swish is"),
+        ("model", {"beta_max": 30.0}, "beta_max: 30.0 is not supported"),
+        ("model", {"name": "unet"}, "name: unknown value 'unet'"),
+        ("model", {"nf": "many"}, "the argument nf = 'many'"),
+        ("model", {"nf": 16}, "it does not fit the file: the weight"),
+        ("training", {"sde": "cosine"}, "sde: unknown value 'cosine'"),
+        ("training", {"continuous": None}, "the entry 'continuous' is missing"),
+        ("sampling", {"predictor": "leapfrog"}, "predictor: unknown value 'leapfrog'"),
+    ],
+)
+def test_files_that_are_no_configuration_of_it(section, entries, message, path, tmp_path):
+    torch.save(tiny()[1], path)
+    wrong = SECTIONS | {section: SECTIONS[section] | entries}
+    (tmp_path / "own.json").write_text(json.dumps(wrong))
+    with pytest.raises(PrescoreError, match=f"config: .*{message}"):
+        read(path, config=str(tmp_path / "own.json"))
+
+
+def test_the_nearest_configuration_is_named(path, monkeypatch):
+    near = Configuration(TINY | {"num_channels": 1})
+    far = Configuration(TINY | {"nf": 16})
+    monkeypatch.setattr(score_sde, "PUBLISHED", {"far": far, "near": near})
+    torch.save(tiny()[1], path)
+    with pytest.raises(PrescoreError, match=r"the nearest is near, from which \d+ of \d+ weights differ: the weight"):
+        read(path)
+
+
+def test_a_configuration_of_another_format(path):
+    torch.save(tiny()[1], path)
+    with pytest.raises(PrescoreError, match="config: this is a checkpoint of score_sde"):
+        read(path, config=ncsn.Configuration())

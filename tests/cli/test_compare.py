@@ -654,3 +654,34 @@ def test_the_order_of_rows() -> None:
         ["descending", "descending", "ascending"],
         0,
     ]
+
+
+def test_options_of_each_sampler(cli, shipped, tmp_path):
+    out = tmp_path / "c"
+    names = "pds[alpha=4,snr=0.075],pds[radial=0.2:1.6,no-pixel],edm-heun[alpha=0.5]@karras,pc"
+    code, _, err = cli("compare", shipped, "--samplers", names, "--calls", 4, "--n", 2, "--out", out)
+    assert code == 2  # a disc of its own leaves pixel nothing to do
+    assert "pixel: does nothing beside" in err
+    names = names.replace(",no-pixel", "")
+    code, _, err = cli("compare", shipped, "--samplers", names, "--calls", 4, "--n", 2, "--out", out)
+    assert code == 0, err
+    runs = json.loads((out / "results.json").read_text())["runs"]
+    settings = {run["sampler"]: run["settings"] for run in runs}
+    assert list(settings) == ["pds[alpha=4,snr=0.075]", "pds[radial=0.2:1.6]", "edm-heun[alpha=0.5]@karras", "pc"]
+    assert [settings["pds[alpha=4,snr=0.075]"][key] for key in ("alpha", "snr")] == [4.0, 0.075]
+    assert settings["pds[radial=0.2:1.6]"]["radial"] == [0.2, 1.6]
+    assert settings["edm-heun[alpha=0.5]@karras"]["alpha"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("pds[alfa=4]", "has unknown option 'alfa=4'; did you mean alpha?"),
+        ("pds[pixel=yes]", "pixel is a switch"),
+        ("pds[alpha]", "alpha is a number or text"),
+        ("pds[alpha=4", "'pds[alpha=4' cannot be read"),
+        ("pds[snr=high]", "--snr: 'high' given; a number is needed"),
+    ],
+)
+def test_options_that_no_sampler_has(names, message, refused, shipped, tmp_path):
+    assert message in refused("compare", shipped, "--samplers", names, "--calls", 4, "--out", tmp_path / "c")

@@ -1,4 +1,4 @@
-"""Some of the hostile input that `make fuzz` tries in quantity; docs/reliability.md has its counts."""
+"""Some of the hostile input that `make fuzz` tries in quantity; docs/reliability.md says what it is."""
 
 from pathlib import Path
 

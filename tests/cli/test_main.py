@@ -40,6 +40,19 @@ def test_ctrl_c_while_python_cleans_up_is_not_lost(cli: Callable[..., Any], monk
     assert sys.unraisablehook is before
 
 
+def test_ctrl_c_that_a_library_makes_another_error_of_is_ctrl_c(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(*_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape") from None
+
+    monkeypatch.setattr("prescore.samplers.find_sampler", find)
+    assert cli("samplers", "pc") == (130, "", "prescore: error: interrupted\n")
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate")]
 )

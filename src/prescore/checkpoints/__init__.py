@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from prescore.checkpoints.detect import open_model
+from prescore.checkpoints.detect import Config, open_model
 from prescore.checkpoints.native import load_model, save_model
 from prescore.checkpoints.stored import ModelDescription, StoredModel, build
 from prescore.denoiser import Denoiser
@@ -16,7 +16,7 @@ __all__ = ["ModelDescription", "StoredModel", "build", "load", "load_model", "op
 def load(
     name_or_path: str | Path,
     *,
-    config: str | None = None,
+    config: Config | None = None,
     weights: str = "ema",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -31,7 +31,8 @@ def load(
             score_sde_pytorch .pth, NCSN or NCSNv2 .pth, EDM .pkl, or a folder of diffusers. The format is found by
             the content. Nothing that a file holds is executed.
         config: for formats without a configuration of their own, the name of a published one
-            ("cifar10-ncsnpp-deep-ve") or the path of a yml.
+            ("cifar10-ncsnpp-deep-ve"), the path of a yml or JSON of one, or one made by hand:
+            `prescore.checkpoints.score_sde.Configuration` or `prescore.checkpoints.ncsn.Configuration`.
         weights: "ema", the average over training where the file has one, or "raw".
         device, dtype: where and in which precision the network runs; torch's default device and float32 by default.
         channels_last: keep the weights of convolutions with the channels last, which is faster on some devices.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -15,6 +15,9 @@ from prescore.checkpoints.stored import WEIGHTS, ModelDescription, StoredModel, 
 from prescore.denoiser import Denoiser, guided
 from prescore.errors import PrescoreError, check_choice
 
+# The name of a published configuration, the path of a file, or one made by hand, of the format that is meant.
+Config = str | ncsn.Configuration | score_sde.Configuration
+
 
 class Format(Protocol):
     """A module that reads one format."""
@@ -22,7 +25,7 @@ class Format(Protocol):
     def matches(self, path: Path) -> bool:
         """Whether this is probably the format of a file or folder; executes nothing and never raises."""
 
-    def read(self, path: Path, *, config: str | None = None, weights: str = "ema") -> StoredModel:
+    def read(self, path: Path, *, config: Any = None, weights: str = "ema") -> StoredModel:
         """The model. Raises PrescoreError, without the path."""
 
 
@@ -69,7 +72,7 @@ def locate(name_or_path: str | Path) -> Path:
 def open_model(
     name_or_path: str | Path,
     *,
-    config: str | None = None,
+    config: Config | None = None,
     weights: str = "ema",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -90,7 +93,7 @@ def open_model(
     return stored.description, replace(denoiser, statistics=str(name_or_path)) if brings else denoiser
 
 
-def read(path: Path, *, config: str | None = None, weights: str = "ema") -> StoredModel:
+def read(path: Path, *, config: Config | None = None, weights: str = "ema") -> StoredModel:
     """A stored model of any format, as it is in its file or folder.
 
     Raises:
@@ -100,6 +103,8 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
     try:
         for reader in FORMATS.values():
             if reader.matches(path):
+                if config is not None and not isinstance(config, str) and reader not in (score_sde, ncsn):
+                    raise PrescoreError("config: the format of this model takes no Configuration; leave it out")
                 return reader.read(path, config=config, weights=weights)
         raise PrescoreError(f"is {contents(path)}; what can be read: {', '.join(FORMATS)}")
     except OSError as error:  # of what lies beside or inside, and may not be read

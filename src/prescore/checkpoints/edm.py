@@ -36,6 +36,7 @@ from prescore.checkpoints.arguments import MAX_LENGTH, MAX_TEXT, is_number, shor
 from prescore.checkpoints.pickles import Call, Name, PersistentId, Record, parse
 from prescore.checkpoints.stored import TABLE, ModelDescription, StoredModel, name_of
 from prescore.checkpoints.tensors import check_tensors
+from prescore.defaults import SamplingDefaults
 from prescore.errors import PrescoreError
 from prescore.schedule import VP
 
@@ -281,6 +282,7 @@ def _describe(name: str, class_name: str, attributes: Mapping[str, Any], state: 
             data_range=(-1.0, 1.0),
             name=name,
             training={"format": "NVlabs EDM pickle", "class": class_name, "use_fp16": half is True},
+            sampling=SamplingDefaults(configuration="edm" if recipe.name == "edm" else "edm-baseline"),
         ),
         weights | tables,
     )

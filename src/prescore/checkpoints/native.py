@@ -157,7 +157,7 @@ def _describe(metadata: Mapping[str, str]) -> ModelDescription:
         raise PrescoreError(
             f"written in version {shorten(version)} of the format, this prescore reads versions up to {VERSION}"
         )
-    header.setdefault("autoencoder", None)  # models that are not of latents need not mention it
+    header = {"autoencoder": None, "sampling": None} | header  # what not every model has
     known = [f.name for f in fields(ModelDescription)]
     for name in known:
         if name not in header:

@@ -16,26 +16,25 @@ appendix B; https://github.com/ermongroup/ncsn and https://github.com/ermongroup
 """
 
 import os
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from prescore.checkpoints.arguments import MAX_TEXT, is_number, is_of, shorten
+from prescore.checkpoints.arguments import is_number, shorten
 from prescore.checkpoints.stored import ModelDescription, StoredModel, name_of
 from prescore.checkpoints.tensors import check_tensors, checked_levels
 from prescore.checkpoints.torch_files import head, load_torch
+from prescore.checkpoints.yml import NOTHING, entry, parse_yml, section
+from prescore.defaults import SamplingDefaults
 from prescore.errors import PrescoreError, suggest
 from prescore.grid import geometric
 
 MARK = b"crp.convs.0.weight"  # a name that all of these networks have and no other
-MAX_YML_BYTES = 20_000
-NAMESPACE = "tag:yaml.org,2002:python/object:argparse.Namespace"
-DEVICE = "tag:yaml.org,2002:python/object/apply:torch.device"
+ORIGINAL: Mapping[str, Any] = MappingProxyType({"level_steps": 100, "step_size": 2e-5, "denoise": False})  # of NCSN
 SUPPORTED: Mapping[str, str] = MappingProxyType(
     {"sigma_dist": "geometric", "nonlinearity": "elu", "normalization": "InstanceNorm++"}
 )
@@ -56,20 +55,46 @@ class Configuration:
     sigma_begin: float = 1.0
     sigma_end: float = 0.01
     rescaled: bool = False
+    level_steps: int | None = None
+    step_size: float | None = None
+    denoise: bool | None = None
+
+    @property
+    def sampling(self) -> SamplingDefaults:
+        """How its authors sample it."""
+        iterations = self.level_steps and self.level_steps * self.num_classes
+        return SamplingDefaults(
+            configuration=" or ".join(name for name, known in PUBLISHED.items() if known == self),
+            iterations=iterations,
+            level_steps=self.level_steps,
+            step_size=self.step_size,
+            denoise=self.denoise,
+        )
+
+
+def _v1(**entries: Any) -> Configuration:
+    return Configuration(**entries | dict(ORIGINAL))
+
+
+def _v2(
+    dataset: str, image_size: int, num_classes: int, sigma_begin: float, level_steps: int, step_size: float
+) -> Configuration:
+    sampling: dict[str, Any] = {"level_steps": level_steps, "step_size": step_size, "denoise": True}
+    return Configuration(dataset, image_size, num_classes=num_classes, sigma_begin=sigma_begin, **sampling)
 
 
 PUBLISHED: Mapping[str, Configuration] = MappingProxyType(
     {
-        "mnist-ncsn": Configuration("MNIST", 28, channels=1, ngf=64),
-        "cifar10-ncsn": Configuration(),
-        "celeba32-ncsn": Configuration("CELEBA"),
-        "cifar10-ncsnv2": Configuration(num_classes=232, sigma_begin=50),
-        "celeba64-ncsnv2": Configuration("CELEBA", 64, num_classes=500, sigma_begin=90),
+        "mnist-ncsn": _v1(dataset="MNIST", image_size=28, channels=1, ngf=64),
+        "cifar10-ncsn": _v1(),
+        "celeba32-ncsn": _v1(dataset="CELEBA"),
+        "cifar10-ncsnv2": _v2("CIFAR10", 32, 232, 50, 5, 6.2e-6),
+        "celeba64-ncsnv2": _v2("CELEBA", 64, 500, 90, 5, 3.3e-6),
         # The published yml says 64 pixels; the paper, whose levels these are, 96.
-        "church96-ncsnv2": Configuration("LSUN", 96, num_classes=788, sigma_begin=140),
-        "bedroom128-ncsnv2": Configuration("LSUN", 128, num_classes=1086, sigma_begin=190),
-        "tower128-ncsnv2": Configuration("LSUN", 128, num_classes=1086, sigma_begin=190),
-        "ffhq256-ncsnv2": Configuration("FFHQ", 256, num_classes=2311, sigma_begin=348),
+        "church96-ncsnv2": _v2("LSUN", 96, 788, 140, 4, 4.9e-6),
+        "bedroom128-ncsnv2": _v2("LSUN", 128, 1086, 190, 3, 1.8e-6),
+        "tower128-ncsnv2": _v2("LSUN", 128, 1086, 190, 3, 1.8e-6),
+        "ffhq256-ncsnv2": _v2("FFHQ", 256, 2311, 348, 3, 0.9e-6),
     }
 )
 
@@ -79,12 +104,13 @@ def matches(path: Path) -> bool:
     return MARK in head(path)
 
 
-def read(path: Path, *, config: str | None = None, weights: str = "ema") -> StoredModel:
+def read(path: Path, *, config: str | Configuration | None = None, weights: str = "ema") -> StoredModel:
     """The model of a checkpoint.
 
     Args:
         path: of the checkpoint.
-        config: name in `PUBLISHED` or path of a yml; None takes the only yml beside the checkpoint.
+        config: name in `PUBLISHED`, path of a yml, or a configuration of one's own; None takes the only yml beside the
+            checkpoint.
         weights: "ema" takes the average over training where the checkpoint has one, "raw" never.
 
     Raises:
@@ -100,6 +126,8 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
         buffers = {"sigmas": state["sigmas"]} if "sigmas" in state else {}
         state = buffers | check_tensors("its EMA", content[4])
     network, arguments, levels = _network(state, configuration)
+    if network == "NCSN" and configuration.level_steps is None:  # which its code holds, not its yml
+        configuration = replace(configuration, **ORIGINAL)
     facts = dict(zip(("epoch", "step"), filter(is_number, content[2:4]), strict=False))
     description = ModelDescription(
         network,
@@ -113,6 +141,7 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
         weights="ema" if averaged else "raw",
         name=name_of(path.stem),
         training={"format": f"{network} checkpoint", "data": configuration.dataset, **facts},
+        sampling=configuration.sampling,
     )
     return StoredModel(description, state)
 
@@ -158,9 +187,13 @@ def _check_fits(name: str, given: object, found: object) -> None:
         raise PrescoreError(f"config: {name} is {given}, but it is {found} in the checkpoint; give the yml of this one")
 
 
-def _configuration(path: Path, config: str | None) -> Configuration:
+def _configuration(path: Path, config: object) -> Configuration:
+    if isinstance(config, Configuration):
+        return config
     if config is None:
         return _read_yml(_yml_beside(path))
+    if not isinstance(config, str):
+        raise PrescoreError("config: this is a checkpoint of NCSN; a name, a yml, or ncsn.Configuration is needed")
     if config in PUBLISHED:
         return PUBLISHED[config]
     if not os.path.isfile(config):
@@ -182,78 +215,26 @@ def _yml_beside(path: Path) -> Path:
 
 def _read_yml(file: Path) -> Configuration:
     try:
-        content = _parse_yml(file)
-        data, model = _section(content, "data"), _section(content, "model")
+        content = parse_yml(file)
+        data, model = section(content, "data"), section(content, "model")
+        sampling = section(content, "sampling", {})
         if data.get("logit_transform", False) is not False:
             raise PrescoreError("logit_transform: networks of data in logits are not supported")
         for name, known in SUPPORTED.items():
             if model.get(name, known) != known:
                 raise PrescoreError(f"{name}: {shorten(model[name])} is not supported, only {known} is")
         return Configuration(
-            _entry(data, "dataset", str, "unknown"),
-            _entry(data, "image_size", int),
-            _entry(data, "channels", int),
-            _entry(model, "ngf", int),
-            _entry(model, "num_classes", int),
-            _entry(model, "sigma_begin", float),
-            _entry(model, "sigma_end", float),
-            _entry(data, "rescaled", bool, False),
+            entry(data, "dataset", str, "unknown"),
+            entry(data, "image_size", int),
+            entry(data, "channels", int),
+            entry(model, "ngf", int),
+            entry(model, "num_classes", int),
+            entry(model, "sigma_begin", float),
+            entry(model, "sigma_end", float),
+            entry(data, "rescaled", bool, False),
+            entry(sampling, "n_steps_each", int, NOTHING),
+            entry(sampling, "step_lr", float, NOTHING),
+            entry(sampling, "denoise", bool, NOTHING),
         )
     except PrescoreError as error:
         raise PrescoreError(f"config: {file.name}: {error}") from None
-
-
-def _section(content: object, name: str) -> dict[str, Any]:
-    section = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(section, dict):
-        raise PrescoreError(f"it has no section {name!r}")
-    return section
-
-
-def _entry(section: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:
-    value = section.get(name, default)
-    if value is None:
-        raise PrescoreError(f"the entry {name!r} is missing")
-    if not is_of(value, kind):
-        raise PrescoreError(f"{name}: {shorten(value)} is not valid")
-    return value
-
-
-def _parse_yml(file: Path) -> Any:
-    """Plain data of a yml, read by a loader that makes nothing else."""
-    try:
-        import yaml  # type: ignore[import-untyped]
-    except ImportError:
-        raise PrescoreError("reading it needs PyYAML; pip install 'prescore[yaml]'") from None
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            # A few aliases of aliases stand for more nodes than fit in memory.
-            if self.check_event(yaml.AliasEvent):
-                raise PrescoreError("it has an alias (*name), which no configuration needs; refused")
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            content = super().construct_mapping(node, deep)
-            if len(content) < len(node.value):
-                names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-                raise PrescoreError(f"the name {shorten(names.most_common(1)[0][0])} is given twice")
-            return content
-
-    Loader.add_constructor(NAMESPACE, lambda loader, node: loader.construct_mapping(node, deep=True))
-    Loader.add_constructor(DEVICE, lambda loader, node: loader.construct_sequence(node))
-    try:
-        with open(file, "rb") as stream:
-            text = stream.read(MAX_YML_BYTES + 1)
-        if len(text) > MAX_YML_BYTES:
-            raise PrescoreError(f"it is larger than {MAX_YML_BYTES} bytes, which no configuration is")
-        return yaml.load(text.decode(), Loader)
-    except PrescoreError:
-        raise
-    except OSError as error:
-        raise PrescoreError(f"cannot be read ({error.strerror})") from None
-    except yaml.constructor.ConstructorError as error:
-        raise PrescoreError(f"{' '.join(str(error.problem).split())[:MAX_TEXT]}; refused, not run") from None
-    except Exception as error:  # numbers, dates and nesting that are out of range end in errors of several kinds
-        reason = shorten(" ".join(str(error).split()))
-        raise PrescoreError(f"not a yml ({type(error).__name__}: {reason})") from None

@@ -22,9 +22,10 @@ and configurations).
 """
 
 import inspect
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,17 +33,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prescore.checkpoints.arguments import is_number, shorten
+from prescore.checkpoints.arguments import check_arguments, is_number, shorten
 from prescore.checkpoints.stored import TABLE, WEIGHTS, ModelDescription, StoredModel
 from prescore.checkpoints.tensors import check_tensors, checked_levels
 from prescore.checkpoints.torch_files import head, load_torch
+from prescore.checkpoints.yml import NOTHING, entry, read_configuration, section
+from prescore.defaults import SamplingDefaults
 from prescore.errors import PrescoreError, check_choice, suggest
 from prescore.models.ncsnpp import NCSNpp
+from prescore.samplers.predictor_corrector import CHOICES
 from prescore.schedule import VP, SubVP, Tabulated
 
 MARK = b"all_modules."
 BETA_MIN, BETA_MAX = 0.1, 20.0
 TIME_SCALE = 999.0
+SUPPORTED = {"nonlinearity": "swish", "normalization": "GroupNorm", "beta_min": BETA_MIN, "beta_max": BETA_MAX}
+DDPM = {
+    "resblock_type": "ddpm",
+    "fir": False,
+    "skip_rescale": False,
+    "progressive_input": "none",
+    "embedding_type": "positional",
+}  # what the class DDPM has no choice of
+UNNAMED = "score_sde"  # a model of a configuration that is not published
+USUAL_SCALES = 1000  # noise levels of a table, which is the number of iterations too
 
 
 @dataclass(frozen=True)
@@ -53,11 +67,13 @@ class Configuration:
         arguments: of `NCSNpp`.
         sde: "ve", "vp" or "subvp".
         continuous: whether it was trained at all noise levels, not at those of a table alone.
+        sampling: how the authors sample it.
     """
 
     arguments: Mapping[str, Any]
     sde: str = "ve"
     continuous: bool = True
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     def network(self) -> NCSNpp:
         """The network without memory for its weights."""
@@ -65,30 +81,37 @@ class Configuration:
             return NCSNpp(**self.arguments)
 
 
-def _ve(image_size: int, sigma_max: float, *, continuous: bool = True, **arguments: Any) -> Configuration:
+def _ve(
+    image_size: int, sigma_max: float, snr: float = 0.16, *, continuous: bool = True, **arguments: Any
+) -> Configuration:
     embedding = "fourier" if continuous else "positional"
     named = {"image_size": image_size, "sigma_max": float(sigma_max), "embedding_type": embedding}
-    return Configuration(named | arguments, "ve", continuous)
+    langevin: dict[str, Any] = {"corrector": "langevin", "corrector_steps": 1, "snr": snr}
+    iterations = arguments.get("num_scales", USUAL_SCALES)
+    sampling = SamplingDefaults(iterations=iterations, predictor="reverse-diffusion", **langevin)
+    return Configuration(named | arguments, "ve", continuous, sampling)
 
 
-def _ve_pyramids(image_size: int, sigma_max: float, **arguments: Any) -> Configuration:
+def _ve_pyramids(image_size: int, sigma_max: float, snr: float, **arguments: Any) -> Configuration:
     pyramids: dict[str, Any] = {
         "progressive": "output_skip",
         "progressive_input": "input_skip",
         "num_scales": 2000,
         "dropout": 0.0,
     }
-    return _ve(image_size, sigma_max, **pyramids, **arguments)
+    return _ve(image_size, sigma_max, snr, **pyramids, **arguments)
 
 
-def _ve_256(sigma_max: float) -> Configuration:
-    return _ve_pyramids(256, sigma_max, ch_mult=(1, 1, 2, 2, 2, 2, 2), num_res_blocks=2)
+def _ve_256(sigma_max: float, snr: float = 0.075) -> Configuration:
+    return _ve_pyramids(256, sigma_max, snr, ch_mult=(1, 1, 2, 2, 2, 2, 2), num_res_blocks=2)
 
 
 def _ddpmpp(sde: str, *, continuous: bool = True, **arguments: Any) -> Configuration:
     plain = {"fir": False, "progressive_input": "none", "embedding_type": "positional"}
     meaning = {"centered": True, "scale_by_sigma": False}
-    return Configuration({"image_size": 32} | plain | meaning | arguments, sde, continuous)
+    predictor = "euler-maruyama" if continuous else "ancestral"
+    sampling = SamplingDefaults(iterations=USUAL_SCALES, predictor=predictor, corrector="none")
+    return Configuration({"image_size": 32} | plain | meaning | arguments, sde, continuous, sampling)
 
 
 def _ddpm(sde: str, *, continuous: bool = True) -> Configuration:
@@ -100,13 +123,17 @@ PUBLISHED: Mapping[str, Configuration] = MappingProxyType(
         "cifar10-ncsnpp-discrete-ve": _ve(32, 50, continuous=False),
         "cifar10-ncsnpp-continuous-ve": _ve(32, 50),
         "cifar10-ncsnpp-deep-continuous-ve": _ve(32, 50, num_res_blocks=8),
-        "celeba64-ncsnpp-discrete-ve": _ve(64, 90, continuous=False),
+        "celeba64-ncsnpp-discrete-ve": _ve(64, 90, 0.17, continuous=False),
+        # Trained by the authors of PDS, who publish neither weights nor configurations: that of CelebA, continuous.
+        "celeba64-ncsnpp-continuous-ve": _ve(64, 90, 0.17),
+        "imagenet64-ncsnpp-continuous-ve": _ve(64, 90, 0.17),
+        "coco64-ncsnpp-continuous-ve": _ve(64, 90, 0.17),
         "celebahq256-ncsnpp-continuous-ve": _ve_256(348),
         "ffhq256-ncsnpp-continuous-ve": _ve_256(348),
         "bedroom256-ncsnpp-continuous-ve": _ve_256(378),
         "church256-ncsnpp-continuous-ve": _ve_256(380),
         "ffhq1024-ncsnpp-continuous-ve": _ve_pyramids(
-            1024, 1348, nf=16, ch_mult=(1, 2, 4, 8, 16, 32, 32, 32), num_res_blocks=1
+            1024, 1348, 0.15, nf=16, ch_mult=(1, 2, 4, 8, 16, 32, 32, 32), num_res_blocks=1
         ),
         "cifar10-ddpm-discrete-vp": _ddpm("vp", continuous=False),
         "cifar10-ddpm-continuous-vp": _ddpm("vp"),
@@ -130,7 +157,8 @@ def read(path: Path, *, config: str | Configuration | None = None, weights: str 
 
     Args:
         path: of the checkpoint.
-        config: name in `PUBLISHED`, in full or short (`full_name`), or a configuration of one's own; None finds out.
+        config: name in `PUBLISHED`, in full or short (`full_name`), the path of a yml or JSON file with the sections
+            of the training code's configuration, or a configuration of one's own; None finds out.
         weights: "ema", the average over training, or "raw".
 
     Raises:
@@ -142,6 +170,8 @@ def read(path: Path, *, config: str | Configuration | None = None, weights: str 
         raise PrescoreError("not a checkpoint of score_sde_pytorch, which is a mapping with an entry 'model'")
     content.pop("optimizer", None)  # half of the file, and not needed
     model = check_tensors("its model", content["model"])
+    if isinstance(config, str) and os.path.isfile(config):
+        config = read_file(Path(config))
     name, configuration = _configuration(model, config)
     state = model if weights == "raw" else model | _average(content.get("ema"), configuration.network())
     # Copies, so that nothing else of the file stays in memory with them.
@@ -191,6 +221,51 @@ def _listed(names: Sequence[str], conjunction: str) -> str:
     return f" {conjunction} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def read_file(file: Path) -> Configuration:
+    """The configuration in a yml or JSON file: sections data, model and training, and sampling if it is there.
+
+    Raises:
+        PrescoreError: it cannot be read, or is not of a network that can be built.
+    """
+    try:
+        content = read_configuration(file)
+        data, model, training = (section(content, name) for name in ("data", "model", "training"))
+        sampling = section(content, "sampling", {})
+        kind = entry(model, "name", str, "ncsnpp")
+        check_choice("name", kind, ("ncsnpp", "ddpm"))
+        for name, known in SUPPORTED.items():
+            if model.get(name, known) != known:
+                raise PrescoreError(f"{name}: {shorten(model[name])} is not supported, only {known} is")
+        arguments = DDPM if kind == "ddpm" else {}
+        given = {name: value for name, value in (model | data).items() if name in _complete({})}
+        check_arguments("the network", NCSNpp, given)
+        sde = entry(training, "sde", str).lower().removesuffix("sde")
+        check_choice("sde", sde, ("ve", "vp", "subvp"))
+        continuous = entry(training, "continuous", bool)
+        defaults = SamplingDefaults(
+            iterations=(given | arguments).get("num_scales", USUAL_SCALES),
+            predictor=_word(sampling, "predictor"),
+            corrector=_word(sampling, "corrector"),
+            corrector_steps=entry(sampling, "n_steps_each", int, NOTHING),
+            snr=entry(sampling, "snr", float, NOTHING),
+        )
+        if defaults.corrector == "none":
+            defaults = replace(defaults, corrector_steps=None, snr=None)
+        return Configuration(given | arguments, sde, continuous, defaults)
+    except PrescoreError as error:
+        raise PrescoreError(f"config: {file.name}: {error}") from None
+
+
+def _word(sampling: Mapping[str, Any], name: str) -> str | None:
+    """What a predictor or corrector of the training code is called here."""
+    value = entry(sampling, name, str, NOTHING)
+    if value is None:
+        return None
+    word = value.replace("_", "-").removesuffix("-sampling")
+    check_choice(name, word, CHOICES[name])
+    return word
+
+
 # Which configuration a file was trained with
 
 
@@ -199,7 +274,11 @@ def _configuration(model: Mapping[str, Tensor], config: str | Configuration | No
     if isinstance(config, Configuration):
         if misfit := _misfit(config, model):
             raise PrescoreError(f"config: it does not fit the file: {misfit}")
-        return "score_sde", _with_levels_of(model, config)
+        return UNNAMED, _with_levels_of(model, config)
+    if config is not None and not isinstance(config, str):
+        raise PrescoreError(
+            "config: this is a checkpoint of score_sde; a name, a file, or score_sde.Configuration is needed"
+        )
     fitting = _fitting(model)
     if config is not None:
         name = full_name(config)
@@ -210,8 +289,8 @@ def _configuration(model: Mapping[str, Tensor], config: str | Configuration | No
         return name, _with_levels_of(model, PUBLISHED[name])
     if not fitting:
         raise PrescoreError(
-            f"config: the weights fit no published configuration, such as {next(iter(PUBLISHED))}: "
-            f"{_misfit(next(iter(PUBLISHED.values())), model)}"
+            f"config: the weights fit no published configuration; the nearest is {_nearest(model)}; "
+            "give a yml of your own"
         )
     found = [_with_levels_of(model, PUBLISHED[name]) for name in fitting]
     if any(configuration != found[0] for configuration in found):
@@ -223,6 +302,17 @@ def _fitting(model: Mapping[str, Tensor]) -> list[str]:
     """Names of the published configurations with these weights; with their noise levels too, if there are any such."""
     names = [name for name, configuration in PUBLISHED.items() if not _misfit(configuration, model)]
     return [name for name in names if not _other_levels(PUBLISHED[name], model)] or names
+
+
+def _nearest(model: Mapping[str, Tensor]) -> str:
+    """The published configuration with the fewest weights that differ, and how they do, in words."""
+    wrong: dict[str, list[str]] = {}
+    for name, configuration in PUBLISHED.items():
+        expected = configuration.network().state_dict()
+        wrong[name] = [key for key in expected if key not in model or model[key].shape != expected[key].shape]
+        wrong[name] += [key for key in model if key not in expected]
+    name = min(wrong, key=lambda name: len(wrong[name]))
+    return f"{name}, from which {len(wrong[name])} of {len(model)} weights differ: {_misfit(PUBLISHED[name], model)}"
 
 
 def _misfit(configuration: Configuration, model: Mapping[str, Tensor]) -> str:
@@ -293,6 +383,7 @@ def _describe(
         weights=weights,
         name=name,
         training={"format": "score_sde_pytorch checkpoint", "configuration": name, **facts},
+        sampling=replace(configuration.sampling, configuration="" if name == UNNAMED else name),
     )
     return StoredModel(description, state | {TABLE + table: values for table, values in tables.items()})
 

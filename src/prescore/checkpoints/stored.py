@@ -28,6 +28,7 @@ from torch.nn.modules import module as registration
 from prescore.checkpoints.arguments import MAX_TEXT, check_arguments, is_number, is_of, shorten
 from prescore.checkpoints.labels import ARGUMENT, classes_of, condition_of
 from prescore.checkpoints.tensors import FLOATS, check_finite
+from prescore.defaults import SamplingDefaults
 from prescore.denoiser import Denoiser
 from prescore.device import open_device
 from prescore.errors import PrescoreError, printable, suggest
@@ -79,6 +80,7 @@ class ModelDescription:
         name: of the model, for messages and tables.
         training: facts for the reader (source format, steps, loss, ...), not interpreted.
         autoencoder: of a model of latents, keyword arguments of the `VAE` that makes them.
+        sampling: how its authors sample it, if that is known; a mapping of its attributes becomes one.
 
     Raises:
         PrescoreError: an attribute has another type or is out of its range.
@@ -97,6 +99,7 @@ class ModelDescription:
     name: str = "model"
     training: dict[str, Any] = field(default_factory=dict)
     autoencoder: dict[str, Any] | None = None
+    sampling: SamplingDefaults | None = None
 
     def __post_init__(self) -> None:
         shape = self.event_shape
@@ -112,6 +115,7 @@ class ModelDescription:
             "name": _is_name(self.name),
             "training": isinstance(self.training, dict) and _has_names(self.training),
             "autoencoder": isinstance(self.autoencoder, dict | None),
+            "sampling": isinstance(self.sampling, SamplingDefaults | dict | None),
         }
         for name, is_right in checks.items():
             if not is_right:
@@ -119,6 +123,9 @@ class ModelDescription:
         for entry, known in {"network": NETWORKS, "preconditioning": PRECONDITIONINGS}.items():
             if (value := getattr(self, entry)) not in list(known):
                 raise PrescoreError(f"unknown {entry} {shorten(value)}, {suggest(shorten(value), known)}")
+        if isinstance(self.sampling, dict):
+            check_arguments("the sampling defaults", SamplingDefaults, self.sampling)
+            object.__setattr__(self, "sampling", SamplingDefaults(**self.sampling))
         object.__setattr__(self, "event_shape", tuple(shape))
         object.__setattr__(self, "data_range", tuple(map(float, self.data_range)))
 
@@ -200,6 +207,7 @@ def build(
         dtype=torch.promote_types(dtype, torch.float32),
         device=device,
         name=description.name,
+        sampling=description.sampling,
     )
     if autoencoder is None:
         return denoiser

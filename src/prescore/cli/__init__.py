@@ -8,7 +8,7 @@ import warnings
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from prescore.cli.streams import steady_streams
 from prescore.errors import LONGEST, PrescoreError, printable
@@ -25,16 +25,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # pictures are files; that of the user may not even be known
     with steady_streams() as output, _interruptible(is_process=arguments is None) as received:
         try:
-            code = _run(list(sys.argv[1:] if arguments is None else arguments))
+            code = _run(list(sys.argv[1:] if arguments is None else arguments), received)
             output.flush()
         except KeyboardInterrupt as interrupt:
-            code = _fail(f"interrupted{': ' if str(interrupt) else ''}{interrupt}", 128 + received())
+            number = received() or signal.SIGINT
+            code = _fail(f"interrupted{': ' if str(interrupt) else ''}{interrupt}", 128 + number)
         if code == 0 and output.error is not None and not isinstance(output.error, BrokenPipeError):
             code = _fail(f"standard output: cannot be written ({output.error.strerror})")
         return code
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], received: Callable[[], int]) -> int:
+    """The exit code of a command, which says what is wrong.
+
+    Raises:
+        KeyboardInterrupt: a signal was received; libraries may have made another exception of that.
+    """
+    try:
+        return _called(arguments)
+    except Exception as error:
+        if received():
+            raise KeyboardInterrupt from None
+        return _fail(_described(error))
+
+
+def _called(arguments: Sequence[str]) -> int:
+    """The exit code of a command. Raises whatever it raises."""
     try:
         import typer
 
@@ -42,50 +58,51 @@ def _run(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
-        return _fail("the command line needs typer; pip install 'prescore[cli]'")
-
-    # A usage error is click's or typer's own, by typer's version, and has no public name in common.
-    usage_error = cast(type[typer.BadParameter], typer.BadParameter.__base__)
+        raise PrescoreError("the command line needs typer; pip install 'prescore[cli]'") from None
     command = typer.main.get_command(app)
     try:
         with _noting(), command.make_context("prescore", list(arguments)) as context:
             command.invoke(context)
     except typer.Exit as end:
         return end.exit_code
-    except PrescoreError as error:
-        return _fail(str(error))
-    except usage_error as error:
-        return _fail(f"{error.format_message()} (see {error.ctx.command_path if error.ctx else 'prescore'} --help)")
-    except OSError as error:  # a path that the system refuses, wherever it is first looked at
-        path = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        return _fail(f"{path}cannot be used ({error.strerror or error})")
-    except UnicodeEncodeError as error:
-        if not any("\ud800" <= c <= "\udfff" for c in error.object[error.start : error.end]):
-            raise
-        return _fail("a path that was given holds bytes that are no text, where text is needed; rename it")
-    except Exception as error:
-        from prescore.denoiser import failure_of
-        from prescore.limits import is_exhausted
-
-        if is_exhausted(error):
-            return _fail("there is not enough memory for this; take less at once, or a smaller model")
-        if (failure := failure_of(error)) is None:
-            raise
-        return _fail(failure)
     return 0
+
+
+def _described(error: Exception) -> str:
+    """What is wrong, in one line. Raises the error again if it is none that a user can do something about."""
+    from prescore.denoiser import failure_of
+    from prescore.limits import is_exhausted
+
+    if isinstance(error, PrescoreError):
+        return str(error)
+    if is_exhausted(error):
+        return "there is not enough memory for this; take less at once, or a smaller model"
+    if (failure := failure_of(error)) is not None:
+        return failure
+    if isinstance(error, OSError):  # a path that the system refuses, wherever it is first looked at
+        path = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return f"{path}cannot be used ({error.strerror or error})"
+    if isinstance(error, UnicodeEncodeError) and any(
+        "\ud800" <= c <= "\udfff" for c in error.object[error.start : error.end]
+    ):
+        return "a path that was given holds bytes that are no text, where text is needed; rename it"
+    if hasattr(error, "format_message"):  # a usage error of click's or of typer's own, by typer's version
+        context = getattr(error, "ctx", None)
+        return f"{error.format_message()} (see {context.command_path if context else 'prescore'} --help)"
+    raise error
 
 
 @contextmanager
 def _interruptible(*, is_process: bool) -> Iterator[Callable[[], int]]:
-    """SIGTERM interrupts as Ctrl-C does; yields what tells the number of the signal. A second one ends the process.
+    """SIGTERM interrupts as Ctrl-C does; yields what tells the number of the signal, 0 before.
 
-    Signals that whoever started the process ignores are left so. One that comes while Python cleans up, where
-    exceptions are dropped, is not lost.
+    A second one ends the process. Signals that whoever started the process ignores are left so. One that comes while
+    Python cleans up, where exceptions are dropped, is not lost.
 
     Args:
         is_process: when this is left the process ends too, and nothing is to be said any more.
     """
-    received = signal.SIGINT
+    received = 0
 
     def interrupt(number: int, _: object) -> None:
         nonlocal received

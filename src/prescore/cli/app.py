@@ -11,6 +11,7 @@ from prescore.cli.demo import demo
 from prescore.cli.evaluate import evaluate
 from prescore.cli.info import info
 from prescore.cli.options import Command, SampleCommand, TrainCommand
+from prescore.cli.presets import presets
 from prescore.cli.recipes import recipes
 from prescore.cli.sample import sample
 from prescore.cli.samplers import samplers
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 app.command(cls=SampleCommand)(sample)
 app.command(cls=TrainCommand)(train)
-for command in (samplers, recipes, calibrate, evaluate, compare, info, convert, demo):
+for command in (samplers, presets, recipes, calibrate, evaluate, compare, info, convert, demo):
     app.command(cls=Command)(command)
 
 

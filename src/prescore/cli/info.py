@@ -80,6 +80,8 @@ def describe_model(name: str, config: str | None = None, weights: str = "ema") -
         "data mean removed": description.data_mean_removed,
         "noise range": f"{description.sigma_min:g} to {description.sigma_max:g}",
     }
+    if description.sampling is not None:
+        values |= _flat("sampling defaults", description.sampling.known)
     values |= _flat("preconditioning", description.preconditioning_arguments)
     values |= _flat("network", description.arguments) | _flat("autoencoder", description.autoencoder or {})
     values |= _flat("training", description.training)

@@ -90,8 +90,13 @@ def recipe_options(name: str) -> dict[str, Option]:
 
 
 def named_sampler(words: Sequence[str]) -> str:
-    """The sampler that a command line names, or the default."""
-    return last_value("--sampler", words, DEFAULT_SAMPLER)
+    """The sampler that a command line names, by itself or by a preset, or the default."""
+    name, preset = last_value("--sampler", words, DEFAULT_SAMPLER), last_value("--preset", words, "")
+    if not preset or name != DEFAULT_SAMPLER:
+        return name
+    from prescore.presets import find_preset
+
+    return str(find_preset(preset).options["sampler"])
 
 
 def last_value(flag: str, words: Sequence[str], default: str) -> str:

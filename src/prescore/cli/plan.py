@@ -159,6 +159,27 @@ def parse_alpha(text: str | None) -> float | str | None:
         return text
 
 
+def parse_pairs(text: str | None) -> dict[int, float] | None:
+    """The pairs T=alpha in a list with commas. Raises PrescoreError if it is none."""
+    if text is None:
+        return None
+    try:
+        return {int(T): float(alpha) for T, alpha in (pair.split("=") for pair in text.split(","))}
+    except ValueError:
+        raise PrescoreError(f"--alpha-relation: {text!r} given; pairs such as 100=5,400=25 are needed") from None
+
+
+def parse_radial(text: str | None) -> tuple[float, float] | None:
+    """Two numbers with a comma. Raises PrescoreError if it is something else."""
+    if text is None:
+        return None
+    try:
+        R, lam = (float(word) for word in text.split(","))
+    except ValueError:
+        raise PrescoreError(f"--radial: {text!r} given; two numbers are needed, such as 0.2,1.6") from None
+    return R, lam
+
+
 def whole_numbers(option: str, text: str) -> list[int]:
     """The positive numbers in a list with commas such as "6,10,20", from the smallest.
 

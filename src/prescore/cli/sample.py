@@ -48,6 +48,10 @@ def sample(
             "the number of calls and the statistics.",
         ),
     ] = DEFAULT_SAMPLER,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="The settings of a paper's table, which other options override; see `prescore presets`."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps T, on the sampler's usual grid.", show_default="the sampler's")
     ] = None,
@@ -89,11 +93,35 @@ def sample(
     pixel: Annotated[
         bool | None, typer.Option("--pixel/--no-pixel", help="Precondition pixels as well as frequencies.")
     ] = None,
+    pixel_alpha: Annotated[
+        float | None, typer.Option(help="With --pixel: alpha of the pixels.", show_default="that of the frequencies")
+    ] = None,
+    pixel_mask: Annotated[
+        str | None,
+        typer.Option(
+            help="With --pixel: what scales pixels: log, square or mean.", show_default="log, as in the paper"
+        ),
+    ] = None,
+    alpha_relation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T1=A1,T2=A2", help="Predict alpha from those that were measured at some numbers of steps."
+        ),
+    ] = None,
+    radial: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,LAMBDA",
+            help="Precondition by the papers' mask for NCSN: a disc of R times the height; 0.2,1.6.",
+        ),
+    ] = None,
+    skew: Annotated[str | None, typer.Option(help="A skew-symmetric term of Langevin dynamics: S1, S2, S3.")] = None,
+    omega: Annotated[float | None, typer.Option(help="Weight of --skew.")] = None,
     basis: Annotated[
         str | None,
         typer.Option(
-            help="In which the sampler's reference Gaussian is diagonal: cosine, frequency, pixel or pca.",
-            show_default="cosine",
+            help="In which the sampler's reference Gaussian is diagonal: cosine, frequency, pixel, pca, covariance.",
+            show_default="cosine; covariance of vectors",
         ),
     ] = None,
     class_: Class = None,
@@ -130,7 +158,16 @@ def sample(
     folder may be interrupted by Ctrl-C: finished samples stay, and the same command draws the others, bit for bit.
     """
     from prescore.cli.output import Folder, open_output
-    from prescore.cli.plan import choose_classes, count_seeds, open_model, parse_alpha, parse_grid, settings_of
+    from prescore.cli.plan import (
+        choose_classes,
+        count_seeds,
+        open_model,
+        parse_alpha,
+        parse_grid,
+        parse_pairs,
+        parse_radial,
+        settings_of,
+    )
     from prescore.limits import check_size
     from prescore.plan import plan
 
@@ -151,6 +188,7 @@ def sample(
     chosen = choose_classes(opened.description, class_, guidance)
     decided = plan(
         opened.denoiser,
+        preset=preset,
         sampler=sampler,
         calls=calls,
         steps=steps,
@@ -159,6 +197,12 @@ def sample(
         statistics=statistics,
         basis=basis,
         pixel=pixel,
+        pixel_alpha=pixel_alpha,
+        pixel_mask=pixel_mask,
+        alpha_relation=parse_pairs(alpha_relation),
+        radial=parse_radial(radial),
+        skew=skew,
+        omega=omega,
         sigma_min=sigma_min,
         sigma_max=sigma_max,
         **{"alpha": parse_alpha(alpha), **context.obj},

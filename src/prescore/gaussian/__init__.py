@@ -3,6 +3,7 @@
 from prescore.gaussian.fit import (
     GAUSSIANS,
     cosine_gaussian,
+    covariance_gaussian,
     doubt_of,
     error_share,
     frequency_gaussian,
@@ -19,6 +20,7 @@ __all__ = [
     "Gaussian",
     "GaussianFlow",
     "cosine_gaussian",
+    "covariance_gaussian",
     "doubt_of",
     "error_share",
     "frequency_gaussian",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
 from prescore.errors import PrescoreError
 from prescore.gaussian.model import ErrorShare, Gaussian
@@ -23,7 +24,10 @@ NO_BETTER = 0.98  # share of the error that a network leaves which has learned n
 
 
 def gaussian(statistics: Statistics) -> Gaussian:
-    """The default: in the cosine basis if the statistics have it, else per frequency."""
+    """The default: for vectors, of which all components were found, their full covariance; else in the cosine basis if
+    the statistics have it, and per frequency if not."""
+    if _is_vector(statistics):
+        return covariance_gaussian(statistics)
     has_cosines = statistics.moments.cosine_variance is not None
     return cosine_gaussian(statistics) if has_cosines else frequency_gaussian(statistics)
 
@@ -68,9 +72,27 @@ def pca_gaussian(statistics: Statistics) -> Gaussian:
     return _of(statistics, PCA(Q, moments.component_variances, rest), "pca")
 
 
+def covariance_gaussian(statistics: Statistics) -> Gaussian:
+    """The full covariance, for vectors: entries of any scales, with any correlations.
+
+    That of N samples of d entries is shrunk towards its diagonal, C <- (1 - w) C + w diag(C), w = min(1, (d / N)^2):
+    hardly if the samples are many, and to the entries alone where they are fewer than the entries.
+
+    Raises:
+        PrescoreError: the statistics have not all components.
+    """
+    return _of(statistics, PCA(*_shrunk(statistics)), "covariance")
+
+
 # By the name of the basis in which it is diagonal.
 GAUSSIANS: Mapping[str, Callable[[Statistics], Gaussian]] = MappingProxyType(
-    {"cosine": cosine_gaussian, "frequency": frequency_gaussian, "pixel": pixel_gaussian, "pca": pca_gaussian}
+    {
+        "cosine": cosine_gaussian,
+        "frequency": frequency_gaussian,
+        "pixel": pixel_gaussian,
+        "pca": pca_gaussian,
+        "covariance": covariance_gaussian,
+    }
 )
 
 
@@ -84,6 +106,8 @@ def error_share(statistics: Statistics) -> ErrorShare:
     if score is None:
         raise PrescoreError("statistics: without the score of a model; run `prescore calibrate DATA --model MODEL`")
     C, count = moments.cosine_variance, torch.ones(())
+    if _is_vector(statistics):
+        C = _shrunk(statistics)[1]
     if C is None:
         C, count = moments.power_centred / moments.size_transformed, moments.multiplicity
     C, count, u = C.flatten(), count.expand(C.shape).flatten(), score.levels.square()[:, None]
@@ -113,6 +137,25 @@ def doubt_of(statistics: Statistics) -> str | None:
     if worse[0] == share.levels[0] and (trusted := share.levels[share.shares < 1]).numel():
         advice += f", or start lower by sigma_max = {trusted[0]:.2g}"
     return f"at {where} the network makes up to {most:.2g} times the error of the Gaussian model of the data: {advice}"
+
+
+def _shrunk(statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """Eigenvectors, as columns, and eigenvalues of `covariance_gaussian`."""
+    moments = statistics.moments
+    if moments.components is None or moments.component_variances is None:
+        raise PrescoreError("statistics: they have no principal components; measure them with `--components K`")
+    Q, variances = moments.components.flatten(1).mT, moments.component_variances
+    C = (Q * variances) @ Q.mT
+    w = min(1.0, (len(C) / moments.count) ** 2)
+    spectrum, basis = torch.linalg.eigh((1 - w) * C + w * C.diag().diag())
+    return basis, spectrum.clamp(min=0)
+
+
+def _is_vector(statistics: Statistics) -> bool:
+    """Whether the statistics are of events of one axis, with all components that their number allows."""
+    moments = statistics.moments
+    found = 0 if moments.component_variances is None else len(moments.component_variances)
+    return len(moments.event_shape) == 1 and found >= min(moments.count - 1, moments.event_shape[0]) > 0
 
 
 def _of(statistics: Statistics, covariance: LinearOperator, label: str) -> Gaussian:

@@ -11,7 +11,8 @@ Source: Ma et al., "Preconditioned score-based generative models", IJCV 2025, ht
 Section 5.3 (Eq. 27-31) and, for the disc, Section 7.3 (Eq. 37).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -98,6 +99,30 @@ def pixel_preconditioner(statistics: Statistics, alpha: float, *, log: bool = Tr
     square = statistics.moments.in_range((0.0, 1.0)).mean_square
     R = normalise(log_power(square) if log else square, alpha)
     return Preconditioner(Pixel(_inverse(R, "entries")), label=f"pixel, alpha {alpha:g}", alpha=float(alpha))
+
+
+def mean_preconditioner(statistics: Statistics) -> Preconditioner:
+    """M = x / R, R the mean image over its largest value (the conference version's supplement, Eq. 21).
+
+    Raises:
+        PrescoreError: the mean of an entry is not above 0.
+    """
+    mean = statistics.moments.in_range((0.0, 1.0)).mean
+    if not (mean > 0).all():
+        raise PrescoreError(
+            "pixel_mask: the mean of some entries is not above 0; 'mean' cannot divide by it, take 'log'"
+        )
+    return Preconditioner(Pixel(mean.max() / mean), label="mean image")
+
+
+# How a pixel part is made of statistics and alpha.
+PIXEL_MASKS: Mapping[str, Callable[[Statistics, float], Preconditioner]] = MappingProxyType(
+    {
+        "log": pixel_preconditioner,
+        "square": lambda statistics, alpha: pixel_preconditioner(statistics, alpha, log=False),
+        "mean": lambda statistics, alpha: mean_preconditioner(statistics),
+    }
+)
 
 
 def radial_preconditioner(shape: Sequence[int], r: float, lam: float) -> Preconditioner:

@@ -20,6 +20,7 @@ from prescore.statistics.batches import Batch, batches, checked
 from prescore.statistics.components import Scatter, leading
 from prescore.statistics.scales import Scales, equal_parts
 
+FULL = 512  # entries of an event of one axis up to which all of its components are found
 PIECE = 2**22  # numbers transformed at once: 64 MiB with their spectrum
 
 
@@ -138,8 +139,9 @@ def measure_moments(
         data_range: (lowest, highest) value the data may have.
         axes: number of trailing axes to take spectra over, 1 to 3; by default all but the first (the channels), or
             the one that there is.
-        components: number K of leading principal components to find as well; none by default. They are exact as long
-            as 2^21 / d of them, or K if that is more, could hold the data, d numbers a sample (see `components.py`).
+        components: number K of leading principal components to find as well; by default none, but all of vectors,
+            events of one axis with at most FULL entries. They are exact as long as 2^21 / d of them, or K if that is
+            more, could hold the data, d numbers a sample (see `components.py`).
 
     Raises:
         PrescoreError: no samples, mixed shapes, values that are not finite or outside `data_range`, axes that the
@@ -157,9 +159,12 @@ def measure_moments(
     total: Moments | None = None
     scatter: Scatter | None = None
     scales = Scales()
+    is_all = False
     for batch in batches(data):
         for piece in _pieces(batch):
             part, rows = _measure(piece, (float(low), float(high)), axes)
+            if components is None and len(part.event_shape) == 1 and part.event_shape[0] <= FULL:
+                components, is_all = part.event_shape[0], True
             if scales.left:
                 scales.add(part.mean + rows.reshape(-1, *part.event_shape), part.transformed_dims)
             if components is not None:
@@ -173,6 +178,8 @@ def measure_moments(
     if components is None or scatter is None:
         return total
     most = min(total.count - 1, prod(total.event_shape))
+    if is_all and most < components:
+        return _with_components(total, scatter.rows, most) if most else total
     if components > most:
         raise PrescoreError(
             f"components: {components} asked of {total.count} samples of {prod(total.event_shape)} numbers, "

@@ -46,7 +46,8 @@ def compare(
     samplers: Annotated[
         str,
         typer.Option(
-            help="Which samplers, with commas, on their usual grids or as SAMPLER@GRID: unipc,dpmpp-2m@karras,auto."
+            help="Which samplers, with commas, with options and grids where they are not the usual ones: "
+            "'unipc,pds[alpha=4,pixel,snr=0.075],dpmpp-2m@karras,auto'."
         ),
     ],
     calls: Annotated[str, typer.Option(help="Numbers of network calls that each may make, with commas: 6,10,20.")],
@@ -106,7 +107,7 @@ def compare(
     The report is one HTML file: pictures side by side, quality against calls and seconds, spectra, and a table.
 
     Ctrl-C leaves the finished runs in the folder; the same command draws the others, and more samplers or numbers of
-    calls may be added. All other options of the samplers have their defaults.
+    calls may be added.
     """
     from prescore.cli.compare.drawing import draw_missing
     from prescore.cli.compare.folder import RunFolder
@@ -245,10 +246,10 @@ def command_line(context: typer.Context) -> str:
 
 def _samplers(text: str) -> list[str]:
     """The names in a list with commas."""
-    from prescore.cli.compare.runs import split_name
+    from prescore.cli.compare.runs import parse_run, split_runs
     from prescore.cli.plan import different
 
-    names = different("samplers", [word.strip() for word in text.split(",") if word.strip()])
+    names = different("samplers", split_runs(text))
     for name in names:
-        split_name(name)
+        parse_run(name)
     return names

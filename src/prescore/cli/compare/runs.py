@@ -1,15 +1,38 @@
 """The runs of `prescore compare`: which there are, and what comes of one."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from prescore.cli.output import Settings
 from prescore.cli.plan import ChosenClasses, Opened, settings_of
 from prescore.errors import PrescoreError, suggest
 from prescore.grid import GRIDS
+from prescore.options import Option
 from prescore.plan import AUTO, Plan, plan
-from prescore.samplers import find_sampler
+from prescore.samplers.table import find_sampler, options_of
 from prescore.statistics import load_statistics
+
+
+def _part(name: str, *kinds: Any) -> Option:
+    return Option(name, kinds, optional=False, default=None, choices=(), help="")
+
+
+# Options of `prescore.plan` that words can give, for whatever sampler takes them.
+PARTS: Mapping[str, Option] = {
+    option.name: option
+    for option in (
+        _part("alpha", float, str),
+        _part("pixel", bool),
+        _part("pixel_alpha", float),
+        _part("pixel_mask", str),
+        _part("radial", tuple[float, float]),
+        _part("skew", str),
+        _part("omega", float),
+        _part("basis", str),
+    )
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +40,7 @@ class Run:
     """One sampler with one number of network calls.
 
     Attributes:
-        name: SAMPLER or SAMPLER@GRID, as it was asked for.
+        name: SAMPLER[OPTIONS]@GRID, as it was asked for.
         allowed: calls that were asked for; the plan makes the largest number below that it can.
         plan: how it is drawn.
         settings: everything that decides its samples, JSON values.
@@ -77,7 +100,7 @@ def plan_runs(
 
     Args:
         opened: the model.
-        names: of the samplers, each as SAMPLER or SAMPLER@GRID; auto is what `choose_sampler` says.
+        names: of the samplers, each as `parse_run` reads it; auto is what `choose_sampler` says.
         allowed: numbers of network calls.
         statistics: file for the samplers that need statistics; by default those that the model brings.
         chosen: classes of the samples.
@@ -91,27 +114,50 @@ def plan_runs(
     runs = []
     for calls in allowed:
         for text in names:
-            name, grid = split_name(text)
-            decided = plan(denoiser, sampler=name, calls=calls, grid=grid)
+            decided = plan(denoiser, calls=calls, **parse_run(text))
             runs.append(Run(text, calls, decided, settings_of(opened, decided, chosen)))
     return runs
 
 
-def split_name(text: str) -> tuple[str, str | None]:
-    """Sampler and grid in SAMPLER@GRID; no grid where there is no @.
+def split_runs(text: str) -> list[str]:
+    """The runs in a list with commas, those in brackets aside: "pds[alpha=4,pixel],pc@karras"."""
+    return [run.strip() for run in re.findall(r"(?:[^,\[\]]|\[[^\]]*\]?|\])+", text) if run.strip()]
+
+
+def parse_run(text: str) -> dict[str, Any]:
+    """What `prescore.plan` takes, of SAMPLER[OPTION=VALUE,SWITCH,...]@GRID; all but the sampler may be left out.
+
+    Options are those of the sampler and of `PARTS`, with hyphens or underscores; `no-pixel` is a switch that is off,
+    and several numbers have a colon between them, radial=0.2:1.6.
 
     Raises:
-        PrescoreError: an unknown sampler or grid.
+        PrescoreError: an unknown sampler, option or grid, or a value that is none.
     """
-    name, at, grid = text.partition("@")
-    if name != AUTO:
-        find_sampler(name)
+    match = re.fullmatch(r"([^\[\]@]+)(?:\[([^\[\]]*)\])?(@(.*))?", text)
+    if match is None:
+        raise PrescoreError(f"--samplers: {text!r} cannot be read; SAMPLER[OPTION=VALUE,...]@GRID is needed")
+    name, inside, at, grid = match.groups()
+    known = {**PARTS, **(options_of(find_sampler(name)) if name != AUTO else {})}  # EDM has an alpha of its own
     if at and grid not in (*GRIDS, AUTO):
         raise PrescoreError(f"--samplers: {text!r} has unknown grid {grid!r}; {suggest(grid, [AUTO, *GRIDS])}")
-    return name, grid if at else None
+    arguments: dict[str, Any] = {"sampler": name, **({"grid": grid} if at else {})}
+    spelled = {option.flag[2:]: option for option in known.values()}
+    for word in filter(None, (inside or "").split(",")):
+        key, equals, value = (part.strip() for part in word.partition("="))
+        key = key.replace("_", "-").lower()
+        option = spelled.get(key) or (spelled.get(key.removeprefix("no-")) if not equals else None)
+        if option is None or (option.is_switch and equals) or not (option.is_switch or equals):
+            what = "" if option is None else "a switch" if option.is_switch else option.value
+            how = f"{key} is {what}" if what else suggest(key, spelled)
+            raise PrescoreError(f"--samplers: {text!r} has unknown option {word!r}; {how}")
+        arguments[option.name] = key == option.flag[2:] if option.is_switch else option.parse(value.replace(":", ","))
+    return arguments
 
 
 def uses_statistics(text: str) -> bool:
-    """Whether statistics have a part in SAMPLER@GRID."""
-    name, grid = split_name(text)
-    return AUTO in (name, grid) or bool(find_sampler(name).needs)
+    """Whether statistics have a part in a run."""
+    asked = parse_run(text)
+    if AUTO in (name := asked["sampler"], asked.get("grid")):
+        return True
+    entry = find_sampler(name)
+    return bool(entry.needs or {"alpha", "pixel", "basis"} & asked.keys() - set(entry.options))
