@@ -108,7 +108,7 @@ SAMPLERS: Mapping[str, Entry] = MappingProxyType(
         "ancestral": _alone("ancestral", "predictor alone, ancestral"),
         "euler-maruyama": _alone("euler-maruyama", "predictor alone, Euler-Maruyama"),
         "probability-flow": _alone("probability-flow", "probability-flow ODE, Euler in sigma^2"),
-        "reverse-sde": Entry(ReverseSDE, "predictor-corrector in VP or sub-VP coordinates", _SONG),
+        "reverse-sde": Entry(ReverseSDE, "predictor-corrector in (sub-)VP coordinates", _SONG),
         "ald": Entry(AnnealedLangevin, "annealed Langevin dynamics", "https://arxiv.org/abs/2006.09011"),
         "edm-euler": Entry(EDMFlow, "EDM design space, Euler", _EDM, {"order": 1}, idle=("alpha",)),
         "edm-heun": Entry(EDMFlow, "EDM design space, Heun and its kin", _EDM, {"order": 2}),
