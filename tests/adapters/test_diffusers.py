@@ -1,10 +1,14 @@
 """Pipelines of diffusers with prescore's samplers: parity with diffusers' own schedulers, and the contract."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
-    DDIMPipeline,
+    AutoencoderKL,
     DDIMScheduler,
+    DDPMPipeline,
+    DiTPipeline,
+    DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
@@ -112,9 +116,9 @@ def test_a_start_in_the_middle_and_a_state_that_the_pipeline_changes(statistics)
     torch.testing.assert_close(changed, changed.mean(0, keepdim=True).expand_as(changed))
 
 
-def test_a_pipeline_takes_it(statistics):
+def tiny_unet():
     torch.manual_seed(0)
-    unet = UNet2DModel(
+    return UNet2DModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
@@ -122,17 +126,54 @@ def test_a_pipeline_takes_it(statistics):
         norm_num_groups=4,
         down_block_types=("DownBlock2D",),
         up_block_types=("UpBlock2D",),
-    )
-    pipe = DDIMPipeline(unet, DDIMScheduler())
-    made = scheduler(pipe.scheduler, "p-ode-3m", statistics, calls=5)
-    pipe.unet.eval()
+    ).eval()
+
+
+@pytest.mark.parametrize("name", ["p-ode-3m", "dpmpp-2m"])
+def test_a_pipeline_draws_what_its_loop_draws(statistics, name):
+    unet = tiny_unet()
+    pipe = DDPMPipeline(unet, DDIMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = scheduler(pipe.scheduler, name, statistics if name == "p-ode-3m" else None, calls=5)
+    shape = (2, 4, 8, 8)
+    images = pipe(2, torch.Generator().manual_seed(3), num_inference_steps=50, output_type="np").images
+    made = scheduler(DDIMScheduler(), name, statistics if name == "p-ode-3m" else None)
     made.set_timesteps(5)
-    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         for t in made.timesteps:
-            x = made.step(unet(made.scale_model_input(x, t), t).sample, t, x).prev_sample
-    assert x.isfinite().all()
-    assert x.dtype == torch.float32
+            x = made.step(unet(x, t).sample, t, x).prev_sample  # this pipeline does not scale its input
+    expected = (x / 2 + 0.5).clamp(0, 1).movedim(1, -1).numpy()
+    assert np.array_equal(images, expected)
+
+
+def test_a_latent_pipeline_with_guidance_draws_each_row_as_alone(statistics):
+    torch.manual_seed(0)
+    network = DiTTransformer2DModel(
+        sample_size=8,
+        num_layers=1,
+        patch_size=4,
+        attention_head_dim=4,
+        num_attention_heads=2,
+        in_channels=4,
+        out_channels=8,
+        norm_type="ada_norm_zero",
+        norm_elementwise_affine=False,
+    ).eval()
+    vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=4).eval()
+    pipe = DiTPipeline(network, vae, DDIMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = scheduler(pipe.scheduler, "p-ode-3m", statistics, calls=5)
+
+    def draw(classes):
+        seeds = [torch.Generator().manual_seed(k) for k in classes]
+        return pipe(classes, guidance_scale=3.0, generator=seeds, num_inference_steps=5, output_type="np").images
+
+    both = draw([1, 2])
+    assert both.shape == (2, 8, 8, 3)
+    assert np.isfinite(both).all()
+    np.testing.assert_allclose(draw([2])[0], both[1], rtol=0, atol=1e-5)
+    assert np.abs(both[0] - both[1]).max() > 1e-3
 
 
 def test_what_is_refused():

@@ -9,7 +9,7 @@ Source: diffusers 0.42, https://github.com/huggingface/diffusers (Apache 2.0), `
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -80,7 +80,7 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
     config_name: Any = "scheduler_config.json"
     order = 1
     init_noise_sigma = 1.0
-    _compatibles: Any = ()
+    _compatibles: ClassVar[list[str]] = []
 
     @register_to_config
     def __init__(
@@ -185,7 +185,7 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | None = None) -> Tensor:
         """What the network is given: the sample itself, but at the first step from pure noise the sampler's own start,
-        row by row, since guidance doubles them."""
+        row by row, since guidance doubles them. A pipeline that does not call this keeps its noise as the start."""
         if self._step_index is None and self._begin_index is None:
             self._started = self._start(sample)
             return self._started
