@@ -17,8 +17,9 @@ from prescore.operators import Pixel
 from prescore.oracle import Full, MixtureOracle
 from prescore.samplers import fitting, make_sampler, sample
 from prescore.samplers.calibrated import FINE, Runs, follow
+from prescore.samplers.choose import choose_measured
 from prescore.statistics import Tuning, load_statistics, save_statistics
-from prescore.statistics.fit import cross_fit
+from prescore.statistics.fit import FittedWeights, cross_fit
 
 LOW, HIGH, SHAPE, STEPS = 0.01, 50.0, (1, 2, 4), 5
 RANGE = (-9.0, 9.0)
@@ -223,3 +224,13 @@ def test_what_was_not_fitted_is_refused():
             calibrate(mixture()[1], data_range=RANGE, model=denoiser, calls=5, fitted=wrong)
     with pytest.raises(PrescoreError, match="fitted: does nothing without calls"):
         calibrate(mixture()[1], data_range=RANGE, model=denoiser, fitted=4)
+
+
+def test_fitted_weights_are_taken_where_they_are_clearly_better():
+    fit = FittedWeights(torch.ones(2), torch.ones(0), torch.ones(1, 1, 4), torch.ones(1), {}, 9)
+    for errors, name in (
+        ({"p-fit": 0.85, "p-ode-3m": 1.0, "unipc": 1.2}, "p-fit"),
+        ({"p-fit": 0.95, "p-ode-3m": 1.0, "unipc": 1.2}, "p-ode-3m"),
+        ({"p-fit": 1.3, "p-ode-3m": 1.1, "unipc": 1.0}, "unipc"),
+    ):
+        assert choose_measured(replace(fit, errors=errors)).name == name

@@ -36,10 +36,10 @@ STATISTICS = calibrate(torch.rand(9, 1, 4, generator=torch.Generator().manual_se
             "statistics: .*; give those of the data with the model's score: `prescore calibrate",
         ),
         ({"name": "seeds-1", "prediction": "gaussian"}, "prediction='gaussian' needs one; p-ode-1, p-seeds-1, ... tak"),
-        ({"name": "seeds-1", "statistic": 3}, "statistic: sampler 'seeds-1' has no such option; it has prediction, si"),
-        ({"name": "ald", "snr": 0.1}, "snr: sampler 'ald' has no such option; it has level_steps"),
+        ({"name": "seeds-1", "statistic": 3}, "statistic: sampler 'seeds-1' has no such option; known: prediction, si"),
+        ({"name": "ald", "snr": 0.1}, "snr: sampler 'ald' has no such option; known: level_steps"),
         ({"name": "ancestral", "predictor": "none"}, "predictor: sampler 'ancestral' has no such option"),
-        ({"name": "ancestral", "snr": 0.1}, "snr: sampler 'ancestral' has no such option; it has form"),
+        ({"name": "ancestral", "snr": 0.1}, "snr: sampler 'ancestral' has no such option; (did you mean|known: form)"),
         (
             {"name": "probability-flow", "form": "marginal", "preconditioner": Preconditioner(Identity())},
             "form: sampler 'probability-flow' has no such option",

@@ -9,7 +9,7 @@ Source: diffusers 0.42, https://github.com/huggingface/diffusers (Apache 2.0), `
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -80,7 +80,7 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
     config_name: Any = "scheduler_config.json"
     order = 1
     init_noise_sigma = 1.0
-    _compatibles: ClassVar[list[str]] = []
+    _compatibles: list[str] = []  # noqa: RUF012 (declared so by diffusers)
 
     @register_to_config
     def __init__(

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from prescore.errors import PrescoreError
 from prescore.gaussian import error_share
 from prescore.statistics import FittedWeights, Statistics
-from prescore.tuned import FEW_CALLS, MANY_CALLS, NEAR_GAUSSIAN
+from prescore.tuned import FEW_CALLS, FITTED_TRUST, MANY_CALLS, NEAR_GAUSSIAN
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,12 @@ def choose_sampler(calls: int, statistics: Statistics | None = None, *, noise: b
 
 
 def choose_measured(fit: FittedWeights) -> SamplerChoice:
-    """The solver of the least error of the state where weights were fitted."""
-    return SamplerChoice(min(fit.errors, key=lambda name: fit.errors[name]), describe_errors(fit))
+    """The solver of the least error of the state where weights were fitted.
+
+    The errors of fitted weights are somewhat too small, as their levels were chosen by them: they count FITTED_TRUST more.
+    """
+    errors = {name: error * (FITTED_TRUST if name == "p-fit" else 1) for name, error in fit.errors.items()}
+    return SamplerChoice(min(errors, key=lambda name: errors[name]), describe_errors(fit))
 
 
 def describe_errors(fit: FittedWeights) -> str:
