@@ -227,7 +227,8 @@ def test_what_was_not_fitted_is_refused():
 
 
 def test_fitted_weights_are_taken_where_they_are_clearly_better():
-    fit = FittedWeights(torch.ones(2), torch.ones(0), torch.ones(1, 1, 4), torch.ones(1), {}, 9)
+    known = {"levels": torch.ones(2), "edges": torch.ones(0), "weights": torch.ones(1, 1, 4), "gains": torch.ones(1)}
+    fit = FittedWeights(**known, errors={}, count=9)
     for errors, name in (
         ({"p-fit": 0.85, "p-ode-3m": 1.0, "unipc": 1.2}, "p-fit"),
         ({"p-fit": 0.95, "p-ode-3m": 1.0, "unipc": 1.2}, "p-ode-3m"),

@@ -63,7 +63,8 @@ def choose_sampler(calls: int, statistics: Statistics | None = None, *, noise: b
 def choose_measured(fit: FittedWeights) -> SamplerChoice:
     """The solver of the least error of the state where weights were fitted.
 
-    The errors of fitted weights are somewhat too small, as their levels were chosen by them: they count FITTED_TRUST more.
+    The errors of fitted weights are somewhat too small, as their levels were chosen by them: they count FITTED_TRUST
+    more.
     """
     errors = {name: error * (FITTED_TRUST if name == "p-fit" else 1) for name, error in fit.errors.items()}
     return SamplerChoice(min(errors, key=lambda name: errors[name]), describe_errors(fit))
