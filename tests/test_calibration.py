@@ -181,8 +181,8 @@ def test_own_samples_have_the_statistics_of_the_data_within_their_sampling_error
 
 
 def test_the_second_stage_starts_from_the_mean_of_the_first():
-    """Where noise ends near the deviation of the data, a start without their mean M lacks k M at the end, k^2 = C / (C +
-    sigma^2); one with the mean of the first stage lacks k^2 M."""
+    """Where noise ends near the deviation of the data, a start without their mean M lacks k M at the end, k^2 = C / (C
+    + sigma^2); one with the mean of the first stage lacks k^2 M."""
     n, short, k = 400, field(sigma_max=0.5), (VARIANCE / (VARIANCE + 0.25)).sqrt()
     first = draw(short, n, sampler="unipc", calls=40, progress=False).mean(0)
     found = calibrate_model(short, n=n, **QUICK).moments.mean
