@@ -52,7 +52,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     alike = {k.lower(): k for k in known}
     typed = name[:100].lower().replace("+", "p")
     begun = [k for k in known if len(typed) > 2 and k.lower().startswith(typed)]
-    near = begun[:3] or [alike[k] for k in difflib.get_close_matches(typed, alike, n=3, cutoff=0.5)]
+    near = [*begun, *(alike[k] for k in difflib.get_close_matches(typed, alike, n=3, cutoff=0.5))]
+    near = list(dict.fromkeys(near))[:3]
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
 
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from prescore.denoiser import Denoise, Denoiser, Evaluator, check_shape
 from prescore.errors import ModelWarning, PrescoreError, check_choice, check_number, is_whole
-from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian
+from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian, trusted_level
 from prescore.grid import GRIDS, check_apart, check_grid
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
+from prescore.noise import NoiseSource, check_seeds
 from prescore.operators import Identity
 from prescore.operators.skew import RollSkew
 from prescore.precondition import PIXEL_MASKS, Preconditioner, frequency_preconditioner, radial_preconditioner
@@ -78,6 +79,8 @@ class Plan:
         reasons: why "sampler", "grid", "alpha" and "weights" are what they are, for those that were chosen, and why
             "statistics" are not used, if they were given and are not.
         warnings: what is doubtful about the run, and what to do.
+        start: the Gaussian model of the data, of whose noisy data at the highest level, N(mu, C + sigma^2), samples are
+            made where the sampler would begin with noise alone; or None.
     """
 
     denoiser: Denoiser
@@ -88,6 +91,7 @@ class Plan:
     settings: Mapping[str, object]
     reasons: Mapping[str, str]
     warnings: Sequence[str] = ()
+    start: Gaussian | None = None
 
     @property
     def steps(self) -> int:
@@ -95,6 +99,10 @@ class Plan:
 
     def sample(self, seeds: Iterable[int], **how: Any) -> Tensor:
         """One sample for each seed in the model's own coordinates; `how` and errors are those of `prescore.sample`."""
+        if self.start is not None and how.get("initial") is None:
+            numbers = check_seeds(seeds)
+            noise = NoiseSource(numbers, self.denoiser.event_shape, draw=how.get("draw", 0))
+            seeds, how = numbers, {**how, "initial": self.start.noisy(noise(), self.levels[0]), "draw": noise.draw}
         return run(self.denoiser, self.sampler, seeds=seeds, **how)
 
     def __repr__(self) -> str:
@@ -217,6 +225,11 @@ def plan(
         raise PrescoreError("calls: says how long the run is, as steps or a list of noise levels do; give one of them")
     objects = {"reference": reference, "preconditioner": preconditioner}
     reasons: dict[str, str] = {}
+    start: Gaussian | None = None
+    if sampler == AUTO and sigma_max is None and grid is None and (trusted := known.trusted) is not None:
+        reasons["sigma_max"] = "from here on up the Gaussian model of the data, with which it starts, errs less"
+        start = reference_of(known.needed)
+        denoiser, known = known.limited(trusted)
     if sampler == AUTO:
         if calls is None and steps is None and (grid is None or isinstance(grid, str)):
             calls = USUAL_CALLS * denoiser.network_calls
@@ -247,9 +260,7 @@ def plan(
         hidden = hiding_level(denoiser, known.statistics)
         if denoiser.sigma_min < hidden < denoiser.sigma_max:
             reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
-            own: dict[str, Any] = {"statistics": known.read} if statistics is None else {}
-            denoiser = replace(denoiser, sigma_max=hidden, **own)
-            known = _Known(denoiser, statistics)
+            denoiser, known = known.limited(hidden)
     entry, facts = find_sampler(sampler), dict[str, object]()
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
@@ -337,7 +348,8 @@ def plan(
     total = None if each is None else each * denoiser.network_calls
     for doubt in known.doubts:
         warnings.warn(doubt, ModelWarning, stacklevel=2)
-    return Plan(denoiser, sampler, method, levels, total, settings, reasons, known.doubts)
+    start = None if getattr(method, "reference", None) is not None else start
+    return Plan(denoiser, sampler, method, levels, total, settings, reasons, known.doubts, start)
 
 
 def draw(
@@ -432,6 +444,19 @@ class _Known:
     def statistics(self) -> Statistics | None:
         """As the model sees the data; None if there are none."""
         return None if self.read is None else seen_by(self.denoiser, self.read)
+
+    @property
+    def trusted(self) -> float | None:
+        """The level from which on the network serves, if it does not at the highest ones."""
+        statistics = self.statistics
+        level = None if statistics is None or statistics.model.score is None else trusted_level(statistics)
+        return level if level is not None and level > self.denoiser.sigma_min else None
+
+    def limited(self, sigma_max: float) -> tuple[Denoiser, "_Known"]:
+        """The model limited to less noise, and the same of it."""
+        own: dict[str, Any] = {"statistics": self.read} if self.given is None else {}
+        denoiser = replace(self.denoiser, sigma_max=sigma_max, **own)
+        return denoiser, _Known(denoiser, self.given)
 
     @property
     def needed(self) -> Statistics:

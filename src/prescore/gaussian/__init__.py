@@ -10,6 +10,7 @@ from prescore.gaussian.fit import (
     gaussian,
     pca_gaussian,
     pixel_gaussian,
+    trusted_level,
 )
 from prescore.gaussian.flow import GaussianFlow
 from prescore.gaussian.model import ErrorShare, Gaussian
@@ -27,4 +28,5 @@ __all__ = [
     "gaussian",
     "pca_gaussian",
     "pixel_gaussian",
+    "trusted_level",
 ]

@@ -18,7 +18,7 @@ from prescore.errors import PrescoreError
 from prescore.gaussian.model import ErrorShare, Gaussian
 from prescore.operators import PCA, Cosine, Frequency, LinearOperator, Pixel
 from prescore.statistics import Statistics
-from prescore.tuned import WORSE
+from prescore.tuned import TRUSTED, WORSE
 
 NO_BETTER = 0.98  # share of the error that a network leaves which has learned nothing beside the model
 
@@ -134,9 +134,23 @@ def doubt_of(statistics: Statistics) -> str | None:
         return None
     where = f"sigma = {worse[-1]:.2g} to {worse[0]:.2g}" if len(worse) > 1 else f"sigma = {worse[0]:.2g}"
     advice = "check time_scale, schedule and data_range"
-    if worse[0] == share.levels[0] and (trusted := share.levels[share.shares < 1]).numel():
-        advice += f", or start lower by sigma_max = {trusted[0]:.2g}"
+    if (trusted := trusted_level(statistics)) is not None:
+        advice += f", or start lower by sigma_max = {trusted:.2g}"
     return f"at {where} the network makes up to {most:.2g} times the error of the Gaussian model of the data: {advice}"
+
+
+def trusted_level(statistics: Statistics) -> float | None:
+    """From which noise level downwards to use a network that errs more than the Gaussian model at the highest ones.
+
+    It is the highest one at which the network leaves less than TRUSTED of the model's error. Above it the model knows
+    noisy data better, and costs no call. None if the network serves at the highest level, or nowhere.
+
+    Raises:
+        PrescoreError: the statistics are without the score of a model.
+    """
+    share = error_share(statistics)
+    below = share.levels[share.shares < TRUSTED]
+    return None if share.shares[0] <= WORSE or not len(below) else below[0].item()
 
 
 def _shrunk(statistics: Statistics) -> tuple[Tensor, Tensor]:

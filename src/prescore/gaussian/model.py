@@ -111,6 +111,11 @@ class Gaussian:
         """mu + sqrt(C) z: standard normals, (B, *event), become samples."""
         return self.mean.to(z) + self.covariance.sqrt.mv(z)
 
+    def noisy(self, z: Tensor, sigma: Tensor | float) -> Tensor:
+        """Noisy data, N(mu, C + sigma^2), of standard normals (B, *event): in its eigenbasis sqrt(C + sigma^2) z."""
+        Z = self.transform(z)
+        return self.synthesise((self.variances + float(sigma) ** 2).sqrt().to(Z) * Z)
+
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n samples, (n, *event), in the dtype of the mean."""
         size = (n, *self.event_shape)

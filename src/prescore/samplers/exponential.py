@@ -238,9 +238,7 @@ class Exponential(Sampler):
         """sigma_max n; with a reference, N(mu, C + sigma_max^2), what noisy data are if they are like the reference."""
         if self.reference is None:
             return super().initial(noise, sigma)
-        Z = self.reference.transform(noise())
-        std = (self.reference.variances + sigma.cpu() ** 2).sqrt().to(Z)
-        return self.reference.synthesise(std * Z)
+        return self.reference.noisy(noise(), sigma)
 
     def start(self, levels: Tensor) -> History:
         return History()
