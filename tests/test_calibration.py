@@ -213,7 +213,7 @@ def test_it_is_calibration_on_samples_drawn_by_hand():
     ("options", "spared"),
     [
         (QUICK, 0),
-        ({"trajectories": 2, "tries": 1, "calls": (8, 12), "levels": 5}, 0),
+        ({"trajectories": 2, "tries": 1, "calls": (8, 12), "fitted": 0, "levels": 5}, 0),
         ({"trajectories": 3, "tries": 0, "calls": 8, "fitted": 3, "batch_size": 2, "levels": 2}, 60),
     ],
 )
