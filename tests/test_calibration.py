@@ -1,17 +1,30 @@
 """Data and a model of them, measured in one call."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from prescore import calibrate, in_range, measure_steps, score_statistics
+from prescore import (
+    calibrate,
+    calibrate_model,
+    draw,
+    in_range,
+    load_statistics,
+    measure_steps,
+    plan,
+    save_statistics,
+    score_statistics,
+)
+from prescore.calibration import calls_to_calibrate
 from prescore.denoiser import Denoiser
-from prescore.errors import PrescoreError
+from prescore.errors import ModelWarning, PrescoreError
 from prescore.gaussian import Gaussian, gaussian
 from prescore.grid import geometric
 from prescore.operators import Pixel
+from prescore.plan import seen_by
 from prescore.statistics import measure_moments
 
 SHAPE = (1, 4, 4)
@@ -140,3 +153,140 @@ def test_arrays_are_taken_as_they_are():
 def test_a_function_is_no_model():
     with pytest.raises(PrescoreError, match="model: function given; a denoiser that says its noise range is needed"):
         calibrate(torch.rand(9, 1, 6, 6), model=lambda x, sigma: x)
+
+
+VARIANCE = torch.linspace(0.02, 0.5, 16, dtype=torch.float64).reshape(SHAPE)
+MEAN = torch.linspace(-0.4, 0.4, 16, dtype=torch.float64).reshape(SHAPE)
+QUICK = {"trajectories": 0, "levels": 5}
+
+
+def field(sigma_max=20.0, **options):
+    """The exact model of a Gaussian field."""
+    exact = Gaussian(MEAN, Pixel(VARIANCE))
+    return Denoiser(exact, SHAPE, 0.02, sigma_max, dtype=torch.float64, **{"data_range": (-1.0, 1.0), **options})
+
+
+def test_own_samples_have_the_statistics_of_the_data_within_their_sampling_error():
+    n = 400
+    found = calibrate_model(field(name="field"), n=n, **QUICK)
+    mean, square = found.moments.mean, found.moments.mean_square
+    z = (mean - MEAN) / (VARIANCE / n).sqrt()
+    chi = n * (square - mean.square()) / VARIANCE
+    assert z.square().sum() < 40  # of 16 degrees of freedom, once in 1200
+    assert ((chi - n) / (2 * n) ** 0.5).square().sum() < 40
+    levels = found.model.score.levels.reshape(-1, 1, 1, 1)
+    expected = (VARIANCE / (VARIANCE + levels**2)).mean((1, 2, 3))  # of the exact model, whatever it is measured on
+    torch.testing.assert_close(found.model.score.residual_square, expected, rtol=0.1, atol=0)
+    assert (found.measured_on, found.samples_of, found.data_range) == ("400 samples of field", "field", (-1.0, 1.0))
+
+
+def test_the_second_stage_starts_from_the_mean_of_the_first():
+    """Where noise ends near the deviation of the data, a start without their mean M lacks k M at the end, k^2 = C / (C
+    + sigma^2); one with the mean of the first stage lacks k^2 M."""
+    n, short, k = 400, field(sigma_max=0.5), (VARIANCE / (VARIANCE + 0.25)).sqrt()
+    first = draw(short, n, sampler="unipc", calls=40, progress=False).mean(0)
+    found = calibrate_model(short, n=n, **QUICK).moments.mean
+    for mean, lacking in ((first, k), (found, k**2)):
+        assert ((mean - (1 - lacking) * MEAN) / (VARIANCE / n).sqrt()).square().sum() < 60
+    assert ((first - (1 - k**2) * MEAN) / (VARIANCE / n).sqrt()).square().sum() > 100
+
+
+@pytest.mark.filterwarnings("ignore::prescore.errors.ModelWarning")
+def test_it_is_calibration_on_samples_drawn_by_hand():
+    def statistics(x):
+        known = calibrate(x, data_range=(-9.0, 9.0))
+        return replace(known, moments=replace(known.moments, data_range=(-1.0, 1.0)))
+
+    first = draw(model(), 3, seed=5, sampler="unipc", calls=40, progress=False)
+    x = draw(model(), 6, seed=5, sampler="p-ode-3m", calls=40, statistics=statistics(first), progress=False)
+    found, again, other = (
+        calibrate_model(model(), n=6, **how, **QUICK).moments.power
+        for how in ({"seed": 5}, {"seed": 5, "batch_size": 4}, {"seed": 6})
+    )
+    torch.testing.assert_close(found, statistics(x).moments.power, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(again, found, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(other, found)
+
+
+@pytest.mark.filterwarnings("ignore::prescore.errors.ModelWarning")
+@pytest.mark.parametrize(
+    ("options", "spared"),
+    [
+        (QUICK, 0),
+        ({"trajectories": 2, "tries": 1, "calls": (8, 12), "fitted": 0, "levels": 5}, 0),
+        ({"trajectories": 3, "tries": 0, "calls": 8, "fitted": 3, "batch_size": 2, "levels": 2}, 60),
+    ],
+)
+def test_the_calls_are_those_that_are_said_before(options, spared):
+    """Of those that a fit may take, some are spared, where no more steps fit in."""
+    made = 0
+
+    def counted(x, sigma):
+        nonlocal made
+        made += 2
+        return model()(x, sigma)
+
+    guided = model(counted, network_calls=2)
+    calibrate_model(guided, n=6, **options)
+    assert 0 <= calls_to_calibrate(guided, n=6, **options) - made <= spared
+
+
+def test_own_samples_take_the_rows_of_a_condition_in_turn():
+    """x0 is the label, whatever the noise, so that sample k is row k of those that are taken in turn."""
+    seen = []
+
+    def denoise(y, sigma, label):
+        seen.append(label.tolist())
+        return label.reshape(-1, 1, 1, 1).expand(y.shape)
+
+    labels = torch.tensor([0.1, 0.2, 0.6], dtype=torch.float64)
+    found = calibrate_model(model(denoise), n=4, condition={"label": labels}, trajectories=3, tries=0, levels=5)
+    assert (found.moments.mean - 0.25).abs().max() < 0.01
+    assert {len(rows) for rows in seen} == {2, 4, 3}
+    assert all(rows == [0.1, 0.2, 0.6, 0.1][: len(rows)] for rows in seen)
+
+
+def test_a_model_that_knows_less_than_its_samples_show_is_doubted():
+    """Samples of the exact flow up to 1, above which the network answers as if the noise were four times as high."""
+
+    def denoise(x, sigma):
+        exact = Gaussian(MEAN, Pixel(VARIANCE))
+        return exact(x, sigma) + (0.3 * (x - MEAN) if 0.3 < sigma < 3 else 0)
+
+    with pytest.warns(ModelWarning, match="times the error of the Gaussian model|no noise level"):
+        calibrate_model(replace(field(), function=denoise), n=20, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 3}, "n: 3 samples asked for; at least 4, and rather 64, are needed"),
+        ({"n": 8.0}, "n: 8.0 samples asked for"),
+        ({"sample_calls": 5}, "sample_calls: 5 given; at least 8, and rather 40, are needed"),
+        ({"seed": "a"}, "seed"),
+        (
+            {"n": 4, "condition": {"label": torch.zeros(5)}},
+            "condition 'label' has 5 rows; 1 to 4, the number of samples",
+        ),
+        ({"trajectories": 3, "tries": 4}, "tries: 4 given"),
+        ({"batch_size": 0}, "batch_size: 0 "),
+    ],
+)
+def test_bad_numbers_of_own_samples_are_refused(options, message):
+    with pytest.raises(PrescoreError, match=re.escape(message)):
+        calibrate_model(field(), **options)
+
+
+def test_what_was_measured_on_own_samples_says_so_in_its_file(tmp_path):
+    found = calibrate_model(field(name="field"), n=4, **QUICK)
+    save_statistics(found, tmp_path / "s")
+    read = load_statistics(tmp_path / "s")
+    assert read.measured_on == in_range(read, (0.0, 1.0)).measured_on == "4 samples of field"
+    assert calibrate(data()).measured_on == "40 samples"
+    assert plan(field(), sampler="p-ode-3m", calls=5, statistics=found).settings["statistics"] == "4 samples of field"
+
+
+def test_a_model_whose_data_have_their_mean_removed_draws_such_samples():
+    found = calibrate_model(field(data_mean_removed=True, data_range=(0.0, 1.0)), n=50, **QUICK)
+    assert found.data_range == (0.0, 1.0)
+    torch.testing.assert_close(seen_by(field(data_mean_removed=True), found).moments.mean, torch.zeros(SHAPE).double())

@@ -5,7 +5,7 @@ from prescore.interrupts import quiet_start
 
 quiet_start()
 
-from prescore.calibration import calibrate
+from prescore.calibration import calibrate, calibrate_model
 from prescore.checkpoints import load
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
@@ -49,6 +49,7 @@ __all__ = [
     "__version__",
     "auto_grid",
     "calibrate",
+    "calibrate_model",
     "choose_alpha",
     "choose_sampler",
     "cosine_gaussian",

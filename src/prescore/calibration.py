@@ -3,24 +3,33 @@
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.denoiser import Denoiser
+from prescore.denoiser import Denoiser, check_condition
 from prescore.errors import ModelWarning, PrescoreError, check_interval, is_whole
 from prescore.gaussian import doubt_of
 from prescore.grid import geometric
-from prescore.limits import MOST_LEVELS, check_count, check_size
-from prescore.plan import reference_of, seen_by
-from prescore.samplers.calibrated import FINE, KEPT, USUAL_TRAJECTORIES, USUAL_TRIES, measure_steps
-from prescore.samplers.fitting import USUAL_FITTED, fit_weights
+from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
+from prescore.noise import check_seeds
+from prescore.plan import plan, reference_of, seen_by
+from prescore.samplers import make_sampler
+from prescore.samplers.base import steps_for_calls
+from prescore.samplers.calibrated import FEWEST, FINE, KEPT, RULES, USUAL_TRAJECTORIES, USUAL_TRIES, measure_steps
+from prescore.samplers.fitting import MOST_CALLS, USUAL_FITTED, fit_weights
 from prescore.statistics import ModelStatistics, Statistics, in_range, measure_moments, score_statistics
 from prescore.statistics.batches import Batch, batches, checked
 from prescore.statistics.score import USUAL_LEVELS
+from prescore.tuned import TRIED_SOLVERS, TRIED_STEPS
 
+USUAL_OWN = 64  # samples of a model that stand for data
+FEWEST_OWN = 4
+CAREFUL, FEWEST_CAREFUL = 40, 8  # evaluations of the model for each of them
+FIRST, SECOND = "unipc", "p-ode-3m"  # the solvers that draw them: without statistics, and with those of the first
+USUAL_BATCH = 64
 CHANNELS = (1, 2, 3, 4)  # of pictures
 
 
@@ -37,7 +46,7 @@ def calibrate(
     trajectories: int = USUAL_TRAJECTORIES,
     tries: int | None = None,
     fitted: int | None = None,
-    batch_size: int = 64,
+    batch_size: int = USUAL_BATCH,
     progress: bool = False,
 ) -> Statistics:
     """Measure the statistics of data, and of a model of them.
@@ -78,26 +87,7 @@ def calibrate(
             if value is not None:
                 raise PrescoreError(f"{name}: does nothing without a model")
         return Statistics(moments=measure_moments(data, data_range=data_range, axes=axes, components=components))
-    if not isinstance(model, Denoiser):
-        raise PrescoreError(
-            f"model: {type(model).__name__} given; a denoiser that says its noise range is needed, from prescore.load "
-            "or as prescore.Denoiser(function, event_shape, sigma_min, sigma_max)"
-        )
-    calls = [calls] if isinstance(calls, int) else calls
-    for name, value in {"levels": levels, "trajectories": trajectories, "batch_size": batch_size}.items():
-        if not is_whole(value) or value < 0:
-            raise PrescoreError(f"{name}: {value!r} is not a whole number, at least 0")
-    if fitted is not None and (not is_whole(fitted) or fitted < 0 or fitted == 1):
-        raise PrescoreError(f"fitted: {fitted!r} given; 0, or at least 2, is possible")
-    if fitted is not None and (calls is None or trajectories == 0):
-        what = "calls, for which weights are to be fitted" if calls is None else "trajectories"
-        raise PrescoreError(f"fitted: does nothing without {what}")
-    if tries is not None and not 0 <= tries <= trajectories:
-        raise PrescoreError(f"tries: {tries} given; 0 to {trajectories}, the number of trajectories, are possible")
-    check_count("levels", levels, MOST_LEVELS)
-    coordinates = min(math.prod(model.event_shape), KEPT)
-    check_size("trajectories", trajectories, 2 * 8 * FINE * coordinates)
-    check_size("fitted", fitted or 0, 2 * 8 * FINE * coordinates)
+    measurement = _Measurement(model, calls, condition, levels, trajectories, tries, fitted, batch_size, progress)
     if isinstance(data, Iterator):
         raise PrescoreError(
             "data: an iterator is read once, and a model needs them twice; give a tensor or a DataLoader"
@@ -110,45 +100,255 @@ def calibrate(
     statistics = in_range(Statistics(moments=moments), model.data_range)
     seen = _Seen(data, data_range, model, statistics.moments.mean if model.data_mean_removed else None)
     low, high = model.data_range
-    score = score_statistics(
-        model,
-        seen,
-        geometric(levels, model.sigma_min, model.sigma_max),
-        data_range=(low - high, high - low) if model.data_mean_removed else None,
-        condition=condition,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    measured = Statistics(moments=statistics.moments, model=ModelStatistics(score=score))
-    if doubt := doubt_of(measured):
-        warnings.warn(doubt, ModelWarning, stacklevel=2)
-    if trajectories == 0:
-        return measured
-    steps, tuning = measure_steps(
-        model,
-        reference_of(seen_by(model, measured)),
-        trajectories=trajectories,
-        tries=USUAL_TRIES if tries is None else tries,
-        calls=calls,
-        condition=condition,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    count = USUAL_FITTED if fitted is None else fitted
-    if calls is not None and count:
-        fits = fit_weights(
-            model,
-            reference_of(seen_by(model, measured)),
-            steps,
-            tuning,
-            calls,
-            trajectories=count,
-            condition=condition,
-            batch_size=batch_size,
+    limits = (low - high, high - low) if model.data_mean_removed else model.data_range
+    return measurement.of(statistics, seen, limits)
+
+
+def calibrate_model(
+    model: Denoiser,
+    *,
+    n: int = USUAL_OWN,
+    sample_calls: int | None = None,
+    seed: int = 0,
+    axes: int | None = None,
+    components: int | None = None,
+    calls: int | Sequence[int] | None = None,
+    condition: Mapping[str, Tensor] | None = None,
+    levels: int = USUAL_LEVELS,
+    trajectories: int = USUAL_TRAJECTORIES,
+    tries: int | None = None,
+    fitted: int | None = None,
+    batch_size: int = USUAL_BATCH,
+    progress: bool = False,
+) -> Statistics:
+    """Measure a model without data: on samples that it draws itself.
+
+    Half of the samples are drawn by `unipc`, which needs no statistics; with theirs, `p-ode-3m` draws all of them from
+    the same seeds, from a start that has the mean and the variances of the data. What `calibrate` measures of data and
+    model is then measured of these samples. They say nothing about data that the model does not draw, and how much it
+    knows beside their Gaussian model (`left`) is what it believes itself.
+
+    Args:
+        model: a denoiser that says its noise range, conditional and guided or not.
+        n: number of samples, at least 4.
+        sample_calls: the most network calls that a sample may take, at least enough for 8 evaluations of the model; by
+            default enough for 40, which many models need to be drawn from exactly.
+        seed: of the first sample; the next ones count up.
+        condition: named tensors whose rows the samples, and the trajectories, take in turn; passed to the model as
+            keyword arguments. The statistics are those of all of them together.
+        axes, components, calls, levels, trajectories, tries, fitted, batch_size, progress: as of `calibrate`.
+
+    Returns:
+        Statistics in the model's data range, whose `samples_of` names the model. Samples may leave the range.
+
+    Raises:
+        PrescoreError: an argument is out of its range.
+        SamplingError: the model returned a wrong shape or values that are not finite.
+
+    Warns:
+        ModelWarning: the model errs more than the Gaussian model of its own samples.
+
+    Cost: at most `calls_to_calibrate` network calls, of at most `batch_size` samples each.
+    """
+    measurement = _Measurement(model, calls, condition, levels, trajectories, tries, fitted, batch_size, progress)
+    sample_calls = _careful(model, n, sample_calls)
+    check_size("n", n, 2 * 8 * math.prod(model.event_shape))
+    seeds = check_seeds(range(seed, seed + n)) if is_whole(seed) else check_seeds([seed])
+    rows = _in_turn(condition, n)
+    bare = replace(model, statistics=None)  # what it may bring was not measured here
+
+    def drawn(name: str, count: int, statistics: Statistics | None) -> Tensor:
+        return plan(bare, sampler=name, calls=sample_calls, statistics=statistics).sample(
+            seeds[:count],
+            batch_size=min(batch_size, count),
+            condition={key: values[:count] for key, values in rows.items()},
             progress=progress,
         )
-        tuning = replace(tuning, fits=fits)
-    return Statistics(moments=measured.moments, model=ModelStatistics(score=score, steps=steps), tuning=tuning)
+
+    def measured(x: Tensor, components: int | None = None) -> Statistics:
+        moments = measure_moments(x, data_range=_around(x), axes=axes, components=components)
+        moments = replace(moments, data_range=model.data_range)
+        return Statistics(moments=moments, samples_of=model.name or "the model")
+
+    x = drawn(SECOND, n, measured(drawn(FIRST, n // 2, None)))
+    return replace(measurement, condition=rows).of(measured(x, components), x, _around(x))
+
+
+def calls_to_calibrate(
+    model: Denoiser,
+    *,
+    n: int = USUAL_OWN,
+    sample_calls: int | None = None,
+    calls: int | Sequence[int] | None = None,
+    levels: int = USUAL_LEVELS,
+    trajectories: int = USUAL_TRAJECTORIES,
+    tries: int | None = None,
+    fitted: int | None = None,
+    batch_size: int = USUAL_BATCH,
+) -> int:
+    """The most network calls, of at most `batch_size` samples each, that `calibrate_model` makes with these arguments.
+
+    Raises:
+        PrescoreError: as `calibrate_model`.
+    """
+    measurement = _Measurement(model, calls, None, levels, trajectories, tries, fitted, batch_size, False)
+    sample_calls = _careful(model, n, sample_calls)
+    own = sum(math.ceil(count / batch_size) for count in (n // 2, n)) * sample_calls
+    return own + measurement.most_calls(n)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measurement:
+    """What is to be measured of a model, by the arguments of `calibrate`, which are checked."""
+
+    model: Denoiser
+    given_calls: int | Sequence[int] | None
+    condition: Mapping[str, Tensor] | None
+    levels: int
+    trajectories: int
+    tries: int | None
+    fitted: int | None
+    batch_size: int
+    progress: bool
+
+    def __post_init__(self) -> None:
+        model = self.model
+        if not isinstance(model, Denoiser):
+            raise PrescoreError(
+                f"model: {type(model).__name__} given; a denoiser that says its noise range is needed, from "
+                "prescore.load or as prescore.Denoiser(function, event_shape, sigma_min, sigma_max)"
+            )
+        for name in ("levels", "trajectories", "batch_size"):
+            if not is_whole(value := getattr(self, name)) or value < 0:
+                raise PrescoreError(f"{name}: {value!r} is not a whole number, at least 0")
+        fitted, trajectories = self.fitted, self.trajectories
+        if fitted is not None and (not is_whole(fitted) or fitted < 0 or fitted == 1):
+            raise PrescoreError(f"fitted: {fitted!r} given; 0, or at least 2, is possible")
+        if fitted is not None and (self.calls is None or trajectories == 0):
+            what = "calls, for which weights are to be fitted" if self.calls is None else "trajectories"
+            raise PrescoreError(f"fitted: does nothing without {what}")
+        if self.tries is not None and not 0 <= self.tries <= trajectories:
+            raise PrescoreError(
+                f"tries: {self.tries} given; 0 to {trajectories}, the number of trajectories, are possible"
+            )
+        check_count("levels", self.levels, MOST_LEVELS)
+        coordinates = min(math.prod(model.event_shape), KEPT)
+        check_size("trajectories", trajectories, 2 * 8 * FINE * coordinates)
+        check_size("fitted", fitted or 0, 2 * 8 * FINE * coordinates)
+
+    @property
+    def calls(self) -> Sequence[int] | None:
+        """Numbers of network calls to tune for; None for the usual ones."""
+        return [self.given_calls] if isinstance(self.given_calls, int) else self.given_calls
+
+    @property
+    def tried(self) -> int:
+        """Trajectories on which levels are tried."""
+        return USUAL_TRIES if self.tries is None else self.tries
+
+    @property
+    def fits(self) -> int:
+        """Trajectories to which weights are fitted."""
+        count = USUAL_FITTED if self.fitted is None else self.fitted
+        return count if self.calls is not None and self.trajectories else 0
+
+    def most_calls(self, n: int) -> int:
+        """The most network calls that this takes with n data."""
+
+        def batched(count: int) -> int:
+            return math.ceil(count / self.batch_size)
+
+        each, total = self.model.network_calls, batched(n) * self.levels
+        if self.trajectories:
+            total += batched(self.trajectories) * FINE
+            unipc = make_sampler("unipc")
+            steps = TRIED_STEPS if self.calls is None else {steps_for_calls(unipc, n // each) for n in self.calls}
+            runs = len(TRIED_SOLVERS) * len(RULES) * sum(T for T in steps if T >= FEWEST)
+            total += batched(min(self.tried, self.trajectories)) * runs
+            total += batched(self.fits) * MOST_CALLS * len(steps) if self.fits else 0
+        return total * each
+
+    def of(self, statistics: Statistics, seen: Tensor | Iterable[Tensor], limits: tuple[float, float]) -> Statistics:
+        """The statistics with what is measured of the model.
+
+        Args:
+            statistics: of the data, in the range of the model.
+            seen: the data as the model sees them.
+            limits: (lowest, highest) value of these.
+        """
+        model = self.model
+        score = score_statistics(
+            model,
+            seen,
+            geometric(self.levels, model.sigma_min, model.sigma_max),
+            data_range=limits,
+            condition=self.condition,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
+        measured = replace(statistics, model=ModelStatistics(score=score))
+        if doubt := doubt_of(measured):
+            warnings.warn(doubt, ModelWarning, stacklevel=3)
+        if self.trajectories == 0:
+            return measured
+        reference = reference_of(seen_by(model, measured))
+        steps, tuning = measure_steps(
+            model,
+            reference,
+            trajectories=self.trajectories,
+            tries=self.tried,
+            calls=self.calls,
+            condition=self.condition,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
+        if self.calls is not None and self.fits:
+            fits = fit_weights(
+                model,
+                reference,
+                steps,
+                tuning,
+                self.calls,
+                trajectories=self.fits,
+                condition=self.condition,
+                batch_size=self.batch_size,
+                progress=self.progress,
+            )
+            tuning = replace(tuning, fits=fits)
+        return replace(statistics, model=ModelStatistics(score=score, steps=steps), tuning=tuning)
+
+
+def _careful(model: Denoiser, n: int, sample_calls: int | None) -> int:
+    """The network calls of a sample that stands for data. Raises PrescoreError for bad numbers of either."""
+    if not is_whole(n) or n < FEWEST_OWN:
+        raise PrescoreError(f"n: {n!r} samples asked for; at least {FEWEST_OWN}, and rather {USUAL_OWN}, are needed")
+    check_count("n", n, MOST_SAMPLES)
+    least = FEWEST_CAREFUL * model.network_calls
+    if sample_calls is None:
+        return CAREFUL * model.network_calls
+    if not is_whole(sample_calls) or sample_calls < least:
+        usual = CAREFUL * model.network_calls
+        raise PrescoreError(f"sample_calls: {sample_calls!r} given; at least {least}, and rather {usual}, are needed")
+    check_count("sample_calls", sample_calls, MOST_LEVELS)
+    return sample_calls
+
+
+def _in_turn(condition: Mapping[str, Tensor] | None, n: int) -> dict[str, Tensor]:
+    """The rows of a condition that n samples take in turn. Raises PrescoreError if it has none, or more than n."""
+    rows = check_condition(condition)
+    for name, values in rows.items():
+        if not 1 <= len(values) <= n:
+            raise PrescoreError(
+                f"condition {name!r} has {len(values)} rows; 1 to {n}, the number of samples, are possible"
+            )
+    return {name: values[torch.arange(n) % len(values)] for name, values in rows.items()}
+
+
+def _around(x: Tensor) -> tuple[float, float]:
+    """An interval that holds the values: samples of a model may leave its data range."""
+    low, high = x.min().item(), x.max().item()
+    slack = 1e-6 + 1e-6 * max(abs(low), abs(high))
+    return low - slack, high + slack
 
 
 def _as_samples(data: Tensor | np.ndarray | Iterable[Batch]) -> Tensor | Iterable[Batch]:

@@ -513,7 +513,7 @@ class _Known:
     @property
     def facts(self) -> dict[str, object]:
         statistics = self.needed
-        name = statistics.source or f"{statistics.moments.count} samples"
+        name = statistics.source or statistics.measured_on
         return {"statistics": name, **({"statistics_sha256": statistics.digest} if statistics.digest else {})}
 
 

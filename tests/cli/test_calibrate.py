@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import prescore
+from prescore.calibration import calls_to_calibrate
 from prescore.checkpoints.native import ModelDescription, save_model
 from prescore.data import load_images, subset
 from prescore.grid import geometric
@@ -255,3 +256,50 @@ def test_statistics_take_no_name_of_another_format(
     message = refused("calibrate", small, "--out", tmp_path / f"a{suffix}")
     assert message.endswith("statistics are a safetensors file; call it a.statistics.safetensors\n")
     assert not list(tmp_path.glob("a*"))
+
+
+FROM_MODEL = ("--levels", 3, "--trajectories", 2, "--tries", 1, "--calls", "4", "--fitted", 0, "--sample-calls", 8)
+AS_PYTHON = {"levels": 3, "trajectories": 2, "tries": 1, "calls": (4,), "fitted": 0, "sample_calls": 8}
+
+
+def test_without_data_as_in_python(tmp_path: Path, model: Path, cli: Callable[..., Any]) -> None:
+    out = tmp_path / "s"
+    code, text, err = cli("calibrate", "--from-model", model, "--n", 6, "--seed", 3, "--out", out, *FROM_MODEL)
+    assert (code, err) == (0, "")
+    denoiser, found = prescore.load(model), prescore.load_statistics(out)
+    expected = prescore.calibrate_model(denoiser, n=6, seed=3, **AS_PYTHON)
+    assert torch.equal(found.moments.power, expected.moments.power)
+    assert torch.equal(found.model.score.residual_square, expected.model.score.residual_square)
+    assert found.tuning.rules == expected.tuning.rules
+    most = calls_to_calibrate(denoiser, n=6, **AS_PYTHON)
+    assert text.startswith(f"samples of {model} stand for data: at most {most} network calls of at most 64 samples")
+    assert f"6 samples of {denoiser.name}" in text
+    assert "on 6 samples of its own" in text
+
+
+def test_without_data_the_classes_come_in_turn(
+    tmp_path: Path, conditional: Path, cli: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    arguments = ("calibrate", "--from-model", conditional, "--n", 5, "--out", tmp_path / "s", *FROM_MODEL)
+    for words, rows in {(): [0, 1, 2], ("--class", "2,0"): [2, 0]}.items():
+        assert cli(*arguments, *words).code == 0
+        condition = {"class_labels": torch.eye(3)[rows]}
+        expected = prescore.calibrate_model(prescore.load(conditional), n=5, condition=condition, **AS_PYTHON)
+        assert torch.equal(prescore.load_statistics(tmp_path / "s").moments.power, expected.moments.power)
+    assert "--class: 3 given; the model has the classes 0 to 2" in refused(*arguments, "--class", 3)
+
+
+def test_what_does_nothing_without_data_is_refused(
+    tmp_path: Path, small: Path, model: Path, refused: Callable[..., str]
+) -> None:
+    out = ("--out", tmp_path / "s")
+    own = ("calibrate", "--from-model", model, *out)
+    assert "DATA: does nothing beside --from-model" in refused("calibrate", small, "--from-model", model, *out)
+    for option in ("--model", "--labels", "--key", "--pad", "--encode"):
+        assert f"{option}: does nothing beside --from-model" in refused(*own, option, 8)
+    assert "--range: does nothing beside --from-model" in refused(*own, "--range", 0, 1)
+    assert "--n: 2 samples asked for; at least 4" in refused(*own, "--n", 2)
+    assert "--sample-calls: 3 given; at least 8" in refused(*own, "--sample-calls", 3)
+    assert "DATA: is missing; images to measure, or --from-model MODEL, are needed" in refused("calibrate", *out)
+    assert "--sample-calls: does nothing without --from-model" in refused("calibrate", small, *out, *FROM_MODEL[-2:])
+    assert not (tmp_path / "s").exists()

@@ -8,7 +8,6 @@ import typer
 
 from prescore.cli.shared import (
     Config,
-    Data,
     Device,
     Key,
     Look,
@@ -23,22 +22,49 @@ if TYPE_CHECKING:
 
     from prescore import Denoiser
     from prescore.cli.plan import Opened
+    from prescore.statistics import Statistics
 
 USUAL_N = 200
 OTHERS = (".npz", ".npy", ".png", ".json", ".pt", ".pth", ".pkl")  # suffixes of other formats
+WITHOUT = "Without data"
 PANEL = "A model: its score, for analytic-ddpm and analytic-ddim, and its steps, for --grid auto"
 
 
 @reads_images
 def calibrate(
-    data: Data,
     out: Annotated[Path, typer.Option(help="The statistics file to write (safetensors).")],
     look: Look,
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder or zip of images, .npz, .npy or IDX file; left out with --from-model.", show_default=False
+        ),
+    ] = None,
+    from_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Without data: measure samples that this model draws itself, and the model on them.",
+            rich_help_panel=WITHOUT,
+        ),
+    ] = None,
+    sample_calls: Annotated[
+        int | None,
+        typer.Option(
+            help="The most network calls that one of these samples may take.",
+            show_default="enough for 40 evaluations of the model",
+            rich_help_panel=WITHOUT,
+        ),
+    ] = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", help="Measure at most this many images, drawn at random.", show_default=str(USUAL_N)),
+        typer.Option(
+            "--n",
+            help="Measure at most this many images, drawn at random.",
+            show_default=f"{USUAL_N}, with --from-model 64",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of that draw, with --from-model that of the first sample.")] = 0,
     key: Key = None,
     encode: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Measure the latents that this model makes of the images.")
@@ -86,7 +112,13 @@ def calibrate(
         ),
     ] = None,
     class_: Annotated[
-        int | None, typer.Option("--class", help="Which of the model's classes the data are.", rich_help_panel=PANEL)
+        str | None,
+        typer.Option(
+            "--class",
+            help="Which of the model's classes the data are; with --from-model one or several in turn: 0,1,2.",
+            show_default="with --from-model all in turn, of a model that needs one or is guided",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     labels: Annotated[
         str | None,
@@ -108,11 +140,13 @@ def calibrate(
     raw: Raw = False,
     device: Device = None,
 ) -> None:
-    """Measure what samplers and preconditioners need to know about the data, on about 200 examples."""
+    """Measure what samplers and preconditioners need to know about the data, on about 200 examples, or on samples of a
+    model (--from-model)."""
     from prescore.assets import STATISTICS_SUFFIX
+    from prescore.calibration import USUAL_BATCH, USUAL_OWN, calibrate_model, calls_to_calibrate
     from prescore.calibration import calibrate as measure
     from prescore.cli.info import describe_extras, describe_statistics
-    from prescore.cli.plan import condition_of, open_model, whole_numbers
+    from prescore.cli.plan import choose_classes, condition_of, every_class, open_model, whole_numbers
     from prescore.cli.report import show
     from prescore.data import DataWarning, load_images, subset
     from prescore.files import check_writable
@@ -125,19 +159,53 @@ def calibrate(
         raise PrescoreError(f"--out: {out}: statistics are a safetensors file; call it {out.stem}{STATISTICS_SUFFIX}")
     counts = {"levels": levels, "trajectories": trajectories, "tries": tries, "batch_size": batch_size}
     counts["fitted"] = fitted
-    for option, value in {**counts, "calls": calls, "class": class_, "labels": labels, "guidance": guidance}.items():
-        if value is not None and model is None:
+    of_model = {**counts, "calls": calls, "class": class_, "labels": labels, "guidance": guidance}
+    for option, value in of_model.items():
+        if value is not None and model is None and from_model is None:
             raise PrescoreError(f"--{option.replace('_', '-')}: does nothing without --model")
     for option, is_given in {"config": config, "raw": raw, "device": device}.items():
-        if is_given and model is None and encode is None:
+        if is_given and model is None and encode is None and from_model is None:
             raise PrescoreError(f"{option}: does nothing without --model or --encode")
-
-    if guidance is not None and class_ is None and labels is None:
-        raise PrescoreError("--guidance: does nothing without --class or --labels")
+    given: dict[str, Any] = {name: value for name, value in counts.items() if value is not None}
+    given |= {"calls": whole_numbers("calls", calls)} if calls else {}
 
     def opened(name: str, guidance: float | None = None) -> "Opened":
         return open_model(name, config=config, weights=which_weights(raw), device=device, guidance=guidance)
 
+    def finish(statistics: "Statistics") -> None:
+        save_statistics(statistics, out)
+        print("\n\n".join((describe_statistics(statistics), *describe_extras(statistics))))
+        print(f"\nwritten to {show(out)}")
+
+    if from_model is not None:
+        for option, value in {
+            "DATA": data,
+            "model": model,
+            "encode": encode,
+            "labels": labels,
+            "key": key,
+            **look,
+        }.items():
+            if value is not None:
+                flag = {"DATA": "DATA", "data_range": "--range"}.get(option, f"--{option}")
+                raise PrescoreError(f"{flag}: does nothing beside --from-model, whose own samples are measured")
+        own = opened(from_model, guidance)
+        given |= {name: v for name, v in {"n": n, "sample_calls": sample_calls}.items() if v is not None}
+        every = every_class(own.description, USUAL_OWN if n is None else n, seed, guidance)
+        chosen = choose_classes(own.description, every if class_ is None else class_, guidance)
+        condition = None if chosen is None else chosen.in_turn
+        most = calls_to_calibrate(own.denoiser, **given)
+        rows = given.get("batch_size", USUAL_BATCH)
+        print(f"samples of {show(from_model)} stand for data: at most {most} network calls of at most {rows} samples")
+        more: dict[str, Any] = {"seed": seed, "components": components, "condition": condition, "progress": True}
+        finish(calibrate_model(own.denoiser, **more, **given))
+        return
+    if data is None:
+        raise PrescoreError("DATA: is missing; images to measure, or --from-model MODEL, are needed")
+    if sample_calls is not None:
+        raise PrescoreError("--sample-calls: does nothing without --from-model")
+    if guidance is not None and class_ is None and labels is None:
+        raise PrescoreError("--guidance: does nothing without --class or --labels")
     known = None if model is None else opened(model, guidance)
     network = None if known is None else known.denoiser
 
@@ -154,8 +222,6 @@ def calibrate(
     statistics = measure(images, data_range=value_range, components=None if model else components)
     describe_statistics(statistics)  # refuses data that no preconditioner can be built from
     if known is not None:
-        given: dict[str, Any] = {name: value for name, value in counts.items() if value is not None}
-        given |= {"calls": whole_numbers("calls", calls)} if calls else {}
         if calls and fitted != 0 and trajectories != 0:
             wanted, count = len(given["calls"]), USUAL_FITTED if fitted is None else fitted
             cost = f"at most {wanted * MOST_CALLS} network calls on each of {count} samples"
@@ -173,9 +239,7 @@ def calibrate(
             progress=True,
             **given,
         )
-    save_statistics(statistics, out)
-    print("\n\n".join((describe_statistics(statistics), *describe_extras(statistics))))
-    print(f"\nwritten to {show(out)}")
+    finish(statistics)
 
 
 def _encoded(

@@ -117,7 +117,7 @@ def describe_statistics(statistics: "Statistics") -> str:
     moments = statistics.moments
     shape = moments.event_shape
     head = {
-        "statistics of": f"{moments.count} samples",
+        "statistics of": statistics.measured_on,
         "event shape": shape,
         "spectra over": f"the last {moments.axes} axes",
         "data range": f"{moments.data_range[0]:g} to {moments.data_range[1]:g}",
@@ -176,7 +176,8 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         rows = [[sigma, *(spread[name][i].item() for name in spread)] for i, sigma in enumerate(score.levels.tolist())]
         heads = ["noise level", "deviation of x0 given x: by the score", "by the residual"]
         doubt = doubt_of(statistics)
-        texts.append(f"score of {show(score.model or UNNAMED)} on {score.count} samples\n" + table(heads, rows))
+        own = " of its own" if statistics.samples_of else ""
+        texts.append(f"score of {show(score.model or UNNAMED)} on {score.count} samples{own}\n" + table(heads, rows))
         texts[-1] += f"\nwarning: {doubt}" if doubt else ""
     if steps is not None:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]

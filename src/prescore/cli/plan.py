@@ -40,6 +40,11 @@ class ChosenClasses(NamedTuple):
         """That of the samples of these seeds."""
         return self.classes.condition([self.indices[seed % len(self.indices)] for seed in seeds])
 
+    @property
+    def in_turn(self) -> dict[str, Tensor]:
+        """That of one sample of each, in their order."""
+        return self.classes.condition(self.indices)
+
 
 class Opened(NamedTuple):
     """A model as a command asked for it.
@@ -113,8 +118,20 @@ def choose_classes(
     return ChosenClasses(classes, indices)
 
 
+def every_class(description: ModelDescription, n: int, seed: int, guidance: float | None = None) -> str | None:
+    """The list of all classes, or of n at random if there are more, of a model that needs one or is guided; or None."""
+    classes = classes_of(description)
+    if classes is None or (classes.optional and guidance is None):
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    chosen = (
+        range(classes.count) if classes.count <= n else torch.randperm(classes.count, generator=generator)[:n].tolist()
+    )
+    return ",".join(map(str, chosen))
+
+
 def condition_of(
-    description: ModelDescription, index: int | None, labels: Tensor | None, n: int
+    description: ModelDescription, index: str | None, labels: Tensor | None, n: int
 ) -> dict[str, Tensor] | None:
     """The condition of n data for a model: all of one class, or each of the class that its label says.
 
@@ -125,7 +142,9 @@ def condition_of(
     if index is not None and labels is not None:
         raise PrescoreError("--class: does nothing beside --labels")
     if labels is None:
-        chosen = choose_classes(description, None if index is None else str(index))
+        if index is not None and "," in index:
+            raise PrescoreError(f"--class: {index} given; of data of several classes, --labels names the array of them")
+        chosen = choose_classes(description, index)
         return None if chosen is None else chosen.condition(range(n))
     classes = classes_of(description)
     if classes is None:

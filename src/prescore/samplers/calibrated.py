@@ -91,7 +91,7 @@ def measure_steps(
         PrescoreError: numbers that are not positive, or a reference of other events or another data range.
         SamplingError: the model returned a wrong shape or values that are not finite.
 
-    Cost: FINE network calls for each batch of trajectories, 12 for each of tries and one of `calls` (1122 for all the
+    Cost: FINE network calls for each batch of trajectories, 12 for each of tries and one of `calls` (1068 for all the
     usual ones), and the memory of 2 FINE states of at most KEPT coordinates a trajectory.
     """
     for name, value in {"trajectories": trajectories, "batch_size": batch_size}.items():

@@ -3,7 +3,8 @@
 Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64, and, but for early files, `cosine_variance` and
 `scales`.
 Metadata, each value JSON except the first:
-format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range, minimum, maximum.
+format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range, minimum, maximum;
+and samples_of, where samples of a model were measured in the place of data, its name.
 With principal components the tensors `components`, `component_variances`; with the score of a model the tensors
 `score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. With the errors of steps
 the tensors `step_levels`, `step_widths`, `step_variances`, `step_shares`, `step_errors_data`, `step_errors_gaussian`
@@ -59,6 +60,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
     metadata["library_version"] = json.dumps(statistics.version)
     for name in ("count", "event_shape", "axes", "data_range", "minimum", "maximum"):
         metadata[name] = json.dumps(getattr(moments, name))
+    if statistics.samples_of:
+        metadata["samples_of"] = json.dumps(statistics.samples_of)
     early = {COSINE: moments.cosine_variance, SCALES: moments.scales}
     tensors |= {name: tensor for name, tensor in early.items() if tensor is not None}
     if moments.components is not None:
@@ -106,6 +109,7 @@ def load_statistics(path: str | Path) -> Statistics:
         tuning=Tuning(
             rules=_rules(path, values.get("step_tried", {})), fits=_fits(path, values.get("fits", {}), tensors)
         ),
+        samples_of=str(values.get("samples_of", "")),
         version=str(values.get("library_version")),
         source=source,
         digest=digest,

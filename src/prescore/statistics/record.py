@@ -29,6 +29,7 @@ class Statistics:
         moments: of the data.
         model: what was measured of a model of them.
         tuning: what was tuned for solvers on that model.
+        samples_of: name of the model whose own samples were measured in the place of data; empty for data.
         version: of the library that measured it.
         source, digest: name or path of the file that it was read from, and the start of that file's SHA-256.
     """
@@ -36,6 +37,7 @@ class Statistics:
     moments: Moments
     model: ModelStatistics = field(default_factory=ModelStatistics)
     tuning: Tuning = field(default_factory=Tuning)
+    samples_of: str = ""
     version: str = __version__
     source: str = ""
     digest: str = ""
@@ -43,6 +45,11 @@ class Statistics:
     @property
     def event_shape(self) -> tuple[int, ...]:
         return self.moments.event_shape
+
+    @property
+    def measured_on(self) -> str:
+        """What was measured, in words."""
+        return f"{self.moments.count} samples" + (f" of {self.samples_of}" if self.samples_of else "")
 
     @property
     def data_range(self) -> tuple[float, float]:
@@ -63,11 +70,12 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     """The statistics of both data sets together.
 
     Moments as `merge_moments` has them; the means of the score are weighted by count. The errors of steps and what was
-    tuned are left out: they belong to one Gaussian model of the data.
+    tuned are left out: they belong to one Gaussian model of the data. `samples_of` is that of the first that has one.
 
     Raises:
         PrescoreError: they are of different event shapes, axes or data ranges, only one has components or a score,
             or the scores are of different models or levels.
     """
     score = merge_scores(a.model.score, b.model.score)
-    return Statistics(moments=merge_moments(a.moments, b.moments), model=ModelStatistics(score=score))
+    moments, drawn = merge_moments(a.moments, b.moments), a.samples_of or b.samples_of
+    return Statistics(moments=moments, model=ModelStatistics(score=score), samples_of=drawn)
