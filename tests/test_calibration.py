@@ -290,3 +290,21 @@ def test_a_model_whose_data_have_their_mean_removed_draws_such_samples():
     found = calibrate_model(field(data_mean_removed=True, data_range=(0.0, 1.0)), n=50, **QUICK)
     assert found.data_range == (0.0, 1.0)
     torch.testing.assert_close(seen_by(field(data_mean_removed=True), found).moments.mean, torch.zeros(SHAPE).double())
+
+
+def test_paths_and_single_samples_are_no_data():
+    with pytest.raises(PrescoreError, match=r"'pictures' is a path; prescore.data.load_images reads"):
+        calibrate("pictures")
+    with pytest.raises(PrescoreError, match="a TensorDataset gives single samples; a DataLoader of it gives batches"):
+        calibrate(TensorDataset(torch.rand(9, 1, 4, 4)))
+
+
+@pytest.mark.parametrize("calls", ["5,8", 0, [5, "8"], True])
+def test_numbers_of_calls_are_checked_before_anything_is_measured(calls):
+    never = Denoiser(lambda x, sigma: pytest.fail("it was called"), (1, 4, 4), 0.01, 9.0)
+    with pytest.raises(PrescoreError, match=r"calls: .* is not a positive whole number"):
+        calibrate(torch.rand(9, 1, 4, 4), model=never, calls=calls)
+
+
+def test_statistics_show_what_they_are():
+    assert repr(calibrate(torch.rand(9, 1, 4, 4))) == "Statistics(9 samples of shape (1, 4, 4) in (0.0, 1.0))"

@@ -537,3 +537,13 @@ def test_x0_prediction_is_the_answer_itself():
     vp = VP()
     out = from_x0(lambda x, t: x + t[:, None], vp, time_scale=999)(torch.ones(2, 3).double(), torch.tensor(2.0))
     torch.testing.assert_close(out, (vp.scale(2.0) + 999 * vp.t(2.0)).expand(2, 3))
+
+
+def test_guidance_keeps_the_noise_range_of_the_schedule():
+    function = from_noise_prediction(lambda x, t, **c: x, Tabulated.linear())
+    model = Denoiser(guided(function, 2.0), SHAPE)
+    assert model.sigma_max == Tabulated.linear().sigma_max
+    with pytest.raises(PrescoreError, match="weight: '2' given; a number is needed"):
+        guided(function, "2")
+    with pytest.raises(PrescoreError, match="time_scale: '1' given; a number is needed"):
+        from_noise_prediction(lambda x, t: x, Tabulated.linear(), time_scale="1")

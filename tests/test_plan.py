@@ -229,7 +229,9 @@ def test_statistics_without_a_use_are_said_to_have_none():
 def test_why_the_usual_levels_are_taken():
     assert plan(field(statistics=None), calls=6).reasons["grid"].startswith("that of unipc; none was measured")
     assert (
-        plan(field(), calls=6, sigma_max=20).reasons["grid"].endswith("what was measured is for noise from 0.01 to 50")
+        plan(field(), calls=6, sigma_max=20)
+        .reasons["grid"]
+    assert "; what was measured is for noise from 0.01 to 50 (calib" in narrowed.reasons["grid"]
     )
     assert "grid = usual: that of unipc" in repr(plan(field(statistics=None), calls=6))
 
@@ -387,7 +389,7 @@ def doubtful(shares):
             [100, 7, 0.9, 0.3],
             r"at sigma = \S+ to 50 the network makes up to 1e\+02 times .* or start lower by sigma_max",
         ),
-        ([1.0, 0.9, 0.5, 3.0], r"at sigma = \S+ the network makes up to 3 times .* data_range$"),
+        ([1.0, 0.9, 0.5, 3.0], r"at sigma = \S+ the network makes up to 3 times .* train it longer$"),
         ([1.5, 1.2, 1.1, 1.0], "at no noise level does the network know more than the Gaussian model"),
     ],
 )
@@ -395,7 +397,7 @@ def test_a_network_that_errs_more_than_the_gaussian_model_is_doubted(shares, wor
     model = field(statistics=doubtful(shares))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        decided = plan(model, calls=6)
+        decided = plan(model, sampler="p-ode-2m", calls=6)
     assert [str(w.message) for w in caught if w.category is ModelWarning] == list(decided.warnings)
     if words is None:
         assert not decided.warnings
@@ -411,3 +413,21 @@ def test_a_plan_says_what_it_is():
     assert "warm_up" not in text  # does nothing in so many steps with a corrector
     assert len(re.findall(r"noise levels: .*", text)[0].split(",")) == 7
     assert "(29 more)" in repr(plan(field(), sampler="pc", steps=50))
+
+
+def test_statistics_of_another_shape_are_refused_by_every_sampler():
+    other = calibrate(torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    for name in ("auto", "p-ode-2m", "pds"):
+        with pytest.raises(PrescoreError, match=r"events of shape \(3, 8, 8\), the model's have \(1, 8, 8\)"):
+            plan(field(), sampler=name, statistics=other)
+
+
+def test_options_that_nothing_has_are_named_with_the_near_ones():
+    with pytest.raises(PrescoreError, match="cals: there is no such option; did you mean calls"):
+        plan(field(), cals=5)
+
+
+def test_a_network_that_is_doubted_is_not_called_nearly_gaussian():
+    model = field(statistics=doubtful([1.5, 1.4, 1.3, 1.26]))
+    with pytest.warns(ModelWarning):
+        assert "at least 1.3 times the Gaussian model's error" in plan(model, calls=6).reasons["sampler"]

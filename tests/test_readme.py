@@ -32,7 +32,8 @@ GIVEN = {
 
 @pytest.mark.filterwarnings("ignore::prescore.errors.ModelWarning")  # the network is exact for other photographs
 @pytest.mark.parametrize(("key", "block"), zip(GIVEN, BLOCKS, strict=True))
-def test_a_block_runs(key, block):
+def test_a_block_runs(key, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names, smaller = GIVEN[key]
     assert key in block
     for large, small in smaller.items():

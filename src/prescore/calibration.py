@@ -4,10 +4,12 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from prescore.denoiser import Denoiser, check_condition
 from prescore.errors import ModelWarning, PrescoreError, check_interval, is_whole
@@ -221,6 +223,9 @@ class _Measurement:
         for name in ("levels", "trajectories", "batch_size"):
             if not is_whole(value := getattr(self, name)) or value < 0:
                 raise PrescoreError(f"{name}: {value!r} is not a whole number, at least 0")
+        for number in self.calls or ():
+            if not is_whole(number) or number < 1:
+                raise PrescoreError(f"calls: {number!r} is not a positive whole number")
         fitted, trajectories = self.fitted, self.trajectories
         if fitted is not None and (not is_whole(fitted) or fitted < 0 or fitted == 1):
             raise PrescoreError(f"fitted: {fitted!r} given; 0, or at least 2, is possible")
@@ -239,7 +244,7 @@ class _Measurement:
     @property
     def calls(self) -> Sequence[int] | None:
         """Numbers of network calls to tune for; None for the usual ones."""
-        return [self.given_calls] if isinstance(self.given_calls, int) else self.given_calls
+        return [self.given_calls] if isinstance(self.given_calls, int | str) else self.given_calls
 
     @property
     def tried(self) -> int:
@@ -358,6 +363,12 @@ def _as_samples(data: Tensor | np.ndarray | Iterable[Batch]) -> Tensor | Iterabl
         PrescoreError: they look like something else than samples (N, C, *axes): channels last, one picture alone, or a
             list of pictures that are not stacked.
     """
+    if isinstance(data, str | Path):
+        raise PrescoreError(
+            f"data: {str(data)[:100]!r} is a path; prescore.data.load_images reads pictures into a tensor"
+        )
+    if isinstance(data, Dataset):
+        raise PrescoreError(f"data: a {type(data).__name__} gives single samples; a DataLoader of it gives batches")
     if isinstance(data, np.ndarray):
         data = torch.from_numpy(data)
     if isinstance(data, list | tuple) and data and all(isinstance(x, Tensor | np.ndarray) for x in data):

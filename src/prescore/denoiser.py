@@ -502,6 +502,7 @@ def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] 
     Raises:
         PrescoreError: weight is not finite.
     """
+    check_number("weight", weight)
     if not math.isfinite(weight):
         raise PrescoreError(f"weight: {weight} is not a finite number; 1 is the model without guidance")
 
@@ -513,6 +514,8 @@ def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] 
 
     if given_dtype(denoise, torch.float16) == torch.float32:
         denoise_guided.converts = True  # type: ignore[attr-defined]
+    for end in ("sigma_min", "sigma_max"):  # of the schedule inside
+        setattr(denoise_guided, end, getattr(denoise, end, None))
     if isinstance(denoise, Denoiser):
         return replace(denoise, function=denoise_guided, network_calls=2 * denoise.network_calls)
     return denoise_guided
@@ -539,6 +542,9 @@ def _from_native(
     integer_time: bool,
 ) -> Denoise:
     _check_schedule(schedule)
+    check_number("time_scale", time_scale)
+    if not isinstance(integer_time, bool):
+        raise PrescoreError(f"integer_time: {integer_time!r} given; True or False is needed")
 
     def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         level = per_sample(sigma, x)

@@ -4,6 +4,7 @@ levels, with everything that decides a sample beside its seed, and the reasons f
 Whoever runs a sampler by its name runs a `Plan`: `draw`, the command line, comparisons, experiments and benchmarks.
 """
 
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from prescore.denoiser import Denoise, Denoiser, Evaluator, check_shape
-from prescore.errors import ModelWarning, PrescoreError, check_choice, check_number, is_whole
+from prescore.errors import ModelWarning, PrescoreError, check_choice, check_number, is_whole, suggest
 from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian, trusted_level
 from prescore.grid import GRIDS, check_apart, check_grid
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
@@ -441,6 +442,11 @@ class _Known:
             found = load_statistics(found)
         if found is not None and not isinstance(found, Statistics):
             raise PrescoreError(f"statistics: {type(found).__name__} given; prescore.Statistics or a path is needed")
+        if found is not None and found.event_shape != self.denoiser.event_shape:
+            raise PrescoreError(
+                f"statistics: they are of events of shape {found.event_shape}, the model's have "
+                f"{self.denoiser.event_shape}"
+            )
         return found
 
     @cached_property
@@ -501,13 +507,16 @@ class _Known:
         if errors is None:
             return f"that of {sampler}; none was measured for the model (`prescore calibrate --model` does)"
         low, high = errors.levels[-1], errors.levels[0]
-        return f"that of {sampler}; what was measured is for noise from {low:.3g} to {high:.3g}"
+        return (
+            f"that of {sampler}; what was measured is for noise from {low:.3g} to {high:.3g} (calibrate the model "
+            "limited to this range)"
+        )
 
     @property
     def doubts(self) -> tuple[str, ...]:
         """What was measured of the model that makes its samples doubtful."""
         statistics = self.__dict__.get("statistics")  # those that the run has read
-        doubt = statistics and statistics.model.score and doubt_of(statistics)
+        doubt = statistics and statistics.model.score and doubt_of(statistics, self.denoiser.sigma_max)
         return (doubt,) if doubt else ()
 
     @property
@@ -761,8 +770,12 @@ def _check_taken(chosen: str, given: Iterable[str]) -> None:
         argument = ("reference" if name == "basis" else "preconditioner") if name in MADE_FROM else name
         if not entry.takes(argument) and not entry.takes(name):
             able = which_take(argument) or which_take(name)
-            right = f"name one that does, such as {able[0]}" if able else "no sampler does"
-            raise PrescoreError(f"{name}: sampler 'auto' takes {chosen!r}, which does not use it; {right}")
+            if not able:
+                known = inspect.signature(plan).parameters.keys() - {"model", "options"}
+                raise PrescoreError(f"{name}: there is no such option; {suggest(name, sorted(known))}")
+            raise PrescoreError(
+                f"{name}: sampler 'auto' takes {chosen!r}, which does not use it; name one that does, such as {able[0]}"
+            )
 
 
 def _evaluations(denoiser: Denoiser, calls: int | None, steps: int | None, grid: str | Tensor | None) -> int:

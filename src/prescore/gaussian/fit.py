@@ -8,6 +8,7 @@ C sigma^2 / (C + sigma^2), a network leaves a share,
 R measured by `calibrate --model` (`prescore.statistics.score`). It is 1 where nothing is known beside the model.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -20,6 +21,7 @@ from prescore.operators import PCA, Cosine, Frequency, LinearOperator, Pixel
 from prescore.statistics import Statistics
 from prescore.tuned import TRUSTED, WORSE
 
+ROUNDING = 1e-9  # of a noise level that is meant to be an end of a range
 NO_BETTER = 0.98  # share of the error that a network leaves which has learned nothing beside the model
 
 
@@ -116,13 +118,20 @@ def error_share(statistics: Statistics) -> ErrorShare:
     return ErrorShare(score.levels, u[:, 0] * score.residual_square / error.clamp(min=1e-300))
 
 
-def doubt_of(statistics: Statistics) -> str | None:
+def doubt_of(statistics: Statistics, sigma_max: float = math.inf) -> str | None:
     """What is doubtful about a network that errs more than the Gaussian model of its data, and what to do; or None.
+
+    Args:
+        sigma_max: noise levels above this one do not count.
 
     Raises:
         PrescoreError: the statistics are without the score of a model.
     """
-    share = error_share(statistics)
+    whole = error_share(statistics)
+    is_used = whole.levels <= sigma_max * (1 + ROUNDING)
+    if not is_used.any():
+        return None
+    share = ErrorShare(whole.levels[is_used], whole.shares[is_used])
     worse = share.levels[share.shares > WORSE]
     most, best = share.shares.max().item(), share.shares.min().item()
     if best > NO_BETTER:
@@ -133,8 +142,8 @@ def doubt_of(statistics: Statistics) -> str | None:
     if not len(worse):
         return None
     where = f"sigma = {worse[-1]:.2g} to {worse[0]:.2g}" if len(worse) > 1 else f"sigma = {worse[0]:.2g}"
-    advice = "check time_scale, schedule and data_range"
-    if (trusted := trusted_level(statistics)) is not None:
+    advice = "check time_scale, schedule and data_range, or train it longer"
+    if len(share.levels) == len(whole.levels) and (trusted := trusted_level(statistics)) is not None:
         advice += f", or start lower by sigma_max = {trusted:.2g}"
     return f"at {where} the network makes up to {most:.2g} times the error of the Gaussian model of the data: {advice}"
 

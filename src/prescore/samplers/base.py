@@ -272,6 +272,11 @@ def sample(
         PrescoreError: an argument does not fit the others.
         SamplingError: the model returned a wrong shape, or the state is no longer finite.
     """
+    if not isinstance(sampler, Sampler):
+        raise PrescoreError(
+            f"sampler: {type(sampler).__name__} given; a sampler from prescore.make_sampler is needed (prescore.draw "
+            "takes names)"
+        )
     shape = _event_shape(denoiser, event_shape)
     if isinstance(seeds, Sized):
         check_count("seeds", len(seeds), MOST_SAMPLES)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from prescore.errors import PrescoreError
 from prescore.gaussian import error_share
 from prescore.statistics import FittedWeights, Statistics
-from prescore.tuned import FEW_CALLS, FITTED_TRUST, MANY_CALLS, NEAR_GAUSSIAN
+from prescore.tuned import FEW_CALLS, FITTED_TRUST, MANY_CALLS, NEAR_GAUSSIAN, WORSE
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,12 @@ def choose_sampler(calls: int, statistics: Statistics | None = None, *, noise: b
     name = _name(calls, is_gaussian, noise)
     if left is None:
         return SamplerChoice(name, "how Gaussian the data are is not known (`prescore calibrate --model` measures it)")
-    near = "nearly Gaussian" if is_gaussian else "far from Gaussian"
+    if left > WORSE:
+        return SamplerChoice(name, f"the network makes at least {left:.2g} times the Gaussian model's error")
+    limit = f"{NEAR_GAUSSIAN:.0%}"
+    near = f"nearly Gaussian (from {limit} on)" if is_gaussian else f"far from Gaussian (under {limit})"
     return SamplerChoice(
-        name, f"where the network knows most, it leaves {left:.0%} of the Gaussian model's error: the data are {near}"
+        name, f"where the network knows most, it leaves {left:.1%} of the Gaussian model's error: the data are {near}"
     )
 
 

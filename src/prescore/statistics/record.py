@@ -21,7 +21,7 @@ class ModelStatistics:
     steps: StepErrors | None = None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Statistics:
     """What is known of a data set, and of a model of it.
 
@@ -41,6 +41,13 @@ class Statistics:
     version: str = __version__
     source: str = ""
     digest: str = ""
+
+    def __repr__(self) -> str:
+        parts = [f"{self.measured_on} of shape {self.event_shape} in {self.data_range}"]
+        parts += [f"score of {self.model.score.model or 'a model'}"] if self.model.score else []
+        parts += ["errors of steps"] if self.model.steps else []
+        fits = ", ".join(map(str, sorted(self.tuning.fits)))
+        return f"Statistics({'; '.join([*parts, *([f'weights for {fits} steps'] if fits else [])])})"
 
     @property
     def event_shape(self) -> tuple[int, ...]:
