@@ -20,8 +20,8 @@ def mixture():
     """Two clouds far apart, which a Gaussian does not know."""
     generator = torch.Generator().manual_seed(0)
     means = torch.stack([torch.full(SHAPE, -0.5), torch.full(SHAPE, 0.5)]).double()
-    roots = 0.1 * torch.randn(2, 16, 16, generator=generator, dtype=torch.float64) / 4
-    return MixtureOracle(torch.ones(2), means, Full(roots @ roots.mT + 1e-4 * torch.eye(16)))
+    roots = 0.01 * torch.randn(2, 16, 16, generator=generator, dtype=torch.float64) / 4
+    return MixtureOracle(torch.ones(2), means, Full(roots @ roots.mT + 1e-6 * torch.eye(16)))
 
 
 def broken(x, sigma):
@@ -55,7 +55,8 @@ def test_the_run_starts_where_the_network_serves():
     assert decided.reasons["sigma_max"].startswith("from here on up the Gaussian model of the data")
     assert "sigma_max = " in repr(decided)
     assert decided.calls == 8
-    assert (decided.start is None) == (getattr(decided.sampler, "reference", None) is not None)
+    assert decided.name == "unipc"
+    assert (decided.settings["start"], decided.settings["statistics"]) == ("cosine", "200 samples")
 
 
 def test_an_exact_network_is_used_everywhere():

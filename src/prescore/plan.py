@@ -333,7 +333,11 @@ def plan(
         if option in asked_options:
             raise PrescoreError(f"{option}: does nothing in sampler {sampler!r} with {beside}")
     reasons |= {"grid": str(facts.pop("grid_chosen"))} if "grid_chosen" in facts else {}
-    if wanted or facts.get("grid") == AUTO:
+    if start is not None and getattr(method, "reference", None) is not None:
+        start = None  # the sampler starts so by itself
+    if start is not None:
+        facts["start"] = start.label
+    if wanted or start is not None or facts.get("grid") == AUTO:
         facts |= known.facts
     settings = {
         "sampler": sampler,
@@ -348,7 +352,6 @@ def plan(
     total = None if each is None else each * denoiser.network_calls
     for doubt in known.doubts:
         warnings.warn(doubt, ModelWarning, stacklevel=2)
-    start = None if getattr(method, "reference", None) is not None else start
     return Plan(denoiser, sampler, method, levels, total, settings, reasons, known.doubts, start)
 
 
