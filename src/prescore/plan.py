@@ -478,7 +478,8 @@ class _Known:
             name, own = self.denoiser.name or "the model", " --model MODEL" if with_model else ""
             raise PrescoreError(
                 f"{option}: {name} comes without statistics of its data; measure them with `prescore calibrate DATA"
-                f"{own} --out FILE` or prescore.calibrate, and give them as statistics"
+                f"{own} --out FILE` or prescore.calibrate (without data --from-model MODEL, prescore.calibrate_model), "
+                "and give them as statistics"
             )
 
     @property

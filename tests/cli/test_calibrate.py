@@ -280,11 +280,13 @@ def test_without_data_as_in_python(tmp_path: Path, model: Path, cli: Callable[..
 def test_without_data_the_classes_come_in_turn(
     tmp_path: Path, conditional: Path, cli: Callable[..., Any], refused: Callable[..., str]
 ) -> None:
-    arguments = ("calibrate", "--from-model", conditional, "--n", 5, "--out", tmp_path / "s", *FROM_MODEL)
+    quick = ("--levels", 3, "--trajectories", 0, "--sample-calls", 8)
+    arguments = ("calibrate", "--from-model", conditional, "--n", 5, "--out", tmp_path / "s", *quick)
     for words, rows in {(): [0, 1, 2], ("--class", "2,0"): [2, 0]}.items():
         assert cli(*arguments, *words).code == 0
         condition = {"class_labels": torch.eye(3)[rows]}
-        expected = prescore.calibrate_model(prescore.load(conditional), n=5, condition=condition, **AS_PYTHON)
+        how = {"levels": 3, "trajectories": 0, "sample_calls": 8}
+        expected = prescore.calibrate_model(prescore.load(conditional), n=5, condition=condition, **how)
         assert torch.equal(prescore.load_statistics(tmp_path / "s").moments.power, expected.moments.power)
     assert "--class: 3 given; the model has the classes 0 to 2" in refused(*arguments, "--class", 3)
 

@@ -98,3 +98,16 @@ def test_what_cannot_be_guided(
         classes()
     with pytest.raises(prescore.PrescoreError, match=r"^guidance: the model tiny has no classes"):
         prescore.load(model, guidance=2)
+
+
+def test_without_data_a_guided_model_draws_all_classes_in_turn(
+    cli: Cli, classes: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = classes(label_dropout=0.1)
+    quick = ("--n", 4, "--levels", 3, "--trajectories", 0, "--sample-calls", 16, "--out", tmp_path / "s")
+    how = {"n": 4, "levels": 3, "trajectories": 0, "sample_calls": 16}
+    guided = {"guidance": 2.0}, {"condition": {"class_labels": CLASSES}}
+    for words, (opened, given) in {("--guidance", 2): guided, (): ({}, {})}.items():
+        assert cli("calibrate", "--from-model", model, *quick, *words).code == 0
+        expected = prescore.calibrate_model(prescore.load(model, **opened), **given, **how)
+        assert torch.equal(prescore.load_statistics(tmp_path / "s").moments.power, expected.moments.power)
