@@ -17,6 +17,7 @@ from prescore.checkpoints.native import (
     load_model,
     read,
     read_description,
+    read_safetensors,
     save_model,
 )
 from prescore.checkpoints.stored import NETWORKS
@@ -401,3 +402,11 @@ def test_weights_are_stored_under_the_network_s_own_names(path):
     save_model(path, DESCRIPTION, network().state_dict())
     assert list(load_file(path)) != []
     assert load_file(path).keys() == network().state_dict().keys()
+
+
+def test_what_the_reader_quotes_of_a_file_is_cut(tmp_path):
+    text = json.dumps("x" * 5000).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(PrescoreError, match="not a safetensors file, or truncated") as caught:
+        read_safetensors(tmp_path / "a.safetensors")
+    assert len(str(caught.value)) < 400

@@ -29,12 +29,13 @@ from prescore.checkpoints.stored import (
 )
 from prescore.checkpoints.tensors import check_finite, check_tensors, own_names
 from prescore.denoiser import Denoiser
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, printable
 from prescore.files import named_in_text, write_atomically
 
 FORMAT, AUTOENCODER_FORMAT = "prescore-model", "prescore-autoencoder"
 VERSION = 2
 MAX_HEADER_BYTES = 100_000_000
+LONGEST_REASON = 300  # characters of what the reader says, which quotes the file
 
 
 def save_model(
@@ -92,7 +93,8 @@ def open_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with named_in_text(path) as name, safe_open(name, "pt", device="cpu") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise PrescoreError(f"not a safetensors file, or truncated ({error})") from error
+        reason = printable(str(error), LONGEST_REASON)
+        raise PrescoreError(f"not a safetensors file, or truncated ({reason})") from error
 
 
 def matches(path: Path) -> bool:
