@@ -545,12 +545,14 @@ def run(
     seed: int = 0,
     seconds: float = float("inf"),
     patience: float = PATIENCE,
+    kills: int = KILLS,
 ) -> Tally:
     """So many rounds of all kinds, or until the time is over.
 
     Args:
         model, statistics: small files that are good.
         patience: seconds after which Ctrl-C ends a command line.
+        kills: of each round, at moments that no seed decides.
     """
     tally, rng, end = Tally(), random.Random(seed), time.monotonic() + seconds
     known = measured()
@@ -571,7 +573,7 @@ def run(
                 tally.count(f"damaged: {group(file)}", problem_of(read[file], folder))
             shutil.rmtree(folder)
             shutil.copytree(template, folder)
-            for name in rng.choices(sorted(took), k=KILLS):
+            for name in rng.choices(sorted(took), k=kills):
                 problem = kill_problem(name, folder, template / name, took[name], rng)
                 tally.count(f"killed: {making(name)[0]}", problem)
             shutil.rmtree(folder)

@@ -82,7 +82,7 @@ def test_refusals(
     assert "draws no samples by itself" in refused("sample", vae, "--out", tmp_path / "x.png")
     assert "autoencoder: is missing" in refused("train", data, "--recipe", "latent", "--out", tmp_path / "y")
     cli("calibrate", data, *out)
-    assert "does not fit" in refused(
+    assert "they are of events of shape" in refused(
         "sample", latent, "--sampler", "pds", "--statistics", tmp_path / "s.safetensors", "--out", tmp_path / "x.png"
     )
 

@@ -604,7 +604,7 @@ def test_statistics_of_another_shape(tmp_path: Path, refused: Refused, model: Pa
     data = torch.rand(9, 1, 8, 12, generator=torch.Generator().manual_seed(0))
     prescore.save_statistics(prescore.calibrate(data), tmp_path / "s")
     message = refused("sample", model, *PC, "--statistics", tmp_path / "s", "--alpha", 3, "--out", tmp_path / "f")
-    assert "does not fit the model" in message
+    assert "events of shape (1, 8, 12), the model's have (1, 8, 8)" in message
     assert "(1, 8, 12)" in message
     assert "(1, 8, 8)" in message
     assert [p.name for p in tmp_path.iterdir()] == ["s"]

@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # pictures are files; that of the user may not even be known
     with steady_streams() as output, _interruptible(is_process=arguments is None) as received:
         try:
-            code = _run(list(sys.argv[1:] if arguments is None else arguments), received)
+            with received.raising():
+                code = _run(list(sys.argv[1:] if arguments is None else arguments), received)
             output.flush()
         except KeyboardInterrupt as interrupt:
             number = received() or signal.SIGINT
@@ -92,9 +93,30 @@ def _described(error: Exception) -> str:
     raise error
 
 
+class _Received:
+    """The number of the signal that came, 0 before."""
+
+    number = 0
+    is_raising = False
+
+    def __call__(self) -> int:
+        return self.number
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt when one comes, or now if it came before; elsewhere it is noted alone."""
+        self.is_raising = True
+        try:
+            if self.number:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.is_raising = False
+
+
 @contextmanager
-def _interruptible(*, is_process: bool) -> Iterator[Callable[[], int]]:
-    """SIGTERM interrupts as Ctrl-C does; yields what tells the number of the signal, 0 before.
+def _interruptible(*, is_process: bool) -> Iterator[_Received]:
+    """SIGTERM interrupts as Ctrl-C does, where what this yields is `raising`.
 
     A second one ends the process. Signals that whoever started the process ignores are left so. One that comes while
     Python cleans up, where exceptions are dropped, is not lost.
@@ -102,25 +124,25 @@ def _interruptible(*, is_process: bool) -> Iterator[Callable[[], int]]:
     Args:
         is_process: when this is left the process ends too, and nothing is to be said any more.
     """
-    received = 0
+    received = _Received()
 
     def interrupt(number: int, _: object) -> None:
-        nonlocal received
-        received = signal.Signals(number)
+        received.number = signal.Signals(number)
         signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt
+        if received.is_raising:
+            raise KeyboardInterrupt
 
     def swallowed(failure: Any) -> None:
         if failure.exc_type is not KeyboardInterrupt:
             hook(failure)
             return
-        signal.signal(received, interrupt)  # and again, a moment later
-        again = threading.Timer(0.01, interrupt_main, [received])
+        signal.signal(received.number, interrupt)  # and again, a moment later
+        again = threading.Timer(0.01, interrupt_main, [received.number])
         again.daemon = True
         again.start()
 
     if threading.current_thread() is not threading.main_thread():  # which alone may listen to signals
-        yield lambda: received
+        yield received
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     hook = sys.unraisablehook
@@ -129,7 +151,7 @@ def _interruptible(*, is_process: bool) -> Iterator[Callable[[], int]]:
         sys.unraisablehook = swallowed
         for number in heard:
             signal.signal(number, interrupt)
-        yield lambda: received
+        yield received
     finally:
         sys.unraisablehook = hook
         for number in heard:
