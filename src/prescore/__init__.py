@@ -10,6 +10,7 @@ from prescore.checkpoints import load
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
 from prescore.gaussian import Gaussian, cosine_gaussian, frequency_gaussian, pca_gaussian, pixel_gaussian
+from prescore.output.drawing import Written, fitting_batch, write_samples
 from prescore.plan import Plan, draw, plan
 from prescore.precondition import (
     Preconditioner,
@@ -46,6 +47,7 @@ __all__ = [
     "Sampler",
     "SamplingError",
     "Statistics",
+    "Written",
     "__version__",
     "auto_grid",
     "calibrate",
@@ -54,6 +56,7 @@ __all__ = [
     "choose_sampler",
     "cosine_gaussian",
     "draw",
+    "fitting_batch",
     "frequency_gaussian",
     "frequency_preconditioner",
     "in_range",
@@ -71,4 +74,5 @@ __all__ = [
     "save_statistics",
     "score_statistics",
     "subspace_sample",
+    "write_samples",
 ]

@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from prescore.checkpoints.native import read_description, save_model
 from prescore.errors import PrescoreError
+from prescore.processes import Processes
 from prescore.training.data import TrainingData
 from prescore.training.initial import check_same, check_same_arguments, model_weights
 from prescore.training.loop import train
-from prescore.training.processes import Processes
 from prescore.training.state import new_state
 
 ALONE = Processes(torch.device("cpu"))

@@ -21,21 +21,21 @@ from torch import Tensor
 from prescore.checkpoints.arguments import is_number
 from prescore.cli.compare.reference import ReferenceFigures, profile
 from prescore.cli.compare.runs import Result, Run
-from prescore.cli.output import (
-    SETTINGS,
-    Numbers,
-    Settings,
-    check_folder,
-    make_folder,
-    read_settings,
-    refuse_other_settings,
-    take_folder,
-)
 from prescore.data import reading
 from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError
 from prescore.files import sweep, write_atomically
 from prescore.metrics import METRICS
+from prescore.output.files import (
+    SETTINGS,
+    Settings,
+    check_folder,
+    make_folder,
+    read_settings,
+    refuse_other_settings,
+    save_samples,
+    take_folder,
+)
 
 
 class RunFolder:
@@ -82,9 +82,7 @@ class RunFolder:
     def keep(self, run: Run, seeds: Sequence[int], pictures: Tensor | None, result: Result) -> None:
         """Write what came of a run, the samples first."""
         if pictures is not None:
-            output = Numbers(self.path / "runs" / f"{run.key}.npz", seeds, run.settings)
-            output.add(seeds, pictures)
-            output.finish()
+            save_samples(self.path / "runs" / f"{run.key}.npz", pictures, seeds, run.settings)
         write_atomically(self.path / "runs" / f"{run.key}.json", _json({"settings": run.settings, **asdict(result)}))
 
     def pictures(self, run: Run, n: int) -> Tensor:

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prescore.cli.output import Settings
 from prescore.cli.plan import ChosenClasses, Opened, settings_of
 from prescore.errors import PrescoreError, suggest
 from prescore.grid import GRIDS
 from prescore.options import Option
+from prescore.output.files import Settings
 from prescore.plan import AUTO, Plan, plan
 from prescore.samplers.table import find_sampler, options_of
 from prescore.statistics import load_statistics
