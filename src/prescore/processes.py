@@ -134,8 +134,8 @@ class Processes:
 
         return gather_object(items)
 
-    def agreed(self, value: int) -> int:
-        """The value that the first process has."""
+    def agreed(self, value: Item) -> Item:
+        """The value that the first process has, of whatever type."""
         if self.accelerator is None:
             return value
         from accelerate.utils import broadcast_object_list

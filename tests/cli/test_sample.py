@@ -95,7 +95,7 @@ def test_samples_do_not_depend_on_the_batch_size(tmp_path: Path, cli: Cli, model
 def test_the_settings_and_the_calls_are_printed(tmp_path: Path, cli: Cli, model: Path) -> None:
     out = cli("sample", model, *PC, "--steps", 3, "--n", 5, "--batch-size", 2, "--out", tmp_path / "a.png").out
     facts = facts_of(out)
-    expected = {"sampler": "pc", "steps": "3", "snr": "0.16", "seeds": "0 to 4", "batch_size": "2", "device": "cpu"}
+    expected = {"sampler": "pc", "steps": "3", "snr": "0.16", "seeds": "0-4", "batch_size": "2", "device": "cpu"}
     assert expected.items() <= facts.items()
     assert facts["calls"] == "18"  # 3 batches of 3 steps of 2 calls
     assert out.splitlines()[-1].startswith("18 network calls in ")
@@ -518,11 +518,11 @@ def test_options_that_would_do_nothing_are_refused(
 
 
 BAD: dict[str, list[object]] = {
-    "n: 0 samples asked for": ["--n", 0],
-    "n: -2 samples asked for": ["--n", -2],
+    "--samples: 0 samples asked for": ["--n", 0],
+    "--samples: -2 samples asked for": ["--n", -2],
     "steps: 0 is not a positive": ["--steps", 0],
     "steps: -1 is not a positive": ["--steps", -1],
-    "--batch-size: 0 is not positive": ["--batch-size", 0],
+    "--batch-size: 0 is not a positive": ["--batch-size", 0],
     "seeds: -1 is not": ["--seed", -1],
     "alpha: 0.5 given; it must be at least 1": ["--alpha", 0.5],
     "alpha: nan given": ["--alpha", "nan"],

@@ -7,6 +7,7 @@ turned as they say, their depth is kept, and what is left out, clipped or cut of
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -79,7 +80,14 @@ def load_images(
             size; an array has the wrong name, type or shape; a value is not finite or out of range; or the whole
             exceeds 8 GiB, or half of this machine's memory.
     """
-    options = {"key": key, "n": n, "seed": seed, "channels": channels, "data_range": data_range, "clip": clip}
+    options: dict[str, Any] = {
+        "key": key,
+        "n": n,
+        "seed": seed,
+        "channels": channels,
+        "data_range": data_range,
+        "clip": clip,
+    }
     options |= {"pad": pad, "crop": crop, "fit": fit, "background": background, "check": check}
     return open_images([path], **options).read(stacklevel=3)
 

@@ -325,6 +325,6 @@ def _in_range(name: str, a: np.ndarray, look: Look, overshoot: float, notes: Not
             "or name their range (data_range, on the command line --range LOW HIGH)"
         )
     slack = SLACK * width
-    notes.seen(name, np.count_nonzero((a < low - slack) | (a > high + slack)), a, (low, high))
+    notes.seen(name, int(np.count_nonzero((a < low - slack) | (a > high + slack))), a, (low, high))
     x = np.ascontiguousarray(a, dtype=np.float32)
     return x.clip(low, high, out=x)

@@ -112,14 +112,16 @@ def write_samples(
     with _joined(processes, plan.denoiser.device) as processes:
         try:
             size = _batch(plan.denoiser, batch_size, wanted, condition, processes)
-            units = processes.share.of(own.of(output.units(size)))
-            batches = [batch for unit in units for batch in unit]
+            present, units = output.present(), own.of(output.units(size))
+            missing = [k for k, unit in enumerate(units) if not all(map(present.issuperset, unit))]
+            todo = processes.share.of(processes.agreed(missing))  # each process might see what another has just written
+            batches = [batch for k in todo for batch in units[k] if not present.issuperset(batch)]
             calls = None if plan.calls is None else len(batches) * plan.calls
             if before is not None and processes.is_first:
                 before(output, size, calls)
             start = time.perf_counter()
             with _bar(output, processes, calls, progress) as update:
-                made, drawn = _draw(plan, output, batches, size, condition, update)
+                made, drawn = _draw(plan, output, batches, present, size, condition, update)
                 output.finish(processes)
             made, drawn = processes.total(made), processes.total(drawn)
         except KeyboardInterrupt:
@@ -242,12 +244,13 @@ def _draw(
     plan: Plan,
     output: Output,
     batches: Sequence[Sequence[int]],
+    present: set[int],
     size: int,
     condition: Condition | None,
     update: Callable[[int], object],
 ) -> tuple[int, int]:
-    """Network calls that were made, and samples that were drawn."""
-    denoiser, made, drawn, present = plan.denoiser, 0, 0, output.present()
+    """Network calls that were made, and samples that were drawn, without those that were present."""
+    denoiser, made, drawn = plan.denoiser, 0, 0
 
     def counted(x: Tensor, sigma: Tensor, **conditions: Tensor) -> Tensor:
         nonlocal made

@@ -102,13 +102,8 @@ class Output:
         return set()
 
     def units(self, batch_size: int) -> list[list[Sequence[int]]]:
-        """The work: units of whole batches of seeds, of which a sample is missing at least; one process draws a unit.
-
-        A batch has the same seeds whatever is there already, as a run that nothing interrupts has them.
-        """
-        present = self.present()
-        batches = (self.seeds[k : k + batch_size] for k in range(0, len(self.seeds), batch_size))
-        return [[batch] for batch in batches if not present.issuperset(batch)]
+        """All the work, whatever is there already: units of batches of seeds; one process draws a unit."""
+        return [[self.seeds[k : k + batch_size]] for k in range(0, len(self.seeds), batch_size)]
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
         """Take the samples (B, *event) of these seeds, a batch of `units`, without those that are present."""
@@ -169,7 +164,7 @@ class Folder(Output):
     """
 
     is_folder = True
-    names = ("[0-9]*.png",)  # of its files, glob patterns
+    names: tuple[str, ...] = ("[0-9]*.png",)  # of its files, glob patterns
 
     def check(self) -> None:
         """Raise PrescoreError if the folder cannot be made or written, or holds samples of other settings."""

@@ -83,11 +83,7 @@ class Shards(Folder):
         return present
 
     def units(self, batch_size: int) -> list[list[Sequence[int]]]:
-        present, units = self.present(), []
-        for seeds in self.blocks.values():
-            batches = (seeds[k : k + batch_size] for k in range(0, len(seeds), batch_size))
-            units.append([batch for batch in batches if not present.issuperset(batch)])
-        return [unit for unit in units if unit]
+        return [[seeds[k : k + batch_size] for k in range(0, len(seeds), batch_size)] for seeds in self.blocks.values()]
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
         take_folder(self.path, self.settings)
