@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json
+from prescore.data.layout import PICTURES, stored_layout
 from prescore.errors import PrescoreError
 from prescore.files import check_writable, sweep, write_once, writing
 from prescore.images import check_picture, save_grid, save_npz, save_png
@@ -120,11 +121,16 @@ class Grid(Output):
 
 
 class Arrays(Output):
-    """An .npz with `images` (uint8, channels last), `seeds`, and `settings` (JSON)."""
+    """An .npz with `images` (uint8, channels last) or, of other events, `samples`; their `layout`, `seeds`, and
+    `settings` (JSON)."""
 
     def finish(self) -> None:
+        samples = torch.cat(self.batches)
+        layout = stored_layout(samples.shape[1:])
+        name, axis = ("images", -1) if layout == PICTURES else ("samples", 1)
         arrays = {
-            "images": torch.cat(self.batches).movedim(1, -1).numpy(),
+            name: samples.movedim(1, axis).numpy(),
+            "layout": np.array(layout),
             "seeds": np.array(self.seeds, dtype=np.uint64),
             "settings": np.array(json.dumps(self.settings)),
         }
@@ -132,7 +138,7 @@ class Arrays(Output):
 
 
 class Numbers(Arrays):
-    """The same with `images` as float32, in the units of the data and not clipped to their range."""
+    """The same with the samples as float32, in the units of the data and not clipped to their range."""
 
     as_numbers = True
 
@@ -193,6 +199,7 @@ def open_output(
         check_picture(event_shape)
         return Folder(path, seeds, settings)
     if kind == ".npz":
+        as_numbers = as_numbers or stored_layout(event_shape) != PICTURES
         return (Numbers if as_numbers else Arrays)(path, seeds, settings)
     if kind == ".png":
         check_picture(event_shape)

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from prescore.data.arrays import NEEDED, StoredArray, open_array, read_npy
 from prescore.data.guards import DataWarning, check_total, open_regular, reading, shown
+from prescore.data.layout import channel_axis, check_layout, guessed_layout
 from prescore.data.pictures import open_pictures, read_pictures
 from prescore.data.sizes import Frame, Look, Size, background_of
-from prescore.errors import PrescoreError, check_choice
+from prescore.errors import PrescoreError
 
 __all__ = ["DataWarning", "left_out", "load_images", "open_regular", "read_npy", "reading", "shown", "subset"]
 
@@ -41,19 +42,20 @@ def load_images(
     crop: Size | None = None,
     fit: Size | None = None,
     background: str | None = None,
-    channels: str | None = None,
+    layout: str | None = None,
     data_range: tuple[float, float] | None = None,
     clip: bool = False,
     check: Callable[[tuple[int, ...]], object] | None = None,
 ) -> Tensor:
-    """Images as one tensor (N, C, H, W): uint8 as stored, or float32 in [0, 1].
+    """Images, or other samples, as one tensor (N, C, H, W) or (N, *event): uint8 as stored, or float32.
 
     Args:
         path: a folder, searched recursively and through links, or a zip of pictures in any format of
             `prescore.data.pictures.FORMATS` (sorted by name; turned as their EXIF says; one channel if all are grey,
             else three; the first frame of several; what is hidden is ignored). Those of more than 8 bits a channel, PNG
-            and TIFF, become floats: 16 bits in [0, 1], floating point as it is. Or an .npz or .npy of shape (N, H, W),
-            (N, H, W, C) or (N, C, H, W), C <= 4, or what `prescore sample` writes; or an IDX file, gzipped or not.
+            and TIFF, become floats: 16 bits in [0, 1], floating point as it is. Or an .npz or .npy of pictures
+            (N, H, W), (N, H, W, C) or (N, C, H, W), C <= 4, of vectors (N, d), of fields (N, C, D, H, W), C <= 4, or of
+            what `layout` says; or what `prescore sample` writes; or an IDX file, gzipped or not.
         key: name of the array in an .npz. By default its only array, or the first of `arrays.KEYS` that it has.
         n: read at most this many, drawn without replacement and kept in order. Only these are read.
         seed: of that draw.
@@ -62,10 +64,11 @@ def load_images(
         fit: scale them until they just cover this size, and cut it out of the middle, instead.
         background: colour behind transparent pixels and around padded images, "white" or as CSS has it. By default
             transparent pixels are refused, and padding has the lowest value.
-        channels: where an array has them if its shape does not tell: "first", (N, C, ...), or "last", (N, ..., C). Then
-            it may have any number of channels and of other axes.
+        layout: which axis of an array is which, if its shape does not tell: "NHWC", "NCL" (see
+            `prescore.data.layout`). Then it may have any number of channels and of other axes.
         data_range: (lowest, highest) value of floats that are not in [0, 1], such as physical fields; these are
-            returned in their own units.
+            returned in their own units. By default pictures, (N, C, H, W), have to be in [0, 1], and others may have
+            any values.
         clip: clip floats that lie outside the range, as samples of a model may, instead of refusing them; where
             data_range is not given, only those outside by at most half of it.
         check: called with the shape (N, C, H, W) as soon as it is known, from a header or the first picture; what it
@@ -84,8 +87,7 @@ def load_images(
     low, high = (0.0, 1.0) if data_range is None else data_range
     if not -math.inf < low < high < math.inf:
         raise PrescoreError(f"data_range: {data_range} given; two finite numbers, the lower first, are needed")
-    if channels is not None:
-        check_choice("channels", channels, ("first", "last"))
+    layout = None if layout is None else check_layout(layout)
     colour = None if background is None else background_of(background)
     look = Look(low, high, Frame.of(pad=pad, crop=crop, fit=fit), colour)
     overshoot = SLACK if not clip else OVERSHOOT if data_range is None else math.inf
@@ -101,8 +103,10 @@ def load_images(
             images = _in_range(shown(path), images, look, overshoot, notes)
         else:
             with open_array(path, key) as array:
-                images = _read_array(array, subset, channels or array.channels, look, check)
-            images = look.framed(array.name, _in_range(array.name, images, look, overshoot, notes))
+                images = _read_array(array, subset, layout or array.layout, look, check, notes)
+            if images.ndim == 4 or data_range is not None:
+                images = _in_range(array.name, images, look, overshoot, notes)
+            images = look.framed(array.name, _finite(array.name, images))
     for note in notes:
         warnings.warn(note, DataWarning, stacklevel=2)
     return torch.from_numpy(np.ascontiguousarray(images))
@@ -153,18 +157,22 @@ class _Subset:
 def _read_array(
     array: StoredArray,
     subset: _Subset,
-    channels: str | None,
+    layout: str | None,
     look: Look,
     check: Callable[[tuple[int, ...]], object] | None,
+    notes: list[str],
 ) -> np.ndarray:
     """The chosen items as they are stored, channels first; what cannot be used is refused before a value is read."""
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise PrescoreError(f"{array.name}: {array.dtype} values; {NEEDED}")
-    axis = _channel_axis(array, channels)
+    known = layout or guessed_layout(array.name, array.shape, array.dtype == np.uint8)
+    axis = channel_axis(array.name, array.shape, known)
     if 0 in array.shape:
         raise PrescoreError(f"{array.name}: no images in it, its shape is {array.shape}")
     if array.shape[0] > MAX_COUNT:
         raise PrescoreError(f"{array.name}: {array.shape[0]} images; at most {MAX_COUNT} can be read")
+    if layout is None and known == "NHW" and array.dtype != np.uint8:
+        notes.append(f"{array.name}: shape {array.shape} is read as grey pictures; signals would be layout NCL or NLC")
     rows = subset.of(range(array.shape[0]))
     item = (1, *array.shape[1:]) if axis is None else (array.shape[axis], *np.delete(array.shape, [0, axis]).tolist())
     width = 1 if array.dtype == np.uint8 else max(4, array.dtype.itemsize)
@@ -176,23 +184,6 @@ def _read_array(
     return values[:, None] if axis is None else np.moveaxis(values, axis, 1)
 
 
-def _channel_axis(array: StoredArray, channels: str | None) -> int | None:
-    """Which axis holds the channels; None if there is only one channel, and no axis for it."""
-    shape = array.shape
-    if channels is not None and len(shape) > 1:
-        return 1 if channels == "first" else len(shape) - 1
-    if len(shape) == 3 and shape[-1] > 4:
-        return None
-    for counts in ((1, 3), (1, 2, 3, 4)) if len(shape) == 4 else ():
-        first, last = shape[1] in counts, shape[3] in counts
-        if first != last:
-            return 1 if first else 3
-    raise PrescoreError(
-        f"{array.name}: shape {shape}; (N, H, W), (N, H, W, C) or (N, C, H, W) with C from 1 to 4 is needed, or say "
-        "where the channels are (channels, on the command line --channels first or last)"
-    )
-
-
 def _in_range(name: str, a: np.ndarray, look: Look, overshoot: float, notes: list[str]) -> np.ndarray:
     """The values, uint8 as they are, others as float32 that lie in the range; what was clipped is added to the notes.
 
@@ -201,8 +192,7 @@ def _in_range(name: str, a: np.ndarray, look: Look, overshoot: float, notes: lis
     """
     if a.dtype == np.uint8:
         return a
-    if not np.isfinite(a).all():
-        raise PrescoreError(f"{name}: {np.count_nonzero(~np.isfinite(a))} values are NaN or infinite")
+    a = _finite(name, a)
     least, most, low, high = float(a.min()), float(a.max()), look.low, look.high
     width = high - low
     if least < low - overshoot * width or most > high + overshoot * width:
@@ -218,3 +208,12 @@ def _in_range(name: str, a: np.ndarray, look: Look, overshoot: float, notes: lis
         )
     x = np.ascontiguousarray(a, dtype=np.float32)
     return x.clip(low, high, out=x)
+
+
+def _finite(name: str, a: np.ndarray) -> np.ndarray:
+    """The values, uint8 as they are, others as float32. Raises PrescoreError if one is not finite."""
+    if a.dtype == np.uint8:
+        return a
+    if not np.isfinite(a).all():
+        raise PrescoreError(f"{name}: {np.count_nonzero(~np.isfinite(a))} values are NaN or infinite")
+    return np.ascontiguousarray(a, dtype=np.float32)
