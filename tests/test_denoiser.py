@@ -382,7 +382,7 @@ def test_denoiser_calls_its_function_with_the_condition(x):
     model = Denoiser(conditional, SHAPE, 0.02, 80.0)
     sigma = torch.tensor(0.8).double()
     assert torch.equal(model(x, sigma, mean=torch.ones(4)), conditional(x, sigma, torch.ones(4)))
-    assert (model.dtype, model.device, model.data_range) == (torch.float32, torch.device("cpu"), (0.0, 1.0))
+    assert (model.dtype, model.device, model.data_range) == (torch.float32, torch.device("cpu"), None)
     with pytest.raises(FrozenInstanceError):
         model.name = "other"
 

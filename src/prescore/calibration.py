@@ -23,7 +23,7 @@ from prescore.samplers.base import steps_for_calls
 from prescore.samplers.calibrated import FEWEST, FINE, KEPT, RULES, USUAL_TRAJECTORIES, USUAL_TRIES, measure_steps
 from prescore.samplers.fitting import MOST_CALLS, USUAL_FITTED, fit_weights
 from prescore.statistics import ModelStatistics, Statistics, in_range, measure_moments, score_statistics
-from prescore.statistics.batches import Batch, batches, checked
+from prescore.statistics.batches import USUAL, Batch, batches, checked
 from prescore.statistics.score import USUAL_LEVELS
 from prescore.tuned import TRIED_SOLVERS, TRIED_STEPS
 
@@ -38,7 +38,7 @@ CHANNELS = (1, 2, 3, 4)  # of pictures
 def calibrate(
     data: Tensor | np.ndarray | Iterable[Batch],
     *,
-    data_range: tuple[float, float] = (0.0, 1.0),
+    data_range: tuple[float, float] | None = None,
     axes: int | None = None,
     components: int | None = None,
     model: Denoiser | None = None,
@@ -54,8 +54,10 @@ def calibrate(
     """Measure the statistics of data, and of a model of them.
 
     Args:
-        data, data_range, axes, components: as `prescore.statistics.measure_moments` takes them. With a model the data
-            are read twice, so an iterator will not do.
+        data, axes, components: as `prescore.statistics.measure_moments` takes them. With a model the data are read
+            twice, so an iterator will not do.
+        data_range: (lowest, highest) value the data may have; by default (0, 1) for bytes and pictures, events of
+            three axes. Others, and those of a model that knows no range, may have any.
         model: whose score on the data, and whose solvers' steps, are to be measured too.
         calls: numbers of network calls, or one, for which noise levels are tried, and the weights of `p-fit` fitted;
             by default levels are tried for a range of them from 4 to 20, and no weights fitted.
@@ -83,27 +85,31 @@ def calibrate(
     and `fit_weights`.
     """
     data = _as_samples(data)
-    check_interval("data_range", data_range)
+    if data_range is not None:
+        check_interval("data_range", data_range)
     if model is None:
         for name, value in {"calls": calls, "condition": condition}.items():
             if value is not None:
                 raise PrescoreError(f"{name}: does nothing without a model")
-        return Statistics(moments=measure_moments(data, data_range=data_range, axes=axes, components=components))
+        moments = measure_moments(data, data_range=data_range or USUAL, axes=axes, components=components)
+        return Statistics(moments=moments)
     measurement = _Measurement(model, calls, condition, levels, trajectories, tries, fitted, batch_size, progress)
     if isinstance(data, Iterator):
         raise PrescoreError(
             "data: an iterator is read once, and a model needs them twice; give a tensor or a DataLoader"
         )
-    moments = measure_moments(data, data_range=data_range, axes=axes, components=components)
+    limits = None if data_range is None and model.data_range is None else data_range or USUAL
+    moments = measure_moments(data, data_range=limits, axes=axes, components=components)
     if model.event_shape != moments.event_shape:
         raise PrescoreError(
             f"model: {model.name or 'it'} makes samples {model.event_shape}, the data are {moments.event_shape}"
         )
     statistics = in_range(Statistics(moments=moments), model.data_range)
-    seen = _Seen(data, data_range, model, statistics.moments.mean if model.data_mean_removed else None)
-    low, high = model.data_range
-    limits = (low - high, high - low) if model.data_mean_removed else model.data_range
-    return measurement.of(statistics, seen, limits)
+    seen = _Seen(data, moments.data_range, model, statistics.moments.mean if model.data_mean_removed else None)
+    interval = model.data_range
+    if interval is not None and model.data_mean_removed:
+        interval = (interval[0] - interval[1], interval[1] - interval[0])
+    return measurement.of(statistics, seen, interval)
 
 
 def calibrate_model(
@@ -168,12 +174,12 @@ def calibrate_model(
         )
 
     def measured(x: Tensor, components: int | None = None) -> Statistics:
-        moments = measure_moments(x, data_range=_around(x), axes=axes, components=components)
+        moments = measure_moments(x, data_range=None, axes=axes, components=components)
         moments = replace(moments, data_range=model.data_range)
         return Statistics(moments=moments, samples_of=model.name or "the model")
 
     x = drawn(SECOND, n, measured(drawn(FIRST, n // 2, None)))
-    return replace(measurement, condition=rows).of(measured(x, components), x, _around(x))
+    return replace(measurement, condition=rows).of(measured(x, components), x, None)
 
 
 def calls_to_calibrate(
@@ -273,13 +279,15 @@ class _Measurement:
             total += batched(self.fits) * MOST_CALLS * len(steps) if self.fits else 0
         return total * each
 
-    def of(self, statistics: Statistics, seen: Tensor | Iterable[Tensor], limits: tuple[float, float]) -> Statistics:
+    def of(
+        self, statistics: Statistics, seen: Tensor | Iterable[Tensor], limits: tuple[float, float] | None
+    ) -> Statistics:
         """The statistics with what is measured of the model.
 
         Args:
             statistics: of the data, in the range of the model.
             seen: the data as the model sees them.
-            limits: (lowest, highest) value of these.
+            limits: (lowest, highest) value of these, if it is known.
         """
         model = self.model
         score = score_statistics(
@@ -349,13 +357,6 @@ def _in_turn(condition: Mapping[str, Tensor] | None, n: int) -> dict[str, Tensor
     return {name: values[torch.arange(n) % len(values)] for name, values in rows.items()}
 
 
-def _around(x: Tensor) -> tuple[float, float]:
-    """An interval that holds the values: samples of a model may leave its data range."""
-    low, high = x.min().item(), x.max().item()
-    slack = 1e-6 + 1e-6 * max(abs(low), abs(high))
-    return low - slack, high + slack
-
-
 def _as_samples(data: Tensor | np.ndarray | Iterable[Batch]) -> Tensor | Iterable[Batch]:
     """The data as `measure_moments` takes them.
 
@@ -392,15 +393,21 @@ class _Seen:
     """The batches of data as a model sees them: in its range, and less their mean if it was removed."""
 
     def __init__(
-        self, data: Tensor | Iterable[Batch], data_range: tuple[float, float], model: Denoiser, mean: Tensor | None
+        self,
+        data: Tensor | Iterable[Batch],
+        data_range: tuple[float, float] | None,
+        model: Denoiser,
+        mean: Tensor | None,
     ) -> None:
         self.data, self.data_range, self.model_range, self.mean = data, data_range, model.data_range, mean
 
     def __iter__(self) -> Iterator[Tensor]:
-        (low, high), (new_low, new_high) = self.data_range, self.model_range
         for x in batches(self.data):
             if x.dtype == torch.uint8:
-                seen = checked(x, self.model_range)
+                seen = checked(x, self.model_range or self.data_range)
+            elif self.data_range is None or self.model_range is None:
+                seen = x.double()
             else:
+                (low, high), (new_low, new_high) = self.data_range, self.model_range
                 seen = new_low + (x.double() - low) / (high - low) * (new_high - new_low)
             yield seen if self.mean is None else seen - self.mean

@@ -55,7 +55,8 @@ class Denoiser:
         event_shape: shape of one sample, channels first.
         sigma_min, sigma_max: noise levels between which the model is meant to be used, 0 <= sigma_min < sigma_max. By
             default those that the function knows, if it is made by `from_noise_prediction` and its like; not beyond.
-        data_range: interval of the clean data as the model sees it.
+        data_range: interval of the clean data as the model sees it; None where none is known, as for latents and
+            vectors. Then data and statistics are taken to be in the model's own units.
         data_mean_removed: whether the mean of the training data was subtracted from it.
         dtype, device: what the function wants its arguments to be; of one made by `from_score` and its like, what the
             network inside wants.
@@ -72,7 +73,7 @@ class Denoiser:
     event_shape: tuple[int, ...]
     sigma_min: float = math.nan
     sigma_max: float = math.nan
-    data_range: tuple[float, float] = (0.0, 1.0)
+    data_range: tuple[float, float] | None = None
     data_mean_removed: bool = False
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -101,7 +102,8 @@ class Denoiser:
                 f"sigma_min, sigma_max: {self.sigma_min:g} to {self.sigma_max:g} given, the schedule of the function "
                 f"has noise from {low:g} to {high:g}"
             )
-        check_interval("data_range", self.data_range)
+        if self.data_range is not None:
+            check_interval("data_range", self.data_range)
         if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
             raise PrescoreError(f"dtype: {self.dtype!r} given; a floating-point torch.dtype is needed")
         if not isinstance(self.device, torch.device):
@@ -123,8 +125,8 @@ class Denoiser:
         return self.event_shape
 
     @property
-    def picture_range(self) -> tuple[float, float]:
-        """Interval of the values of what a sample stands for."""
+    def picture_range(self) -> tuple[float, float] | None:
+        """Interval of the values of what a sample stands for, if it is known."""
         return self.data_range
 
     def decode(self, x: Tensor) -> Tensor:

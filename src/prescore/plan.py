@@ -109,10 +109,10 @@ class Plan:
     def __repr__(self) -> str:
         calls = "as many network calls as its tolerance needs" if self.calls is None else f"{self.calls} network calls"
         steps = f"{self.steps} step{'s' if self.steps > 1 else ''}"
-        low, high = self.denoiser.data_range
+        interval = self.denoiser.data_range
         lines = [f"Plan: {self.name} on {self.denoiser.name or 'the model'}, {steps}, {calls} a sample"]
         lines += [f"noise levels: {self.shown_levels}"]
-        lines += [f"data range: {low:g} to {high:g}"]
+        lines += [f"data range: {interval[0]:g} to {interval[1]:g}"] if interval else []
         chosen = ELSE | dict(self.settings)
         lines += [f"{name} = {chosen[name]}: {reason}" for name, reason in self.reasons.items()]
         said = {"sampler", "steps", "grid", *self.reasons, *self.sampler.unused(self.levels)}
@@ -191,7 +191,7 @@ def plan(
         reference, preconditioner: objects made by hand, instead of those that are made from the statistics.
         event_shape: of a sample, for a function; by default that of the statistics.
         sigma_min, sigma_max: noise range, which a function needs, and a `Denoiser` may be limited to.
-        data_range: of a function's data, by default that of the statistics, else (0, 1).
+        data_range: of a function's data, by default that of the statistics, if they know one.
         options: hyper-parameters of the sampler (`prescore samplers NAME` lists them).
 
     Raises:
@@ -255,9 +255,8 @@ def plan(
             grid = AUTO
         elif grid is None:
             reasons["grid"] = known.why_usual(sampler)
-    span = denoiser.data_range[1] - denoiser.data_range[0]
     is_usual = sigma_max is None and (grid is None or (isinstance(grid, str) and grid != AUTO))
-    if is_usual and denoiser.sigma_max > WIDE * span:
+    if is_usual and (span := known.span) is not None and denoiser.sigma_max > WIDE * span:
         hidden = hiding_level(denoiser, known.statistics)
         if denoiser.sigma_min < hidden < denoiser.sigma_max:
             reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
@@ -402,10 +401,10 @@ def hiding_level(denoiser: Denoiser, statistics: Statistics | None = None) -> fl
     Args:
         denoiser: the model.
         statistics: as it sees its data; without, all of their power is supposed to be in one coordinate, at a quarter
-            of the data range.
+            of the data range, or at 1 where none is known.
     """
     if statistics is None:
-        low, high = denoiser.data_range
+        low, high = denoiser.data_range or (-2.0, 2.0)
         return HIDING * prod(denoiser.event_shape) ** 0.5 * (high - low) / 4
     reference = reference_of(statistics)
     square = reference.variances + reference.transform(reference.mean[None].double())[0] ** 2
@@ -453,6 +452,14 @@ class _Known:
     def statistics(self) -> Statistics | None:
         """As the model sees the data; None if there are none."""
         return None if self.read is None else seen_by(self.denoiser, self.read)
+
+    @property
+    def span(self) -> float | None:
+        """Width of the data: of their range, or of the values that were found; None if nothing is known of it."""
+        if self.denoiser.data_range is not None:
+            low, high = self.denoiser.data_range
+            return high - low
+        return None if self.statistics is None else self.statistics.moments.maximum - self.statistics.moments.minimum
 
     @property
     def trusted(self) -> float | None:
@@ -584,13 +591,14 @@ def _denoiser(model: Denoise, statistics: Statistics | None, given: Mapping[str,
     if not isinstance(model, Denoiser):
         return _wrapped(model, statistics, told)
     for name in told.keys() & {"event_shape", "data_range"}:
-        if tuple(told[name]) != tuple(getattr(model, name)):
-            raise PrescoreError(f"{name}: {tuple(told[name])} given, the model's own is {getattr(model, name)}")
+        own = getattr(model, name)
+        if own is not None and tuple(told[name]) != tuple(own):
+            raise PrescoreError(f"{name}: {tuple(told[name])} given, the model's own is {own}")
     low, high = told.get("sigma_min", model.sigma_min), told.get("sigma_max", model.sigma_max)
     if low < model.sigma_min or high > model.sigma_max:
-        own = f"{model.sigma_min:g} to {model.sigma_max:g}"
-        raise PrescoreError(f"sigma_min, sigma_max: {low:g} to {high:g} asked for, the model knows noise from {own}")
-    return replace(model, sigma_min=low, sigma_max=high)
+        noise = f"{model.sigma_min:g} to {model.sigma_max:g}"
+        raise PrescoreError(f"sigma_min, sigma_max: {low:g} to {high:g} asked for, the model knows noise from {noise}")
+    return replace(model, sigma_min=low, sigma_max=high, data_range=told.get("data_range", model.data_range))
 
 
 def _wrapped(function: Denoise, statistics: Statistics | None, told: Mapping[str, Any]) -> Denoiser:
@@ -602,7 +610,7 @@ def _wrapped(function: Denoise, statistics: Statistics | None, told: Mapping[str
         if known[name] is None and name != "data_range":
             raise PrescoreError(f"{name}: the function does not say it; give it, or wrap it by prescore.Denoiser")
     check_shape(known["event_shape"])
-    known |= {"event_shape": tuple(known["event_shape"]), "data_range": known["data_range"] or (0.0, 1.0)}
+    known |= {"event_shape": tuple(known["event_shape"]), "data_range": known["data_range"]}
     evaluator = Evaluator(function)
     return Denoiser(function, dtype=evaluator.model_dtype, device=evaluator.device, **known)
 

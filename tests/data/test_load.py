@@ -222,7 +222,7 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
     assert "object" in refusal(tmp_path / "a.npy")
 
 
-@pytest.mark.parametrize("shape", [(), (6,), (6, 9), (9, 7, 3), (6, 9, 7, 5), (6, 3, 9, 1), (2, 3, 9, 7, 1)])
+@pytest.mark.parametrize("shape", [(), (6,), (9, 7, 3), (6, 9, 7, 5), (6, 3, 9, 1), (2, 3, 9, 7, 1)])
 def test_wrong_shapes_are_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros(shape, np.uint8))
     assert f"shape {shape}" in refusal(tmp_path / "a.npz")
@@ -265,16 +265,58 @@ def test_what_sample_writes_is_read(tmp_path: Path, event: tuple[int, ...], as_n
     assert torch.equal(load_images(tmp_path / "a.npz", n=3, seed=1), samples)
 
 
-@pytest.mark.parametrize("shape", [(6, 9, 7, 5), (6, 13, 64, 64), (6, 3, 9, 3), (6, 3, 8), (6, 2, 3, 4, 5), (6, 2)])
-def test_where_the_channels_are_can_be_said(tmp_path: Path, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "first", "last"),
+    [
+        ((6, 9, 7, 5), "NCHW", "NHWC"),
+        ((6, 13, 64, 64), "NCHW", "NHWC"),
+        ((6, 3, 9, 3), "NCHW", "NHWC"),
+        ((6, 3, 8), "NCL", "NLC"),
+        ((6, 2, 3, 4, 5), "NCDHW", "NDHWC"),
+        ((6, 2), "NC", "nc"),
+    ],
+)
+def test_which_axis_is_which_can_be_said(tmp_path: Path, shape: tuple[int, ...], first: str, last: str) -> None:
     stored = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.save(tmp_path / "a.npy", stored)
     x = torch.from_numpy(stored)
     if len(shape) == 4 and shape[1:] != (3, 9, 3):
-        assert "channels" in refusal(tmp_path / "a.npy")
-    assert torch.equal(load_images(tmp_path / "a.npy", channels="first"), x)
-    assert torch.equal(load_images(tmp_path / "a.npy", channels="last"), x.movedim(-1, 1))
-    assert "channels: unknown value 'middle'" in refusal(tmp_path / "a.npy", channels="middle")
+        assert "--layout" in refusal(tmp_path / "a.npy")
+    assert torch.equal(load_images(tmp_path / "a.npy", layout=first), x)
+    assert torch.equal(load_images(tmp_path / "a.npy", layout=last), x.movedim(-1, 1))
+    for wrong in ("middle", "", "NHH", "HWC", "N"):
+        assert f"layout: {wrong!r} given" in refusal(tmp_path / "a.npy", layout=wrong)
+    assert "axes, the layout NABCDEFG has 8" in refusal(tmp_path / "a.npy", layout="NABCDEFG")
+
+
+def test_what_is_no_picture_keeps_its_values(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(5, 100, (30, 6)).astype(np.float32)
+    np.save(tmp_path / "a.npy", vectors)
+    assert np.array_equal(load_images(tmp_path / "a.npy").numpy(), vectors)
+    np.save(tmp_path / "b.npy", vectors.reshape(5, 2, 18))
+    assert "NCL for signals" in refusal(tmp_path / "b.npy")
+    assert np.array_equal(load_images(tmp_path / "b.npy", layout="NCL").numpy(), vectors.reshape(5, 2, 18))
+    np.save(tmp_path / "c.npy", vectors.reshape(5, 3, 3, 4, 1))
+    assert "NCDHW for fields" in refusal(tmp_path / "c.npy")  # the last axis might be one of channels as well
+    np.save(tmp_path / "c.npy", vectors.reshape(5, 1, 3, 2, 6))
+    assert np.array_equal(load_images(tmp_path / "c.npy").numpy(), vectors.reshape(5, 1, 3, 2, 6))
+    np.save(tmp_path / "d.npy", np.where(vectors > 100, np.nan, vectors))
+    assert "are NaN or infinite" in refusal(tmp_path / "d.npy")
+
+
+def test_floats_that_may_be_signals_are_read_as_pictures_with_a_word(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((4, 8, 9), dtype=np.float32))
+    with pytest.warns(DataWarning, match="read as grey pictures; signals would be layout NCL"):
+        assert load_images(tmp_path / "a.npy").shape == (4, 1, 8, 9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_images(tmp_path / "a.npy", layout="NHW").shape == (4, 1, 8, 9)
+
+
+@pytest.mark.parametrize("layout", ["N" * 5000, 3, ["NC", "NL"], "HW"])
+def test_a_forged_layout_is_refused(tmp_path: Path, layout: object) -> None:
+    np.savez(tmp_path / "a.npz", samples=np.zeros((3, 2), np.float32), layout=np.array(layout))
+    assert "layout" in refusal(tmp_path / "a.npz")
 
 
 def test_samples_may_overshoot_and_are_clipped_and_counted(tmp_path: Path) -> None:
@@ -282,7 +324,7 @@ def test_samples_may_overshoot_and_are_clipped_and_counted(tmp_path: Path) -> No
     np.save(path, values)
     assert "outside [-1, 1]" in refusal(path, data_range=(-1, 1))
     with pytest.warns(DataWarning) as notes:
-        x = load_images(path, data_range=(-1, 1), clip=True)
+        x = load_images(path, data_range=(-1, 1), clip=True, layout="NHW")
     (note,) = notes
     assert str(note.message).startswith(
         f"{path}: {(values < -1).sum()} of 640 values lie outside [-1, 1], from -1.25 to 1"

@@ -97,8 +97,8 @@ def test_wrong_sizes(tmp_path: Path) -> None:
         assert "at least 1 x 1" in refusal(path, fit=size)
     for how in ("pad", "fit"):
         assert "are allowed" in refusal(path, **{how: 10**9})
-    np.save(path, GREY.reshape(6, 63))
-    assert refusal(path, channels="first", pad=8) == "pad: samples of the shape (63,) are no images"
+    np.save(path, GREY.reshape(6, 3, 21))
+    assert refusal(path, layout="NCL", pad=8) == "pad: samples of the shape (3, 21) are no images"
 
 
 def test_without_pillow_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Subspace diffusion: the projection, the scaling of noise, and exact moments of the samples on Gaussian data."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_block_means_are_those_of_pooling():
 def test_a_denoiser_of_block_means_becomes_one_of_orthonormal_coordinates():
     plain = gaussian(BLOCKS.project(MEAN) / 2, U.T @ COVARIANCE @ U / 4, LOW / 2, HIGH / 2)
     y = torch.randn(3, *COARSE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    turned = orthonormal(plain, BLOCKS)
+    turned = orthonormal(replace(plain, data_range=(0.0, 1.0)), BLOCKS)
     for sigma in (torch.tensor(0.7, dtype=torch.float64), torch.tensor([0.1, 1.0, 9.0], dtype=torch.float64)):
         torch.testing.assert_close(turned(y, sigma), half(y, sigma))
     assert (turned.sigma_min, turned.sigma_max, turned.data_range) == (LOW, HIGH, (0.0, 2.0))

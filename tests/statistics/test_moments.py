@@ -178,7 +178,7 @@ NAN[1, 0, 0, 0], INF[0, 0, 0, 0] = torch.nan, torch.inf
         (
             torch.ones(3, 4, dtype=torch.int64),
             {},
-            r"torch\.int64 given; floating point inside \(0\.0, 1\.0\), or uint8",
+            r"torch\.int64 given; floating point, or uint8",
         ),
         (torch.ones(3), {}, r"a batch is \(3,\); a tensor of shape \(N, \*event\) is needed"),
         ([[1, 2]], {}, "a batch is int"),
@@ -197,3 +197,22 @@ def test_bad_data_are_refused(data, options, message):
 
 def test_rounding_at_the_ends_of_the_range_is_allowed():
     measure_moments(torch.tensor([[1.0 + 1e-7, -1e-7]]))
+
+
+def test_a_range_is_supposed_of_pictures_and_bytes_alone():
+    vectors = 50 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    assert measure_moments(vectors).data_range is None
+    assert measure_moments(images()).data_range == (0.0, 1.0)
+    assert measure_moments((vectors > 0).to(torch.uint8)).data_range == (0.0, 1.0)
+    with pytest.raises(PrescoreError, match=r"outside data_range \(0, 1\)"):
+        measure_moments(images() + 1)
+    assert measure_moments(images() + 1, data_range=None).minimum > 1
+
+
+def test_what_knows_no_range_keeps_its_units():
+    moments = measure_moments(50 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0)))
+    turned = moments.in_range((-1.0, 1.0))
+    assert turned.data_range == (-1.0, 1.0)
+    assert torch.equal(turned.mean, moments.mean)
+    assert torch.equal(turned.cosine_variance, moments.cosine_variance)
+    assert torch.equal(turned.in_range(None).mean, moments.mean)

@@ -72,8 +72,13 @@ def look(
         str | None,
         typer.Option(help="Colour behind transparent pixels and padding: white, #808080.", rich_help_panel=READING),
     ] = None,
-    channels: Annotated[
-        str | None, typer.Option(help="Where an array has its channels: first or last.", rich_help_panel=READING)
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Which axis of an array is which: NHWC or NHW for pictures, NC for vectors, NCL for signals, NCDHW.",
+            show_default="what its shape or the file says",
+            rich_help_panel=READING,
+        ),
     ] = None,
     data_range: Annotated[
         tuple[float, float] | None,
@@ -98,7 +103,7 @@ def look(
                 f"--{name}: {text!r} given; a number of pixels, or height x width as in 64x96, is needed"
             )
         sizes[name] = numbers if numbers is None or len(numbers) == 2 else numbers[0]
-    return sizes | {"background": background, "channels": channels, "data_range": data_range}
+    return sizes | {"background": background, "layout": layout, "data_range": data_range}
 
 
 def reads_images(command: Callable[..., None]) -> Callable[..., None]:

@@ -41,20 +41,21 @@ def load_images(
     crop: Size | None = None,
     fit: Size | None = None,
     background: str | None = None,
-    channels: str | None = None,
+    layout: str | None = None,
     data_range: tuple[float, float] | None = None,
     clip: bool = False,
     check: Callable[[tuple[int, ...]], object] | None = None,
 ) -> Tensor:
-    """Images as one tensor (N, C, H, W): uint8 as stored, or float32 in [0, 1].
+    """Images, or other samples, as one tensor (N, C, H, W) or (N, *event): uint8 as stored, or float32.
 
     Args:
         path: a folder, searched recursively and through links, or a zip of pictures in any format of
             `prescore.data.pictures.FORMATS` (sorted by name; turned as their EXIF says; one channel if all are grey,
             else three; the first frame of several; what is hidden is ignored). Those of more than 8 bits a channel, PNG
-            and TIFF, become floats: 16 bits in [0, 1], floating point as it is. Or an .npz or .npy of shape (N, H, W),
-            (N, H, W, C) or (N, C, H, W), C <= 4, or what `prescore sample` writes, be it a folder of shards; or an IDX
-            file, gzipped or not.
+            and TIFF, become floats: 16 bits in [0, 1], floating point as it is. Or an .npz or .npy of pictures
+            (N, H, W), (N, H, W, C) or (N, C, H, W), C <= 4, of vectors (N, d), of fields (N, C, D, H, W), C <= 4, or of
+            what `layout` says; or what `prescore sample` writes, be it a folder of shards; or an IDX file, gzipped or
+            not.
         key: name of the array in an .npz. By default its only array, or the first of `arrays.KEYS` that it has.
         n: read at most this many, drawn without replacement and kept in order. Only these are read.
         seed: of that draw.
@@ -63,10 +64,11 @@ def load_images(
         fit: scale them until they just cover this size, and cut it out of the middle, instead.
         background: colour behind transparent pixels and around padded images, "white" or as CSS has it. By default
             transparent pixels are refused, and padding has the lowest value.
-        channels: where an array has them if its shape does not tell: "first", (N, C, ...), or "last", (N, ..., C). Then
-            it may have any number of channels and of other axes.
+        layout: which axis of an array is which, if its shape does not tell: "NHWC", "NCL" (see
+            `prescore.data.layout`). Then it may have any number of channels and of other axes.
         data_range: (lowest, highest) value of floats that are not in [0, 1], such as physical fields; these are
-            returned in their own units.
+            returned in their own units. By default pictures, (N, C, H, W), have to be in [0, 1], and others may have
+            any values.
         clip: clip floats that lie outside the range, as samples of a model may, instead of refusing them; where
             data_range is not given, only those outside by at most half of it.
         check: called with the shape (N, C, H, W) as soon as it is known, from a header or the first picture; what it
@@ -84,7 +86,7 @@ def load_images(
         "key": key,
         "n": n,
         "seed": seed,
-        "channels": channels,
+        "layout": layout,
         "data_range": data_range,
         "clip": clip,
     }

@@ -10,7 +10,7 @@ import gzip
 import math
 import struct
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +19,13 @@ from typing import IO, Any
 import numpy as np
 
 from prescore.data.guards import gibibytes, in_one_line, open_regular, read_exactly, shown, skip
+from prescore.data.layout import check_layout
 from prescore.data.pictures import is_picture
 from prescore.errors import PrescoreError
 
 KEYS = ("train", "images", "data", "samples", "arr_0")  # usual names of the images in an .npz, in order of preference
-SAMPLES = {"images", "seeds", "settings"}  # the arrays of an .npz that `prescore sample` writes, channels last
+SAMPLES = {"images", "seeds", "settings"}  # the arrays of an .npz that `prescore sample` writes
+LAYOUT, LONGEST = "layout", 1024  # the array that names their axes, and bytes that it may have
 IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 MAX_AXES = 8
 NEEDED = "uint8, or floating point in [0, 1], is needed"
@@ -37,7 +39,7 @@ class StoredArray:
         name: for messages.
         shape, dtype, is_fortran: what the file says of it.
         file: stands at its first value.
-        channels: "first" or "last" where the file says which, else None.
+        layout: of its axes (`prescore.data.layout`) where the file says it, else None.
     """
 
     name: str
@@ -45,7 +47,7 @@ class StoredArray:
     dtype: np.dtype
     is_fortran: bool
     file: IO[bytes]
-    channels: str | None = None
+    layout: str | None = None
 
     @property
     def size(self) -> int:
@@ -148,8 +150,22 @@ def _open_npz(path: Path, archive: zipfile.ZipFile, key: str | None) -> Iterator
     chosen = _choose_key(shown(path), list(members), key)
     with archive.open(members[chosen]) as file:
         array = npy_header(f"{shown(path)}[{shown(chosen)}]", file, members[chosen].file_size)
+        yield replace(array, layout=_stored_layout(path, archive, members, chosen, len(array.shape)))
+
+
+def _stored_layout(
+    path: Path, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], chosen: str, axes: int
+) -> str | None:
+    """The layout that stands beside the samples in a file of `prescore sample`; early ones have their channels last."""
+    if LAYOUT not in members or chosen not in ("images", "samples"):
         is_ours = chosen == "images" and members.keys() >= SAMPLES
-        yield replace(array, channels="last") if is_ours else array
+        return "N" + "DHW"[max(5 - axes, 0) :] + "C" if is_ours else None
+    with archive.open(members[LAYOUT]) as file:
+        name, size = f"{shown(path)}[{LAYOUT}]", members[LAYOUT].file_size
+        header = npy_header(name, file, size, "U", "text is needed")
+        if header.shape != () or size > LONGEST:
+            raise PrescoreError(f"{name}: damaged, it is no layout of samples")
+        return check_layout(header.read().item())
 
 
 def _choose_key(name: str, keys: list[str], key: str | None) -> str:

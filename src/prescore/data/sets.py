@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.data.arrays import NEEDED, StoredArray, open_array
+from prescore.data.arrays import NEEDED, open_array
 from prescore.data.guards import DataWarning, Notes, check_total, reading, shown
+from prescore.data.layout import channel_axis, check_layout, guessed_layout
 from prescore.data.pictures import Kind, kind_of, open_pictures, read_pictures
 from prescore.data.sizes import Frame, Look, Size, background_of
-from prescore.errors import PrescoreError, check_choice
+from prescore.errors import PrescoreError
 
 SLACK = 1e-5  # of the range: resizing and narrow types overshoot its ends by a rounding
 MAX_COUNT = 2**24  # images in a file, whose header alone says it
@@ -116,7 +117,7 @@ def open_images(
     crop: Size | None = None,
     fit: Size | None = None,
     background: str | None = None,
-    channels: str | None = None,
+    layout: str | None = None,
     data_range: tuple[float, float] | None = None,
     clip: bool = False,
     check: Check | None = None,
@@ -130,8 +131,7 @@ def open_images(
     low, high = (0.0, 1.0) if data_range is None else data_range
     if not -math.inf < low < high < math.inf:
         raise PrescoreError(f"data_range: {data_range} given; two finite numbers, the lower first, are needed")
-    if channels is not None:
-        check_choice("channels", channels, ("first", "last"))
+    layout = None if layout is None else check_layout(layout)
     colour = None if background is None else background_of(background)
     look = Look(low, high, Frame.of(pad=pad, crop=crop, fit=fit), colour)
     overshoot = SLACK if not clip else OVERSHOOT if data_range is None else math.inf
@@ -142,7 +142,8 @@ def open_images(
             if key is not None and not shards and (is_collection(path) or path.suffix.lower() != ".npz"):
                 raise PrescoreError(f"key: {key!r} given, but {shown(path)} is not an .npz file")
             if shards or not is_collection(path):
-                sources += [_array(file, key, channels, look, overshoot) for file in shards or [path]]
+                is_bounded = data_range is not None
+                sources += [_array(file, key, layout, look, overshoot, is_bounded) for file in shards or [path]]
             else:
                 sources.append(PictureFiles(path, look, overshoot))
     count = sum(source.count if isinstance(source, PictureFiles) else source.shape[0] for source in sources)
@@ -189,6 +190,8 @@ class Arrays:
         axis: of its channels; None if there are none.
         width: bytes of a number, when it is read.
         look, overshoot: how they are brought into form.
+        is_bounded: whether values that are no pictures have to lie in the range too.
+        note: what is to be said of it, if anything.
     """
 
     path: Path
@@ -199,13 +202,19 @@ class Arrays:
     width: int
     look: Look
     overshoot: float
+    is_bounded: bool
+    note: str = ""
 
     def batches(self, rows: Sequence[int], size: int, notes: Notes) -> Iterator[np.ndarray]:
         with reading(self.path), open_array(self.path, self.key) as array:
+            if self.note:
+                notes.say(self.note)
             whole = len(rows) == array.shape[0] <= size
             for values in [array.read()] if whole else array.chunks(rows, size):
                 images = values[:, None] if self.axis is None else np.moveaxis(values, self.axis, 1)
-                yield self.look.framed(array.name, _in_range(array.name, images, self.look, self.overshoot, notes))
+                if images.ndim == 4 or self.is_bounded:
+                    images = _in_range(array.name, images, self.look, self.overshoot, notes)
+                yield self.look.framed(array.name, _finite(array.name, images))
 
 
 @dataclass(frozen=True)
@@ -274,12 +283,14 @@ class PictureFiles:
                 yield _in_range(self.name, images, self.look, self.overshoot, notes)
 
 
-def _array(path: Path, key: str | None, channels: str | None, look: Look, overshoot: float) -> Arrays:
+def _array(path: Path, key: str | None, layout: str | None, look: Look, overshoot: float, is_bounded: bool) -> Arrays:
     """The array of a file; what cannot be used is refused before a value is read. Raises PrescoreError, OSError."""
     with reading(path), open_array(path, key) as array:
         if array.dtype != np.uint8 and array.dtype.kind != "f":
             raise PrescoreError(f"{array.name}: {array.dtype} values; {NEEDED}")
-        axis = _channel_axis(array, channels or array.channels)
+        layout = layout or array.layout
+        known = layout or guessed_layout(array.name, array.shape, array.dtype == np.uint8)
+        axis = channel_axis(array.name, array.shape, known)
         if 0 in array.shape:
             raise PrescoreError(f"{array.name}: no images in it, its shape is {array.shape}")
         if array.shape[0] > MAX_COUNT:
@@ -287,24 +298,12 @@ def _array(path: Path, key: str | None, channels: str | None, look: Look, oversh
         others = np.delete(array.shape, [0, axis]).tolist() if axis is not None else []
         item = (1, *array.shape[1:]) if axis is None else (array.shape[axis], *others)
         width = 1 if array.dtype == np.uint8 else max(4, array.dtype.itemsize)
-        return Arrays(path, key, array.name, (array.shape[0], *look.shape(item)), axis, width, look, overshoot)
-
-
-def _channel_axis(array: StoredArray, channels: str | None) -> int | None:
-    """Which axis holds the channels; None if there is only one channel, and no axis for it."""
-    shape = array.shape
-    if channels is not None and len(shape) > 1:
-        return 1 if channels == "first" else len(shape) - 1
-    if len(shape) == 3 and shape[-1] > 4:
-        return None
-    for counts in ((1, 3), (1, 2, 3, 4)) if len(shape) == 4 else ():
-        first, last = shape[1] in counts, shape[3] in counts
-        if first != last:
-            return 1 if first else 3
-    raise PrescoreError(
-        f"{array.name}: shape {shape}; (N, H, W), (N, H, W, C) or (N, C, H, W) with C from 1 to 4 is needed, or say "
-        "where the channels are (channels, on the command line --channels first or last)"
-    )
+        is_doubtful = layout is None and known == "NHW" and array.dtype != np.uint8
+        note = f"{array.name}: shape {array.shape} is read as grey pictures; signals would be layout NCL or NLC"
+        shape = (array.shape[0], *look.shape(item))
+        return Arrays(
+            path, key, array.name, shape, axis, width, look, overshoot, is_bounded, note if is_doubtful else ""
+        )
 
 
 def _in_range(name: str, a: np.ndarray, look: Look, overshoot: float, notes: Notes) -> np.ndarray:
@@ -315,8 +314,7 @@ def _in_range(name: str, a: np.ndarray, look: Look, overshoot: float, notes: Not
     """
     if a.dtype == np.uint8:
         return a
-    if not np.isfinite(a).all():
-        raise PrescoreError(f"{name}: {np.count_nonzero(~np.isfinite(a))} values are NaN or infinite")
+    a = _finite(name, a)
     least, most, low, high = float(a.min()), float(a.max()), look.low, look.high
     width = high - low
     if least < low - overshoot * width or most > high + overshoot * width:
@@ -328,3 +326,12 @@ def _in_range(name: str, a: np.ndarray, look: Look, overshoot: float, notes: Not
     notes.seen(name, int(np.count_nonzero((a < low - slack) | (a > high + slack))), a, (low, high))
     x = np.ascontiguousarray(a, dtype=np.float32)
     return x.clip(low, high, out=x)
+
+
+def _finite(name: str, a: np.ndarray) -> np.ndarray:
+    """The values, uint8 as they are, others as float32. Raises PrescoreError if one is not finite."""
+    if a.dtype == np.uint8:
+        return a
+    if not np.isfinite(a).all():
+        raise PrescoreError(f"{name}: {np.count_nonzero(~np.isfinite(a))} values are NaN or infinite")
+    return np.ascontiguousarray(a, dtype=np.float32)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json
+from prescore.data.layout import PICTURES, stored_layout
 from prescore.errors import PrescoreError
 from prescore.files import check_writable, sweep, write_once, writing
 from prescore.images import save_grid, save_npz, save_png
@@ -135,9 +136,13 @@ class Grid(Output):
 
 
 def save_samples(path: Path, images: Tensor, seeds: Sequence[int], settings: Settings) -> None:
-    """Write samples (N, *event) as an .npz: `images`, channels last, `seeds`, and `settings` (JSON)."""
+    """Write samples (N, *event) as an .npz: `images`, channels last, or, of other events, `samples`; their `layout`,
+    `seeds`, and `settings` (JSON)."""
+    layout = stored_layout(images.shape[1:])
+    name, axis = ("images", -1) if layout == PICTURES else ("samples", 1)
     arrays = {
-        "images": images.movedim(1, -1).numpy(),
+        name: images.movedim(1, axis).numpy(),
+        "layout": np.array(layout),
         "seeds": np.array(seeds, dtype=np.uint64),
         "settings": np.array(json.dumps(settings)),
     }
@@ -145,14 +150,14 @@ def save_samples(path: Path, images: Tensor, seeds: Sequence[int], settings: Set
 
 
 class Arrays(Output):
-    """An .npz with `images` (uint8, channels last), `seeds`, and `settings` (JSON)."""
+    """An .npz as `save_samples` writes it, of uint8."""
 
     def write(self, images: Tensor) -> None:
         save_samples(self.path, images, self.seeds, self.settings)
 
 
 class Numbers(Arrays):
-    """The same with `images` as float32, in the units of the data and not clipped to their range."""
+    """The same with the samples as float32, in the units of the data and not clipped to their range."""
 
     as_numbers = True
 

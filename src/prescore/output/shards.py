@@ -20,6 +20,7 @@ from torch import Tensor
 from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json
 from prescore.data.arrays import open_array
 from prescore.data.guards import reading
+from prescore.data.layout import PICTURES, channel_axis
 from prescore.data.sets import SHARD, shards_of
 from prescore.errors import PrescoreError, is_whole
 from prescore.files import write_atomically
@@ -127,5 +128,6 @@ def _read(file: Path) -> tuple[list[int], Tensor]:
     """Seeds and samples (N, *event) of a shard."""
     with reading(file), open_array(file, "seeds") as array:
         seeds = array.read().tolist()
-    with reading(file), open_array(file, "images") as array:
-        return seeds, torch.from_numpy(np.array(array.read())).movedim(-1, 1)
+    with reading(file), open_array(file, None) as array:
+        axis = channel_axis(array.name, array.shape, array.layout or PICTURES) or 0
+        return seeds, torch.from_numpy(np.array(array.read())).movedim(axis, 1)

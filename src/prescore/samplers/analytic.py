@@ -99,14 +99,17 @@ class AnalyticDDIM(DDIM):
     def posterior_variance(self, s: Tensor) -> Tensor:
         """C(s) inside the bounds of Theorem 2."""
         statistics, score = self._measured()
+        variance = score.posterior_variance(s, self.estimate)
+        if statistics.data_range is None:
+            return variance
         low, high = statistics.data_range
-        return score.posterior_variance(s, self.estimate).clamp(max=((high - low) / 2) ** 2)
+        return variance.clamp(max=((high - low) / 2) ** 2)
 
     def noise_variance(self, s: Tensor, t: Tensor) -> Tensor:
         variance = self.bridge_variance(s, t) + (1 - self.kept(s, t)) ** 2 * self.posterior_variance(s)
         if self.clip is None:
             return variance
-        low, high = self._measured()[0].data_range
+        low, high = self._measured()[0].data_range or (0.0, 1.0)
         std = self.clip * (high - low) / 255 * math.sqrt(math.pi / 2)  # of noise with this mean size
         is_last = t == torch.where(t > 0, t, math.inf).min()
         return torch.where(is_last, variance.clamp(max=std**2), variance)

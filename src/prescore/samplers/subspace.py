@@ -108,13 +108,12 @@ def orthonormal(denoiser: Denoiser, blocks: BlockMeans) -> Denoiser:
     def denoise(y: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
         return scale * denoiser(y / scale, sigma / scale, **condition)
 
-    low, high = denoiser.data_range
     return replace(
         denoiser,
         function=denoise,
         sigma_min=scale * denoiser.sigma_min,
         sigma_max=scale * denoiser.sigma_max,
-        data_range=(scale * low, scale * high),
+        data_range=denoiser.data_range and (scale * denoiser.data_range[0], scale * denoiser.data_range[1]),
     )
 
 

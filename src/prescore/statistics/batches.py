@@ -7,6 +7,7 @@ from torch import Tensor
 
 from prescore.errors import PrescoreError
 
+USUAL = "usual"  # range of data of which nothing is said
 Batch = Tensor | tuple[Tensor, ...] | list[Tensor]
 
 
@@ -24,20 +25,23 @@ def batches(data: Tensor | Iterable[Batch]) -> Iterator[Tensor]:
         yield x
 
 
-def checked(x: Tensor, data_range: tuple[float, float]) -> Tensor:
-    """The samples in float64 on the CPU; uint8 is mapped from 0..255 onto the range.
+def checked(x: Tensor, data_range: tuple[float, float] | None) -> Tensor:
+    """The samples in float64 on the CPU; uint8 is mapped from 0..255 onto the range, by default (0, 1).
 
     Raises:
         PrescoreError: other integers, values that are not finite, or values outside the range.
     """
-    low, high = data_range
+    low, high = data_range or (0.0, 1.0)
     if x.dtype == torch.uint8:
         return x.cpu().double() / 255 * (high - low) + low
     if not x.is_floating_point():
-        raise PrescoreError(f"data: {x.dtype} given; floating point inside {data_range}, or uint8, is needed")
+        inside = f" inside {data_range}" if data_range else ""
+        raise PrescoreError(f"data: {x.dtype} given; floating point{inside}, or uint8, is needed")
     x = x.detach().cpu().double()
     if not torch.isfinite(x).all():
         raise PrescoreError(f"data: {int((~torch.isfinite(x)).sum())} values are not finite")
+    if data_range is None:
+        return x
     least, most = x.min().item(), x.max().item()
     slack = 1e-5 * (high - low)  # float16 and float32 arithmetic may overshoot the ends by a rounding
     if least < low - slack or most > high + slack:

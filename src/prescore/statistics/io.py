@@ -3,8 +3,8 @@
 Tensors `mean`, `mean_square`, `power`, `power_centred`, all float64, and, but for early files, `cosine_variance` and
 `scales`.
 Metadata, each value JSON except the first:
-format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range, minimum, maximum;
-and samples_of, where samples of a model were measured in the place of data, its name.
+format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range (null if none
+is known), minimum, maximum; and samples_of, where samples of a model were measured in the place of data, its name.
 With principal components the tensors `components`, `component_variances`; with the score of a model the tensors
 `score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. With the errors of steps
 the tensors `step_levels`, `step_widths`, `step_variances`, `step_shares`, `step_errors_data`, `step_errors_gaussian`
@@ -134,12 +134,13 @@ def _values(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
 def _fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """The entries of Moments that are not tensors."""
     try:
-        low, high = (float(end) for end in values["data_range"])
+        known = values["data_range"]
+        low, high = (0.0, 1.0) if known is None else (float(end) for end in known)
         fields: dict[str, Any] = {
             "count": _whole(values["count"]),
             "event_shape": tuple(_whole(n) for n in values["event_shape"]),
             "axes": _whole(values["axes"]),
-            "data_range": (low, high),
+            "data_range": None if known is None else (low, high),
             "minimum": float(values["minimum"]),
             "maximum": float(values["maximum"]),
         }

@@ -13,10 +13,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, check_choice
 from prescore.operators.cosine import cosine_transform
 from prescore.operators.frequency import multiplicity, symmetric_part
-from prescore.statistics.batches import Batch, batches, checked
+from prescore.statistics.batches import USUAL, Batch, batches, checked
 from prescore.statistics.components import Scatter, leading
 from prescore.statistics.scales import Scales, equal_parts
 
@@ -32,7 +32,7 @@ class Moments:
         count: number of samples.
         event_shape: shape of one sample, such as (C, H, W).
         axes: number of trailing axes over which spectra are taken.
-        data_range: (lowest, highest) value the data may have.
+        data_range: (lowest, highest) value the data may have; None where that is not known.
         mean, mean_square: of each entry, shape `event_shape`.
         power: E|F x|^2, F the unnormalised discrete Fourier transform over the last `axes` axes; half spectrum in
             the layout of `torch.fft.rfftn`, exactly symmetric in k and -k.
@@ -51,7 +51,7 @@ class Moments:
     count: int
     event_shape: tuple[int, ...]
     axes: int
-    data_range: tuple[float, float]
+    data_range: tuple[float, float] | None
     mean: Tensor
     mean_square: Tensor
     power: Tensor
@@ -92,8 +92,11 @@ class Moments:
         """Entries of the full spectrum that each column of the half spectrum stands for, shape (length // 2 + 1,)."""
         return multiplicity(self.length)
 
-    def in_range(self, data_range: tuple[float, float]) -> "Moments":
-        """Those of the same data mapped affinely from their data range onto another, exact up to rounding."""
+    def in_range(self, data_range: tuple[float, float] | None) -> "Moments":
+        """Those of the same data mapped affinely from their data range onto another, exact up to rounding; in the
+        units that they have where one of the two is None."""
+        if self.data_range is None or data_range is None:
+            return replace(self, data_range=data_range)
         (low, high), (new_low, new_high) = self.data_range, data_range
         a = (new_high - new_low) / (high - low)
         b = new_low - a * low
@@ -126,7 +129,7 @@ class Moments:
 def measure_moments(
     data: Tensor | Iterable[Batch],
     *,
-    data_range: tuple[float, float] = (0.0, 1.0),
+    data_range: tuple[float, float] | str | None = USUAL,
     axes: int | None = None,
     components: int | None = None,
 ) -> Moments:
@@ -136,7 +139,8 @@ def measure_moments(
         data: samples as the model sees them, (N, *event), or an iterable of such batches or of tuples that start with
             one, such as a DataLoader. Floating point inside `data_range`, or uint8, which is taken as 0..255 and
             mapped onto `data_range`.
-        data_range: (lowest, highest) value the data may have.
+        data_range: (lowest, highest) value the data may have; None where any is possible. By default, "usual", it is
+            (0, 1) for bytes and for pictures, events of three axes, and None for others.
         axes: number of trailing axes to take spectra over, 1 to 3; by default all but the first (the channels), or
             the one that there is.
         components: number K of leading principal components to find as well; by default none, but all of vectors,
@@ -151,9 +155,13 @@ def measure_moments(
     coefficients are held. Components add 64 MiB (more if
     2 K d numbers are) and a singular value decomposition of that size each time it is full, and at the end.
     """
-    low, high = data_range
-    if not -float("inf") < low < high < float("inf"):
-        raise PrescoreError(f"data_range: {data_range} given; two finite numbers, the lower first, are needed")
+    if isinstance(data_range, str):
+        check_choice("data_range", data_range, [USUAL])
+    elif data_range is not None:
+        low, high = data_range
+        if not -float("inf") < low < high < float("inf"):
+            raise PrescoreError(f"data_range: {data_range} given; two finite numbers, the lower first, are needed")
+        data_range = (float(low), float(high))
     if components is not None and (not isinstance(components, int) or components < 1):
         raise PrescoreError(f"components: {components!r} is not a positive whole number")
     total: Moments | None = None
@@ -162,7 +170,7 @@ def measure_moments(
     is_all = False
     for batch in batches(data):
         for piece in _pieces(batch):
-            part, rows = _measure(piece, (float(low), float(high)), axes)
+            part, rows = _measure(piece, _range_of(piece, data_range), axes)
             if components is None and len(part.event_shape) == 1 and part.event_shape[0] <= FULL:
                 components, is_all = part.event_shape[0], True
             if scales.left:
@@ -186,6 +194,14 @@ def measure_moments(
             f"which have at most {most}"
         )
     return _with_components(total, scatter.rows, components)
+
+
+def _range_of(x: Tensor, data_range: tuple[float, float] | str | None) -> tuple[float, float] | None:
+    """The range of samples (N, *event): what is given, or the usual one; that of bytes is always known."""
+    if isinstance(data_range, tuple):
+        return data_range
+    is_picture = data_range == USUAL and x.ndim == 4
+    return (0.0, 1.0) if is_picture or x.dtype == torch.uint8 else None
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
@@ -233,7 +249,7 @@ def mean_power(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return symmetric_part(spectrum.square().sum(-1).mean(0), len(dims), x.shape[-1])
 
 
-def _measure(x: Tensor, data_range: tuple[float, float], axes: int | None) -> tuple[Moments, Tensor]:
+def _measure(x: Tensor, data_range: tuple[float, float] | None, axes: int | None) -> tuple[Moments, Tensor]:
     """Moments of one piece (n, *event) by themselves, and its samples about their mean, (n, d)."""
     event_shape = tuple(x.shape[1:])
     axes = min(max(len(event_shape) - 1, 1), 3) if axes is None else axes

@@ -43,7 +43,8 @@ class Statistics:
     digest: str = ""
 
     def __repr__(self) -> str:
-        parts = [f"{self.measured_on} of shape {self.event_shape} in {self.data_range}"]
+        within = f" in {self.data_range}" if self.data_range else ""
+        parts = [f"{self.measured_on} of shape {self.event_shape}{within}"]
         parts += [f"score of {self.model.score.model or 'a model'}"] if self.model.score else []
         parts += ["errors of steps"] if self.model.steps else []
         fits = ", ".join(map(str, sorted(self.tuning.fits)))
@@ -59,12 +60,17 @@ class Statistics:
         return f"{self.moments.count} samples" + (f" of {self.samples_of}" if self.samples_of else "")
 
     @property
-    def data_range(self) -> tuple[float, float]:
+    def data_range(self) -> tuple[float, float] | None:
         return self.moments.data_range
 
 
-def in_range(statistics: Statistics, data_range: tuple[float, float]) -> Statistics:
-    """The statistics of the same data mapped affinely from their data range onto another, exact up to rounding."""
+def in_range(statistics: Statistics, data_range: tuple[float, float] | None) -> Statistics:
+    """The statistics of the same data mapped affinely from their data range onto another, exact up to rounding.
+
+    Where one of the two is not known, None, they stay in the units that they have.
+    """
+    if statistics.data_range is None or data_range is None:
+        return replace(statistics, moments=replace(statistics.moments, data_range=data_range))
     (low, high), (new_low, new_high) = statistics.data_range, data_range
     a = (new_high - new_low) / (high - low)
     score, steps = statistics.model.score, statistics.model.steps

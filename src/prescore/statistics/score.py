@@ -33,7 +33,7 @@ from prescore.denoiser import Evaluator
 from prescore.errors import PrescoreError
 from prescore.grid import check_grid, geometric, interpolate
 from prescore.noise import NoiseSource
-from prescore.statistics.batches import Batch, batches, checked
+from prescore.statistics.batches import USUAL, Batch, batches, checked
 
 ESTIMATES = ("score", "residual")
 USUAL_LEVELS = 24
@@ -94,7 +94,7 @@ def score_statistics(
     data: Tensor | Iterable[Batch],
     levels: Tensor | Sequence[float] | None = None,
     *,
-    data_range: tuple[float, float] | None = None,
+    data_range: tuple[float, float] | str | None = USUAL,
     condition: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -108,7 +108,8 @@ def score_statistics(
             and on its own `device` if it has these attributes, else in float32 on the CPU.
         data: samples as the model sees them, (N, *event), or an iterable of batches, as in `calibrate`.
         levels: decreasing positive noise levels; by default 24 in geometric progression over the model's range.
-        data_range: (lowest, highest) value of the data; by default the model's, or (0, 1).
+        data_range: (lowest, highest) value of the data; None where any is possible. By default, "usual", that of the
+            model, if it has one.
         condition: named tensors with a row for each sample, or one for all, passed to the denoiser by keyword.
         seed: sample k at level i is noised by draw i of the generator of seed + k, whatever its batch.
         batch_size: samples in one network call.
@@ -123,7 +124,7 @@ def score_statistics(
     Cost: one network call for each level and batch.
     """
     grid = _levels(denoiser, levels)
-    limits = getattr(denoiser, "data_range", (0.0, 1.0)) if data_range is None else data_range
+    limits = getattr(denoiser, "data_range", None) if isinstance(data_range, str) else data_range
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not a positive whole number")
     sums, count, shape = torch.zeros(3, len(grid), dtype=torch.float64), 0, getattr(denoiser, "event_shape", None)
