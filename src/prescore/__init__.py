@@ -9,6 +9,7 @@ from prescore.calibration import calibrate, calibrate_model
 from prescore.checkpoints import load
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
+from prescore.film import Film, save_films, trace
 from prescore.gaussian import Gaussian, cosine_gaussian, frequency_gaussian, pca_gaussian, pixel_gaussian
 from prescore.output.drawing import Written, fitting_batch, write_samples
 from prescore.plan import Plan, draw, plan
@@ -39,6 +40,7 @@ __all__ = [
     "PRESETS",
     "SAMPLERS",
     "Denoiser",
+    "Film",
     "Gaussian",
     "Plan",
     "Preconditioner",
@@ -71,8 +73,10 @@ __all__ = [
     "plan",
     "radial_preconditioner",
     "sample",
+    "save_films",
     "save_statistics",
     "score_statistics",
     "subspace_sample",
+    "trace",
     "write_samples",
 ]
