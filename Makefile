@@ -25,18 +25,22 @@ $(foreach name,distance_tables automatic_alpha edm_stochasticity edm_schedules s
 automatic_alpha_OPTIONS += --data $(TOPOGRAPHY) $(FASHION)
 steps_grid_OPTIONS = --models mnist-ve natural-edm emoji-ve topography-edm
 
-.PHONY: demo test lint fuzz install clean experiments experiments-data experiments-quick
+.PHONY: demo test lint site gpu fuzz install clean experiments experiments-data experiments-quick
 
 demo: $(VENV)/cli
 	$(BIN)/prescore demo --out demo.png
 
-test: $(VENV)/dev lint
+test: $(VENV)/dev lint site
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages, into build/site; a broken link or reference is an error.
+site: $(VENV)/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Hostile input for some minutes; prints what was tried, and what failed.
 fuzz: $(VENV)/dev
@@ -66,7 +70,7 @@ experiments: experiments-data $(EXPERIMENTS:%=experiment-%)
 
 experiments-data:
 	@for file in $(sort $(MNIST) $(NATURAL) $(TOPOGRAPHY) $(FASHION)); do test -f "$$file" || { missing=1; \
-	  echo "$$file: no such file; experiments/README.md says what it is to hold. Say where it is by" \
+	  echo "$$file: no such file; docs/experiments.md says what it is to hold. Say where it is by" \
 	  "make experiments MNIST=FILE NATURAL=FILE TOPOGRAPHY=FILE FASHION=FILE" >&2; }; done; test -z "$$missing"
 
 experiment-%: $(VENV)/cli

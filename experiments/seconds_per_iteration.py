@@ -137,7 +137,7 @@ where a step of plain or PDS makes two:
 ![Arithmetic of an iteration beside a network call](figures/seconds_per_iteration.png)
 
 **Agrees:** PDS costs {most} of an iteration here. That is less than in the paper, whose transforms are complex and made
-one axis after the other (benchmarks/README.md), and less than it would be on a GPU, which makes the network faster than
+one axis after the other (docs/benchmarks.md), and less than it would be on a GPU, which makes the network faster than
 the transforms.
 """
 
