@@ -1,7 +1,9 @@
 """`prescore sample`."""
 
+import io
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +27,7 @@ from prescore.cli.shared import (
 from prescore.errors import PrescoreError
 
 USUAL_BATCH = 16
+STATE_BYTES = 2 * 4  # for each number of a trajectory, which is kept and then written
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from prescore import Plan
     from prescore.cli.output import Output
     from prescore.cli.plan import ChosenClasses
+    from prescore.samplers import Progress
 
 
 def sample(
@@ -129,6 +133,13 @@ def sample(
     as_numbers: Annotated[
         bool, typer.Option("--float", help="Write an .npz of float32 in the units of the data, instead of bytes.")
     ] = False,
+    trajectory: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npy",
+            help="Write the state after each step too, float32 (T, n, ...) in the model's own coordinates.",
+        ),
+    ] = None,
     config: Config = None,
     raw: Raw = False,
     device: Device = None,
@@ -213,10 +224,17 @@ def sample(
     output = open_output(out, seeds, settings, opened.denoiser.picture_shape, as_numbers=as_numbers)
     if not isinstance(output, Folder):  # which writes each batch as it comes
         check_size("n", n, 2 * (4 if as_numbers else 1) * math.prod(opened.denoiser.picture_shape))
-    draw(decided, output, batch_size, chosen)
+    states = None if trajectory is None else Trajectory(trajectory, decided, output)
+    draw(decided, output, batch_size, chosen, states)
 
 
-def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses | None" = None) -> None:
+def draw(
+    plan: "Plan",
+    output: "Output",
+    batch_size: int,
+    chosen: "ChosenClasses | None" = None,
+    trajectory: "Trajectory | None" = None,
+) -> None:
     """Draw what the output still misses, batch by batch, and say what it took."""
     from prescore.cli.report import calls_text, facts, show
     from prescore.limits import is_exhausted
@@ -235,8 +253,10 @@ def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses
     print(facts(dict(output.settings) | how), flush=True)
     start = time.perf_counter()
     try:
-        made = _run(plan, output, batches, batch_size, calls, chosen)
+        made = _run(plan, output, batches, batch_size, calls, chosen, trajectory)
         output.finish()
+        if trajectory is not None:
+            trajectory.finish()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(output.remains()) from None
     except PrescoreError:
@@ -249,6 +269,47 @@ def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses
             raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
         raise
     print(f"{calls_text(made, 'network ')} in {time.perf_counter() - start:.1f} s, written to {show(output.path)}")
+
+
+class Trajectory:
+    """The states of all samples after each step, as a callback of `prescore.sample`, to be written at the end.
+
+    Args:
+        path: of an .npy file.
+        plan: what is drawn.
+        output: where its samples go, which has none of them yet.
+
+    Raises:
+        PrescoreError: the file cannot be written, or the states do not fit into memory.
+    """
+
+    def __init__(self, path: Path, plan: "Plan", output: "Output") -> None:
+        import torch
+
+        from prescore.files import check_writable
+        from prescore.limits import check_size
+
+        if path.suffix.lower() != ".npy":
+            raise PrescoreError(f"--trajectory: {path} given; an .npy file is written")
+        if output.missing() != output.seeds:
+            raise PrescoreError(f"--trajectory: {output.path} holds samples, which are not drawn again; choose another")
+        check_writable(path)
+        n, shape = len(output.seeds), plan.denoiser.event_shape
+        check_size("trajectory", plan.steps * n, STATE_BYTES * math.prod(shape))
+        self.path, self.rows = path, {seed: row for row, seed in enumerate(output.seeds)}
+        self.states = torch.empty(plan.steps, n, *shape)
+
+    def __call__(self, progress: "Progress") -> None:
+        self.states[progress.step, [self.rows[seed] for seed in progress.seeds]] = progress.x.float().cpu()
+
+    def finish(self) -> None:
+        import numpy as np
+
+        from prescore.files import write_atomically
+
+        buffer = io.BytesIO()
+        np.save(buffer, self.states.numpy())
+        write_atomically(self.path, buffer.getvalue())
 
 
 def split(output: "Output", size: int) -> list[list[int]]:
@@ -265,6 +326,7 @@ def _run(
     size: int,
     calls: int | None,
     chosen: "ChosenClasses | None",
+    callback: "Callable[[Progress], None] | None",
 ) -> int:
     from tqdm import tqdm
 
@@ -283,7 +345,7 @@ def _run(
         counting = replace(plan, denoiser=replace(denoiser, function=counted))
         for seeds in batches:
             condition = chosen.condition(seeds) if chosen else None
-            x = counting.sample(seeds, batch_size=size, condition=condition, progress=False)
+            x = counting.sample(seeds, batch_size=size, condition=condition, callback=callback, progress=False)
             pictures = denoiser.decode(fill(x, size))[: len(seeds)]
             numbers = pictures.cpu().float() if output.as_numbers else to_uint8(pictures, denoiser.picture_range)
             new = [k for k, seed in enumerate(seeds) if seed in missing]

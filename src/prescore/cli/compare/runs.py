@@ -80,6 +80,7 @@ class Result:
 
     Attributes:
         seconds: that sampling took, without the network's first call and without decoding and measuring.
+        conditioning: V_coo and R_coo, the states' variation and range averaged over samples and steps.
         metrics: by name; None is a value that is not finite.
         spectrum: power on rings of equal frequency, mean over channels, of images in [0, 1].
         notes: what to know about the metrics, one line each.
@@ -87,6 +88,7 @@ class Result:
     """
 
     seconds: float | None = None
+    conditioning: Mapping[str, float | None] | None = None
     metrics: Mapping[str, float | None] | None = None
     spectrum: Sequence[float] | None = None
     notes: Sequence[str] = ()
