@@ -14,6 +14,7 @@ from prescore.plan import Plan, draw, plan
 from prescore.precondition import (
     Preconditioner,
     frequency_preconditioner,
+    load_mask,
     pixel_preconditioner,
     radial_preconditioner,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "frequency_preconditioner",
     "in_range",
     "load",
+    "load_mask",
     "load_statistics",
     "log_likelihood",
     "make_sampler",

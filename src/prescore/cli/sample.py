@@ -103,7 +103,8 @@ def sample(
     pixel_mask: Annotated[
         str | None,
         typer.Option(
-            help="With --pixel: what scales pixels: log, square or mean.", show_default="log, as in the paper"
+            help="With --pixel: what scales pixels: log, square, mean, or the authors' mask, FILE.npy.",
+            show_default="log, as in the paper",
         ),
     ] = None,
     alpha_relation: Annotated[
