@@ -51,6 +51,7 @@ from prescore.samplers import sample as run
 from prescore.samplers.base import steps_for_calls
 from prescore.samplers.calibrated import errors_of, levels_source, prediction_of
 from prescore.samplers.choose import choose_measured, describe_errors
+from prescore.samplers.subspace import BlockMeans, orthonormal, subspace_denoiser
 from prescore.samplers.table import which_take
 from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
 from prescore.tuned import HIDING, WIDE
@@ -59,6 +60,7 @@ AUTO = "auto"  # a sampler, noise levels, or a strength that is to be chosen
 USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is said
 RHO = 7.0  # of the grid "karras"
 WEAKEST_ALPHA = 1e4  # what stands for no preconditioner among the settings
+DETAIL_HIDDEN = 4.0  # noise, in standard deviations of the detail, in which subspace diffusion may take it as Gaussian
 FEW = 16  # steps, fewer than which are enough for any sampler
 SAMPLER_LEFT = ("sampler", AUTO)  # which a preset names then
 INSTEAD = (
@@ -161,6 +163,8 @@ def plan(
     omega: float | None = None,
     reference: Gaussian | None = None,
     preconditioner: Preconditioner | None = None,
+    subspace: Denoiser | None = None,
+    switch: float | None = None,
     event_shape: Sequence[int] | None = None,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
@@ -199,6 +203,10 @@ def plan(
             height of the image.
         skew, omega: a skew-symmetric term of Langevin dynamics, "S1", "S2" or "S3", and its weight.
         reference, preconditioner: objects made by hand, instead of those that are made from the statistics.
+        subspace: for subspace diffusion, a model of the means of blocks of pixels, such as 2x2, in the same data range.
+            It is called in the model's place at noise levels above `switch`; the detail is then a Gaussian of one
+            variance, by the statistics (`prescore.samplers.subspace.subspace_denoiser`).
+        switch: by default DETAIL_HIDDEN times the standard deviation of the detail.
         event_shape: of a sample, for a function; by default that of the statistics.
         sigma_min, sigma_max: noise range, which a function needs, and a `Denoiser` may be limited to.
         data_range: of a function's data, by default that of the statistics, else (0, 1).
@@ -235,6 +243,12 @@ def plan(
     known = _Known(denoiser, statistics, mask)
     if mask is not None:
         _check_mask("statistics", mask, denoiser, "" if sampler == AUTO else sampler)
+    spaces: dict[str, object] = {}
+    if subspace is not None:
+        denoiser, spaces = _through_subspace(known, subspace, switch)
+        known = replace(known, denoiser=denoiser)
+    elif switch is not None:
+        raise PrescoreError("switch: belongs to subspace")
     if calls is not None and (not is_whole(calls) or calls < 1):
         raise PrescoreError(f"calls: {calls!r} is not a positive whole number")
     check_count("calls", calls or 0, MOST_LEVELS)
@@ -278,7 +292,7 @@ def plan(
         if denoiser.sigma_min < hidden < denoiser.sigma_max:
             reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
             denoiser, known = known.limited(hidden)
-    entry, facts = find_sampler(sampler), dict[str, object]()
+    entry, facts = find_sampler(sampler), spaces
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
     made: dict[str, Any] = {name: value for name, value in objects.items() if value is not None}
@@ -334,7 +348,7 @@ def plan(
         facts["basis"] = made["reference"].label
     if "statistics" in wanted:
         made["statistics"] = known.needed
-    if known.given is not None and not wanted and not for_grid:
+    if known.given is not None and not wanted and not for_grid and subspace is None:
         reasons["statistics"] = f"given, but {sampler} has no use for them"
     method = on_levels(**made)
     levels = method.levels(denoiser.sigma_min, denoiser.sigma_max)
@@ -358,7 +372,9 @@ def plan(
     if start is not None:
         facts["start"] = start.label
     by_statistics = [argument for argument in wanted if argument != "preconditioner" or mask is None]
-    if by_statistics or start is not None or facts.get("grid") == AUTO:
+    if subspace is not None and not levels[0] > float(str(facts["switch"])):
+        raise PrescoreError(f"switch: {facts['switch']} is above all noise levels of the run, up to {levels[0]:g}")
+    if by_statistics or subspace is not None or start is not None or facts.get("grid") == AUTO:
         facts |= known.facts
     settings = {
         "sampler": sampler,
@@ -618,6 +634,28 @@ def _denoiser(model: Denoise, statistics: Statistics | None, given: Mapping[str,
         own = f"{model.sigma_min:g} to {model.sigma_max:g}"
         raise PrescoreError(f"sigma_min, sigma_max: {low:g} to {high:g} asked for, the model knows noise from {own}")
     return replace(model, sigma_min=low, sigma_max=high)
+
+
+def _through_subspace(known: _Known, subspace: Denoiser, switch: float | None) -> tuple[Denoiser, dict[str, object]]:
+    """The model with that of block means above the switch, and what of them decides a sample."""
+    fine = known.denoiser
+    if not isinstance(subspace, Denoiser):
+        raise PrescoreError(f"subspace: {type(subspace).__name__} given; a Denoiser is needed, as of prescore.load")
+    for name in ("data_range", "data_mean_removed"):
+        if getattr(subspace, name) != getattr(fine, name):
+            raise PrescoreError(
+                f"subspace: its {name} is {getattr(subspace, name)}, the model's {getattr(fine, name)}; the means of "
+                "blocks of the same data are needed"
+            )
+    known.require("subspace", with_model=False)
+    blocks = BlockMeans(tuple(fine.event_shape), tuple(subspace.event_shape))
+    mean, variance = blocks.moments_of(known.needed)
+    if switch is None:
+        switch = float(f"{DETAIL_HIDDEN * variance**0.5:.3g}")
+    check_number("switch", switch)
+    both = subspace_denoiser(fine, orthonormal(subspace, blocks), switch, variance=variance, mean=mean)
+    name = subspace.name or "x".join(map(str, subspace.event_shape))
+    return replace(both, sigma_max=min(both.sigma_max, fine.sigma_max)), {"subspace": name, "switch": float(switch)}
 
 
 def _wrapped(function: Denoise, statistics: Statistics | None, told: Mapping[str, Any]) -> Denoiser:

@@ -129,6 +129,22 @@ def sample(
             show_default="cosine; covariance of vectors",
         ),
     ] = None,
+    subspace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Subspace diffusion: a model of the means of blocks of pixels, called at the noise above --switch.",
+        ),
+    ] = None,
+    subspace_config: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The --config of --subspace, where it has not the model's.")
+    ] = None,
+    switch: Annotated[
+        float | None,
+        typer.Option(
+            help="Noise level of --subspace.", show_default="4 standard deviations of the detail, by the statistics"
+        ),
+    ] = None,
     class_: Class = None,
     guidance: Guidance = None,
     as_numbers: Annotated[
@@ -198,6 +214,24 @@ def sample(
         guidance=guidance,
     )
     chosen = choose_classes(opened.description, class_, guidance)
+    if subspace_config is not None and subspace is None:
+        raise PrescoreError("subspace_config: belongs to subspace")
+    coarse = None
+    if subspace is not None:
+        coarse = open_model(
+            subspace,
+            config=subspace_config,
+            weights=which_weights(raw),
+            device=device,
+            dtype=dtype,
+            channels_last=channels_last,
+            compile=compile,
+            guidance=guidance,
+        )
+        own = {name: coarse.settings[name] for name in ("model_sha256", "config") if name in coarse.settings}
+        opened = opened._replace(
+            settings={**opened.settings, **{f"subspace_{name.removeprefix('model_')}": own[name] for name in own}}
+        )
     decided = plan(
         opened.denoiser,
         preset=preset,
@@ -215,6 +249,8 @@ def sample(
         radial=parse_radial(radial),
         skew=skew,
         omega=omega,
+        subspace=None if coarse is None else coarse.denoiser,
+        switch=switch,
         sigma_min=sigma_min,
         sigma_max=sigma_max,
         **{"alpha": parse_alpha(alpha), **context.obj},
