@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_refused(model, options, message):
 
 
 def test_a_switch_that_no_level_is_above_is_refused():
-    with pytest.raises(PrescoreError, match="^switch: 1.0 is above all noise levels of the run, up to 0.5"):
+    with pytest.raises(PrescoreError, match=r"^switch: 1\.0 is above all noise levels of the run, up to 0\.5"):
         plan(MODEL, sampler="ddim", grid=[0.5, 0.1, 0.0], subspace=MEANS, switch=1.0)
 
 
