@@ -150,7 +150,9 @@ def kills(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for place in (out, folder / "alone"):
         run(1, *how, place)
     assert same(out, folder / "alone"), "the files are not those of a run that was left alone"
-    print(f"\n{killed} kills at random times, half of them of two processes; {shards} shards were written between them.")
+    print(
+        f"\n{killed} kills at random times, half of them of two processes; {shards} shards were written between them."
+    )
     print("None was lost, none drawn again, and the end equals a run that was left alone, byte for byte.")
     return {"kills": killed, "shards_between": shards}
 

@@ -16,6 +16,7 @@ from prescore.plan import Plan, draw, plan
 from prescore.precondition import (
     Preconditioner,
     frequency_preconditioner,
+    load_mask,
     pixel_preconditioner,
     radial_preconditioner,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "frequency_preconditioner",
     "in_range",
     "load",
+    "load_mask",
     "load_statistics",
     "log_likelihood",
     "make_sampler",

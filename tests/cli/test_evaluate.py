@@ -232,7 +232,7 @@ def test_weights_that_were_not_downloaded(
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     message = refused("evaluate", samples, "--reference", data, "--features", "inception")
     assert f"weights are not there, {tmp_path / 'checkpoints' / 'weights-00000000.pth'}" in message
-    assert "download https://example.org/weights-00000000.pth to" in message
+    assert "00000000.pth https://example.org/weights-00000000.pth`, or take" in message
     assert "or take efficientnet-lite0; other extractors: mnist-classifier" in message
 
 

@@ -42,6 +42,13 @@ def evaluate(
     save_reference: Annotated[
         Path | None, typer.Option(help="Write the statistics of DATA to this file, to be given as STATS.")
     ] = None,
+    trajectory: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STATES",
+            help="Also V_coo and R_coo of these states, .npy (T, n, ...), as from `prescore sample --trajectory`.",
+        ),
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the result to this file as well.")] = None,
     n: Annotated[int | None, typer.Option("--n", help="Take at most this many samples, drawn at random.")] = None,
     reference_n: Annotated[int | None, typer.Option("--reference-n", help="The same of the true images.")] = None,
@@ -56,7 +63,14 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare samples with true images: distances, fidelity and diversity, spectra, pixels."""
-    from prescore.cli.measuring import Measuring, compare, measured_reference, metric_names, stored_reference
+    from prescore.cli.measuring import (
+        Measuring,
+        compare,
+        conditioning_of,
+        measured_reference,
+        metric_names,
+        stored_reference,
+    )
     from prescore.cli.report import show
     from prescore.data import load_images
     from prescore.device import open_device
@@ -86,14 +100,15 @@ def evaluate(
     else:
         data = load_images(reference, key=reference_key, n=reference_n, **look)
         sets = measured_reference(data, tuple(images.shape[1:]), len(images), measuring, floor, seed)
+    conditioning = None if trajectory is None else conditioning_of(trajectory)
     own = measuring(images)
     comparison = compare(own, sets, names)
     true = sets.floor(list(comparison.values))
     if save_reference is not None:
         save(sets.reference, save_reference)
     if json_out is not None:
-        write_atomically(json_out, as_json(samples, reference, own, sets, comparison, true))
-    print(as_text(samples, reference, own, sets, comparison, true))
+        write_atomically(json_out, as_json(samples, reference, own, sets, comparison, true, conditioning))
+    print(as_text(samples, reference, own, sets, comparison, true, conditioning))
     for path in (save_reference, json_out):
         if path is not None:
             print(f"written to {show(path)}")
@@ -106,10 +121,12 @@ def as_text(
     sets: "ReferenceSets",
     comparison: "Comparison",
     floor: Mapping[str, float] | None,
+    conditioning: Mapping[str, Any] | None = None,
 ) -> str:
     """The result as tables for a terminal."""
     from prescore.cli.measuring import hexadecimal
     from prescore.cli.report import facts, show, table
+    from prescore.metrics import CONDITIONING
     from prescore.metrics.evaluation import HIGHER_IS_BETTER
 
     head = {
@@ -126,6 +143,9 @@ def as_text(
         columns.insert(2, f"floor (n = {sets.held.count})")
         for row, value in zip(rows, floor.values(), strict=True):
             row.insert(2, value)
+    if conditioning is not None:
+        head["trajectory"] = f"{conditioning['n']} samples, {conditioning['steps']} steps, {conditioning['path']}"
+        rows += [[name, conditioning[name], *[""] * (floor is not None), "lower"] for name in CONDITIONING]
     notes = "".join(f"\nnote: {note}" for note in comparison.notes)
     return f"{facts(head)}\n\n{table(columns, rows)}\n{notes}"
 
@@ -137,6 +157,7 @@ def as_json(
     sets: "ReferenceSets",
     comparison: "Comparison",
     floor: Mapping[str, float] | None,
+    conditioning: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The result as JSON."""
     from prescore.cli.measuring import finite, hexadecimal
@@ -155,6 +176,7 @@ def as_json(
         "features": own.extractor,
         "metrics": finite(comparison.values),
         "floor": true,
+        **({} if conditioning is None else {"trajectory": conditioning}),
         "notes": comparison.notes,
         "library_version": __version__,
     }

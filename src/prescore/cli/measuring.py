@@ -4,11 +4,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from prescore.data import reading
+from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError, check_choice
-from prescore.metrics import METRICS, Features, SetStatistics, cautions, evaluate, hold_out, load_reference, measure
+from prescore.limits import check_size
+from prescore.metrics import (
+    METRICS,
+    Conditioning,
+    Features,
+    SetStatistics,
+    cautions,
+    evaluate,
+    hold_out,
+    load_reference,
+    measure,
+)
 from prescore.metrics import obstacles as obstacles_of
 from prescore.metrics.sets import check_shapes
 
@@ -125,6 +141,26 @@ def metric_names(metrics: str | None) -> list[str] | None:
     if not names:
         raise PrescoreError(f"--metrics: none named; known: {', '.join(METRICS)}")
     return names
+
+
+def conditioning_of(path: Path) -> dict[str, Any]:
+    """V_coo and R_coo of the states in an .npy or .npz file, (T, n, *event), with the path, T and n, JSON values.
+
+    Raises:
+        PrescoreError: the file cannot be read, or does not hold such states, finite.
+    """
+    conditioning = Conditioning()
+    with reading(path), open_array(path, None) as array:
+        if len(array.shape) < 3 or 0 in array.shape or array.dtype.kind != "f":
+            what = f"{array.dtype} values of shape {array.shape}"
+            raise PrescoreError(f"--trajectory: {path} holds {what}; floating point (T, n, ...) is needed")
+        check_size("--trajectory", 1, array.size)
+        for states in array.read():
+            conditioning.add(torch.from_numpy(states.astype(np.float64)))
+    if not all(map(isfinite, conditioning.values.values())):
+        raise PrescoreError(f"--trajectory: {path} has values that are not finite")
+    T, n = array.shape[:2]
+    return {"path": str(path), "steps": T, "n": n, **conditioning.values}
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:

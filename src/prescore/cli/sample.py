@@ -1,7 +1,7 @@
 """`prescore sample`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -117,7 +117,8 @@ def sample(
     pixel_mask: Annotated[
         str | None,
         typer.Option(
-            help="With --pixel: what scales pixels: log, square or mean.", show_default="log, as in the paper"
+            help="With --pixel: what scales pixels: log, square, mean, or the authors' mask, FILE.npy.",
+            show_default="log, as in the paper",
         ),
     ] = None,
     alpha_relation: Annotated[
@@ -142,12 +143,35 @@ def sample(
             show_default="cosine; covariance of vectors",
         ),
     ] = None,
+    subspace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Subspace diffusion: a model of the means of blocks of pixels, called at the noise above --switch.",
+        ),
+    ] = None,
+    subspace_config: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The --config of --subspace, where it has not the model's.")
+    ] = None,
+    switch: Annotated[
+        float | None,
+        typer.Option(
+            help="Noise level of --subspace.", show_default="4 standard deviations of the detail, by the statistics"
+        ),
+    ] = None,
     class_: Class = None,
     guidance: Guidance = None,
     as_numbers: Annotated[
         bool,
         typer.Option("--float", help="Write .npz files of float32 in the units of the data, instead of bytes."),
     ] = False,
+    trajectory: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npy",
+            help="Write the state after each step too, float32 (T, n, ...) in the model's own coordinates.",
+        ),
+    ] = None,
     config: Config = None,
     raw: Raw = False,
     device: Device = None,
@@ -198,17 +222,19 @@ def sample(
     numbers = parse_seeds(seeds, seed, n)
     size = int(batch_size) if batch_size is not None and batch_size.lstrip("-").isdecimal() else batch_size
     with processes_on(device or "cpu", PATIENCE) as processes:
-        opened = open_model(
-            model,
-            config=config,
-            weights=which_weights(raw),
-            device=None if device is None else str(processes.device),
-            dtype=dtype,
-            channels_last=channels_last,
-            compile=compile,
-            guidance=guidance,
-        )
+        how_opened: dict[str, Any] = {"weights": which_weights(raw), "dtype": dtype, "guidance": guidance}
+        how_opened |= {"device": None if device is None else str(processes.device)}
+        how_opened |= {"channels_last": channels_last, "compile": compile}
+        opened = open_model(model, config=config, **how_opened)
         chosen = choose_classes(opened.description, class_, guidance)
+        if subspace_config is not None and subspace is None:
+            raise PrescoreError("subspace_config: belongs to subspace")
+        coarse = None if subspace is None else open_model(subspace, config=subspace_config, **how_opened)
+        if coarse is not None:
+            own = {name: coarse.settings[name] for name in ("model_sha256", "config") if name in coarse.settings}
+            opened = opened._replace(
+                settings={**opened.settings, **{f"subspace_{name.removeprefix('model_')}": own[name] for name in own}}
+            )
         decided = plan(
             opened.denoiser,
             preset=preset,
@@ -226,6 +252,8 @@ def sample(
             radial=parse_radial(radial),
             skew=skew,
             omega=omega,
+            subspace=None if coarse is None else coarse.denoiser,
+            switch=switch,
             sigma_min=sigma_min,
             sigma_max=sigma_max,
             **{"alpha": parse_alpha(alpha), **context.obj},
@@ -257,6 +285,7 @@ def sample(
                 as_numbers=as_numbers,
                 condition=chosen.condition if chosen else None,
                 share=shard,
+                trajectory=trajectory,
                 settings=settings,
                 processes=processes,
                 before=announce,

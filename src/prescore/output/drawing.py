@@ -21,8 +21,10 @@ from prescore.limits import is_exhausted
 from prescore.noise import check_seeds
 from prescore.output import open_output
 from prescore.output.files import Output, Settings
+from prescore.output.trajectory import Trajectory
 from prescore.plan import Plan
 from prescore.processes import Processes, Share, parse_share, processes_on
+from prescore.samplers import Progress
 from prescore.samplers.base import fill
 
 USUAL_BATCH = 16
@@ -64,6 +66,7 @@ def write_samples(
     as_numbers: bool = False,
     condition: Condition | None = None,
     share: Share | str | None = None,
+    trajectory: str | Path | None = None,
     settings: Settings | None = None,
     processes: Processes | None = None,
     before: Callable[[Output, int, int | None], None] | None = None,
@@ -86,6 +89,7 @@ def write_samples(
         condition: gives the condition, named tensors of one row a seed, for the seeds of a batch.
         share: draw only this one of several equal shares, which other runs complete: a `Share`, "3/16", or "slurm" for
             that of a task of a SLURM array. `out` has to be a folder.
+        trajectory: write the states after each step as well, as NAME.npy; by one process, of all samples.
         settings: JSON values that decide the samples beside the plan's, such as which model it is. A folder goes on
             only with the same.
         processes: those that share the work, if they are known already.
@@ -112,6 +116,9 @@ def write_samples(
     with _joined(processes, plan.denoiser.device) as processes:
         try:
             size = _batch(plan.denoiser, batch_size, wanted, condition, processes)
+            if trajectory is not None and max(own.count, processes.count) > 1:
+                raise PrescoreError("trajectory: it is written by one process, which draws all samples")
+            states = None if trajectory is None else Trajectory(trajectory, plan, output)
             present, units = output.present(), own.of(output.units(size))
             missing = [k for k, unit in enumerate(units) if not all(map(present.issuperset, unit))]
             todo = processes.share.of(processes.agreed(missing))  # each process might see what another has just written
@@ -121,8 +128,10 @@ def write_samples(
                 before(output, size, calls)
             start = time.perf_counter()
             with _bar(output, processes, calls, progress) as update:
-                made, drawn = _draw(plan, output, batches, present, size, condition, update)
+                made, drawn = _draw(plan, output, batches, present, size, condition, update, states)
                 output.finish(processes)
+                if states is not None:
+                    states.finish()
             made, drawn = processes.total(made), processes.total(drawn)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(output.remains()) from None
@@ -248,6 +257,7 @@ def _draw(
     size: int,
     condition: Condition | None,
     update: Callable[[int], object],
+    callback: Callable[[Progress], None] | None,
 ) -> tuple[int, int]:
     """Network calls that were made, and samples that were drawn, without those that were present."""
     denoiser, made, drawn = plan.denoiser, 0, 0
@@ -261,7 +271,7 @@ def _draw(
     counting = replace(plan, denoiser=replace(denoiser, function=counted))
     for seeds in batches:
         rows = None if condition is None else condition(seeds)
-        x = counting.sample(seeds, batch_size=size, condition=rows, progress=False)
+        x = counting.sample(seeds, batch_size=size, condition=rows, callback=callback, progress=False)
         pictures = denoiser.decode(fill(x, size))[: len(seeds)]
         numbers = pictures.cpu().float() if output.as_numbers else to_uint8(pictures, denoiser.picture_range)
         new = [k for k, seed in enumerate(seeds) if seed not in present]

@@ -25,7 +25,7 @@ from prescore.data import reading
 from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError
 from prescore.files import sweep, write_atomically
-from prescore.metrics import METRICS
+from prescore.metrics import CONDITIONING, METRICS
 from prescore.output.files import (
     SETTINGS,
     Settings,
@@ -75,7 +75,7 @@ class RunFolder:
             raise PrescoreError(f"{file}: cannot be read; choose another folder")
         refuse_other_settings(self.path, before, run.settings)
         result: Result = _as(Result, found, file, run.plan.denoiser.picture_shape)
-        if result.failure is None and None in (result.seconds, result.metrics, result.spectrum):
+        if result.failure is None and None in (result.seconds, result.conditioning, result.metrics, result.spectrum):
             raise _damaged(file)
         return result
 
@@ -133,8 +133,9 @@ def _is_right(name: str, value: Any, rings: int) -> bool:
             return isinstance(value, str)
         case "spectrum" if value is not None:
             return isinstance(value, list) and len(value) == rings and all(is_number(p) and p >= 0 for p in value)
-        case "metrics" | "floor" if value is not None:
+        case "conditioning" | "metrics" | "floor" if value is not None:
+            known = CONDITIONING if name == "conditioning" else METRICS
             return isinstance(value, dict) and all(
-                name in METRICS and (number is None or is_number(number)) for name, number in value.items()
+                name in known and (number is None or is_number(number)) for name, number in value.items()
             )
     return value is None

@@ -30,6 +30,7 @@ from prescore.metrics.io import is_reference
 from prescore.metrics.sets import WORD, check_shapes, image_digest, image_power
 from prescore.metrics.spectrum import power_error
 from prescore.models.latent import LatentDenoiser
+from prescore.precondition import is_mask
 from prescore.statistics import load_statistics
 
 SHOWN = 16  # digits of a digest
@@ -177,7 +178,10 @@ def open_reference(
 
 def _of_model(denoiser: Denoiser, statistics: str | None) -> Reference:
     """The power spectrum in the statistics of the data, where the model brings them or they are given."""
-    shape, name = denoiser.picture_shape, statistics or denoiser.statistics
+    shape, name = (
+        denoiser.picture_shape,
+        denoiser.statistics if is_mask(statistics) else statistics or denoiser.statistics,
+    )
     if not isinstance(name, str) or isinstance(denoiser, LatentDenoiser) or denoiser.data_mean_removed:
         return Reference("none", "", {"reference": "none"}, SampleMeasure)
     found = load_statistics(name)

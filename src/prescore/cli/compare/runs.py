@@ -11,6 +11,7 @@ from prescore.grid import GRIDS
 from prescore.options import Option
 from prescore.output.files import Settings
 from prescore.plan import AUTO, Plan, plan
+from prescore.precondition import is_mask, load_mask
 from prescore.samplers.table import find_sampler, options_of
 from prescore.statistics import load_statistics
 
@@ -80,6 +81,7 @@ class Result:
 
     Attributes:
         seconds: that sampling took, without the network's first call and without decoding and measuring.
+        conditioning: V_coo and R_coo, the states' variation and range averaged over samples and steps.
         metrics: by name; None is a value that is not finite.
         spectrum: power on rings of equal frequency, mean over channels, of images in [0, 1].
         notes: what to know about the metrics, one line each.
@@ -87,6 +89,7 @@ class Result:
     """
 
     seconds: float | None = None
+    conditioning: Mapping[str, float | None] | None = None
     metrics: Mapping[str, float | None] | None = None
     spectrum: Sequence[float] | None = None
     notes: Sequence[str] = ()
@@ -102,19 +105,23 @@ def plan_runs(
         opened: the model.
         names: of the samplers, each as `parse_run` reads it; auto is what `choose_sampler` says.
         allowed: numbers of network calls.
-        statistics: file for the samplers that need statistics; by default those that the model brings.
+        statistics: file for the samplers that need statistics, or a mask for those that precondition; by default those
+            that the model brings.
         chosen: classes of the samples.
 
     Raises:
         PrescoreError: a sampler cannot run on this model, with so few calls, or makes as many as it likes.
     """
-    denoiser, file = opened.denoiser, statistics or opened.denoiser.statistics
+    denoiser, mask = opened.denoiser, load_mask(statistics) if statistics and is_mask(statistics) else None
+    file = statistics if statistics and mask is None else denoiser.statistics
     if isinstance(file, str) and any(map(uses_statistics, names)):  # read once for all
         denoiser = replace(denoiser, statistics=load_statistics(file))
     runs = []
     for calls in allowed:
         for text in names:
-            decided = plan(denoiser, calls=calls, **parse_run(text))
+            asked = parse_run(text)
+            asked |= {"statistics": mask} if mask is not None and preconditions(asked) else {}
+            decided = plan(denoiser, calls=calls, **asked)
             runs.append(Run(text, calls, decided, settings_of(opened, decided, chosen)))
     return runs
 
@@ -152,6 +159,12 @@ def parse_run(text: str) -> dict[str, Any]:
             raise PrescoreError(f"--samplers: {text!r} has unknown option {word!r}; {how}")
         arguments[option.name] = key == option.flag[2:] if option.is_switch else option.parse(value.replace(":", ","))
     return arguments
+
+
+def preconditions(asked: Mapping[str, Any]) -> bool:
+    """Whether a run has a preconditioner that is made of statistics, or of a mask."""
+    name = asked["sampler"]
+    return name != AUTO and ("preconditioner" in find_sampler(name).needs or "alpha" in asked)
 
 
 def uses_statistics(text: str) -> bool:
