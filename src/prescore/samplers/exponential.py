@@ -248,10 +248,9 @@ class Exponential(Sampler):
     ) -> tuple[Tensor, History]:
         s, t = sigma.item(), sigma_next.item()
         l = self.l if t > 0 else 0.0  # noqa: E741
-        is_own = state.X is not None and state.x is x
-        X = state.X if is_own else self._analyse(x)
+        X = state.X if state.X is not None and state.x is x else self._analyse(x)
         R = self._remainder(denoise(x, sigma), X, s)
-        if state.last is not None and is_own:
+        if state.last is not None and state.x is x:
             X = self._move(state.last, (*state.last.points, (s, R)), s, "exact")
         points = [(s, R), *self._earlier(state, t)]
         N, q = None, s  # the noise on the way from s to q, and how far it has come

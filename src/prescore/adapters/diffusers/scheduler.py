@@ -32,7 +32,7 @@ from prescore.errors import PrescoreError
 from prescore.noise import NoiseSource
 from prescore.plan import plan
 from prescore.samplers.table import find_sampler
-from prescore.schedule import VP, RectifiedFlow, Schedule, Tabulated
+from prescore.schedule import RectifiedFlow, Schedule
 from prescore.statistics import Statistics, load_statistics, save_statistics
 
 STATISTICS = "statistics.safetensors"  # beside a configuration that is saved
@@ -66,12 +66,12 @@ def scheduler(
         PrescoreError: what the network predicts is not known, the statistics cannot be read, or the sampler is unknown
             or calls the network more than once a step.
     """
-    own = _said_by(source)
+    own = said_by(source)
     # By their names: diffusers takes others for defaults, which it does not hand on.
     return PrescoreScheduler(source=own, sampler=sampler, statistics=statistics, calls=calls, options=options)
 
 
-def _said_by(source: SchedulerMixin) -> dict[str, Any]:
+def said_by(source: SchedulerMixin) -> dict[str, Any]:
     """The configuration of a pipeline's own scheduler, with the name of its class, as JSON values."""
     if isinstance(source, PrescoreScheduler):
         return source.source
@@ -140,17 +140,14 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
         return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
 
     def _schedule_of(self, mu: float | None = None) -> tuple[Schedule, float]:
-        source, arguments = self.source, self.meaning.arguments
+        source, scale = self.source, self.meaning.arguments["time_scale"]
         if self.meaning.preconditioning == "flow":
             shift = source.get("shift") or source.get("flow_shift") or 1.0
             if mu is not None and source.get("use_dynamic_shifting"):
                 shift = mu if source.get("time_shift_type") == "linear" else math.exp(mu)
-            return RectifiedFlow(shift), arguments["time_scale"]
-        if self.meaning.levels is not None:
-            return Tabulated(self.meaning.levels), arguments["time_scale"]
-        schedule = dict(arguments["schedule"])
-        schedule.pop("kind")
-        return VP(**schedule), arguments["time_scale"]
+            return RectifiedFlow(shift), scale
+        assert self.meaning.schedule is not None
+        return self.meaning.schedule, scale
 
     def __len__(self) -> int:
         return int(self.source.get("num_train_timesteps") or 1000)
@@ -280,9 +277,8 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
         """The index of the first step."""
         if self._begin_index is not None:
             return self._begin_index
-        times = self.timesteps.cpu()
-        at = (times == torch.as_tensor(timestep, dtype=times.dtype).cpu()).nonzero() if timestep is not None else ()
-        return int(at[0]) if len(at) else 0
+        times = self.timesteps.tolist()
+        return times.index(time) if timestep is not None and (time := float(timestep)) in times else 0
 
     def _is_at_noise(self, timestep: Tensor | float | None) -> bool:
         """Whether what the first step begins from is noise alone, and no picture with noise on it."""
