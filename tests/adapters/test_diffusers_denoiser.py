@@ -1,5 +1,7 @@
 """A pipeline as a denoiser: it draws what the pipeline draws with the same sampler, start and levels."""
 
+import json
+
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, EDMEulerScheduler, ScoreSdeVeScheduler, UNet2DModel
@@ -10,6 +12,7 @@ from pipelines import SIDE, dit, stable_diffusion, stable_diffusion_3, stable_di
 
 import prescore
 from prescore.adapters.diffusers import denoiser_of, scheduler
+from prescore.cli import main
 from prescore.errors import PrescoreError
 from prescore.noise import NoiseSource
 from prescore.statistics import Statistics, measure_moments
@@ -181,6 +184,30 @@ def test_unconditional_pipelines_are_read_as_their_folders_are(tmp_path, own):
         with torch.no_grad():
             torch.testing.assert_close(model(x * level, sigma), loaded(x * level, sigma), rtol=1e-4, atol=1e-4)
     assert model.decode(x) is x
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_folder_of_a_pipeline_names_the_lines_that_open_it(pipes, tmp_path, kind, capsys):
+    folder = tmp_path / "it's a pipe"
+    pipes[kind].save_pretrained(folder)
+    with pytest.raises(PrescoreError, match="this opens it in Python: ") as error:
+        prescore.load(folder)
+    capsys.readouterr()
+    assert main(["info", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert said.strip().count("\n") == 0
+    names: dict = {}
+    exec(said.partition("in Python: ")[2], names)
+    assert str(error.value) in said
+    assert prescore.draw(names["model"], n=1, calls=6, progress=False).shape == (1, 3, 16, 16)
+
+
+def test_a_folder_of_another_pipeline_names_the_scheduler(tmp_path):
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]})
+    )
+    with pytest.raises(PrescoreError, match=r"FluxTransformer2DModel.* is not read; .* = scheduler\(pipe.scheduler"):
+        prescore.load(tmp_path)
 
 
 def test_what_is_refused(pipes):
