@@ -39,6 +39,16 @@ def text_encoder(is_pooled=False):
     return (CLIPTextModelWithProjection if is_pooled else CLIPTextModel)(config).eval()
 
 
+def long_text_encoder():
+    """Tokenizer and encoder of Stable Diffusion 3's third kind."""
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    words = ["<pad>", "</s>", "<unk>", "\u2581", *string.ascii_lowercase]
+    torch.manual_seed(2)
+    encoder = T5EncoderModel(T5Config(vocab_size=30, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)).eval()
+    return T5Tokenizer(vocab=[(word, -float(i > 2)) for i, word in enumerate(words)], extra_ids=0), encoder
+
+
 def autoencoder(**config):
     torch.manual_seed(1)
     return AutoencoderKL(
@@ -113,6 +123,7 @@ def stable_diffusion_3(cls=StableDiffusion3Pipeline, **scheduler):
         out_channels=4,
         pos_embed_max_size=SIDE,
     ).eval()
+    tokenizer_3, text_encoder_3 = long_text_encoder()
     return cls(
         transformer=network,
         scheduler=FlowMatchEulerDiscreteScheduler(**({"shift": 3.0} | scheduler)),
@@ -121,8 +132,8 @@ def stable_diffusion_3(cls=StableDiffusion3Pipeline, **scheduler):
         tokenizer=tokenizer(),
         text_encoder_2=text_encoder(is_pooled=True),
         tokenizer_2=tokenizer(),
-        text_encoder_3=None,
-        tokenizer_3=None,
+        text_encoder_3=text_encoder_3,
+        tokenizer_3=tokenizer_3,
     )
 
 
