@@ -37,8 +37,8 @@ import torch
 from torch import Tensor
 
 from prescore.defaults import SamplingDefaults
-from prescore.errors import PrescoreError, SamplingError, check_interval, check_number, is_whole
-from prescore.schedule import RectifiedFlow, Schedule, VariancePreserving
+from prescore.errors import PrescoreError, SamplingError, check_choice, check_interval, check_number, is_whole
+from prescore.schedule import RectifiedFlow, Schedule, TabulatedVE, VariancePreserving, float64
 
 Denoise = Callable[..., Tensor]
 NOTE = "raised by the model"
@@ -465,6 +465,47 @@ def from_flow(model: Denoise, *, time_scale: float = 1000.0, data_first: bool = 
 
     def output(velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         return denoised_from_flow(-velocity if data_first else velocity, x, sigma)
+
+    return Conversion(model, inputs, output, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max)
+
+
+def from_table(
+    model: Denoise, sigmas: Tensor | Sequence[float], *, predicts: str = "score", integer_time: bool = True
+) -> Denoise:
+    """Denoiser of a model `model(x, j, **condition)` of unscaled x, s = 1, that knows noise by its index in a table.
+
+    Args:
+        model: it is called with x = x0 + sigma n, (B, *event), and an index for each sample, (B,).
+        sigmas: the noise levels, rising or falling with j = 0, 1, ...
+        predicts: "score" (NCSN), "noise" or "x0".
+        integer_time: take the nearest level in log sigma (j of dtype int64), for models with a table of embeddings;
+            of a score that level's noise prediction is kept. Else j has fractions, linear in log sigma.
+
+    Returns:
+        A function that knows the lowest and the highest level, as its `sigma_min` and `sigma_max`.
+
+    Raises:
+        PrescoreError: the levels neither rise nor fall, or another prediction.
+    """
+    check_choice("predicts", predicts, ("score", "noise", "x0"))
+    levels = float64(sigmas)
+    is_falling = levels.ndim == 1 and len(levels) > 1 and bool(levels[0] > levels[-1])
+    schedule = TabulatedVE(levels.flip(0) if is_falling else levels)
+
+    def place(sigma: Tensor) -> Tensor:
+        t = schedule.t(sigma)
+        return t.round() if integer_time else t
+
+    def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        t = place(per_sample(sigma, x))
+        j = schedule.t_max - t if is_falling else t
+        return x.clone(), j.long() if integer_time else j.to(x.dtype)
+
+    def output(raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        level = per_sample(sigma, x)
+        if predicts == "score":
+            return x + expand(level * schedule.sigma(place(level)), x) * raw
+        return raw if predicts == "x0" else denoised_from_noise(raw, x, sigma)
 
     return Conversion(model, inputs, output, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json, shorten
+from prescore.checkpoints.arguments import MAX_JSON_BYTES, is_of, parse_json, shorten
 from prescore.checkpoints.diffusers_schedulers import SCHEDULER, Config, Meaning, scheduler_meaning
 from prescore.checkpoints.native import open_safetensors
 from prescore.checkpoints.stored import (
@@ -42,6 +42,13 @@ from prescore.checkpoints.torch_files import load_torch
 from prescore.errors import PrescoreError, check_choice
 
 NETWORK = "UNet2DModel"
+# Networks of pipelines that `prescore.adapters.diffusers.denoiser_of` takes, and what it is to be told.
+IN_PYTHON = {
+    NETWORK: "",
+    "UNet2DConditionModel": ", prompt='a photograph of a cat'",
+    "SD3Transformer2DModel": ", prompt='a photograph of a cat'",
+    "DiTTransformer2DModel": ", class_label=0",
+}
 CONFIG = "config.json"
 FILE = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp32", ".bf16", ".fp16")  # of the weights' file, the most precise first
@@ -73,7 +80,7 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
         PrescoreError: a file is missing, malformed or too large; the network is not a `UNet2DModel`; the scheduler is
             not one of the kinds above; diffusers is not installed.
     """
-    _refuse_latents(path)
+    _refuse_pipelines(path)
     folder = _network_folder(path, weights)
     arguments = _arguments(_read_json(folder / CONFIG))
     scheduler = _read_json(_scheduler_file(path, config))
@@ -106,15 +113,26 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
     return StoredModel(description, state)
 
 
-def _refuse_latents(path: Path) -> None:
-    """A pipeline with an autoencoder has no images for its data."""
-    if (index := path / "model_index.json").is_file():
-        for part in ("vqvae", "vae"):
-            if part in _read_json(index):
-                raise PrescoreError(
-                    f"model_index.json: the UNet works on the latents of a {part!r}, which is not read; open the "
-                    "folder 'unet' with --config scheduler/ to sample latents"
-                )
+def _refuse_pipelines(path: Path) -> None:
+    """A pipeline of latents, of text, or with another network than `NETWORK` is opened in Python."""
+    if not (index := path / "model_index.json").is_file():
+        return
+    parts = {name: part[1] for name, part in _read_json(index).items() if is_of(part, list[str]) and len(part) == 2}
+    network = parts.get("transformer", parts.get("unet"))
+    is_of_latents = "vae" in parts or "vqvae" in parts
+    if network is None or (network == NETWORK and not is_of_latents):
+        return
+    start = f"{index.name}: the network of this pipeline, a {shorten(network)},"
+    opened = f"from diffusers import DiffusionPipeline; pipe = DiffusionPipeline.from_pretrained({str(path)!r})"
+    if network not in IN_PYTHON:
+        raise PrescoreError(
+            f"{start} is not read; in Python its scheduler can be one of prescore: {opened}; "
+            "from prescore.adapters.diffusers import scheduler; pipe.scheduler = scheduler(pipe.scheduler, 'dpmpp-2m')"
+        )
+    raise PrescoreError(
+        f"{start} needs the other parts; this opens it in Python: {opened}; "
+        f"from prescore.adapters.diffusers import denoiser_of; model = denoiser_of(pipe{IN_PYTHON[network]})"
+    )
 
 
 def _network_folder(path: Path, weights: str) -> Path:
