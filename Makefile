@@ -42,6 +42,10 @@ lint: $(VENV)/dev
 site: $(VENV)/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# Every check that needs a GPU, at most 8 minutes; writes benchmarks/results/gpu.json.
+gpu: $(VENV)/dev
+	$(BIN)/python benchmarks/gpu.py
+
 # Hostile input for some minutes; prints what was tried, and what failed.
 fuzz: $(VENV)/dev
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(or $(MINUTES),10)

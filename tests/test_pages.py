@@ -36,6 +36,8 @@ RUN: dict[str, tuple[dict[str, object], dict[str, str]]] = {
         {f"{kind}_network": network for kind in ("noise", "velocity", "flow", "score", "data", "edm")},
         {},
     ),
+    "index.md": ({}, {"range(16)": "range(2)", "n=16": "n=2"}),
+    "without-data.md": ({}, {}),
     "beyond.md": ({}, {"calls=39": "calls=5"}),
 }
 ELSEWHERE = {"integrations.md", "architecture.md"}  # tests/adapters/test_integrations.py, contracts/test_new_solver.py

@@ -17,4 +17,4 @@ def test_the_lines_run(title, code):
 
 
 def test_every_door_is_on_the_page():
-    assert [title for title, _ in BLOCKS] == ["diffusers", "k-diffusion", "Flow matching", "Without data"]
+    assert [title for title, _ in BLOCKS] == ["diffusers", "k-diffusion", "Flow matching"]

@@ -111,6 +111,8 @@ def write_samples(
     output = open_output(
         Path(out), wanted, all_settings, plan.denoiser.picture_shape, as_numbers=as_numbers, shard_size=shard_size
     )
+    if not output.as_numbers and plan.denoiser.picture_range is None:
+        raise PrescoreError(f"data_range: the model does not say it, and {out} holds bytes; keep numbers by --float")
     if own.count > 1 and not output.is_folder:
         raise PrescoreError(f"shard: several runs cannot write {out} together; name a folder")
     with _joined(processes, plan.denoiser.device) as processes:
@@ -261,6 +263,7 @@ def _draw(
 ) -> tuple[int, int]:
     """Network calls that were made, and samples that were drawn, without those that were present."""
     denoiser, made, drawn = plan.denoiser, 0, 0
+    bounds = denoiser.picture_range or (0.0, 1.0)  # of numbers alone they may be unknown
 
     def counted(x: Tensor, sigma: Tensor, **conditions: Tensor) -> Tensor:
         nonlocal made
@@ -273,7 +276,7 @@ def _draw(
         rows = None if condition is None else condition(seeds)
         x = counting.sample(seeds, batch_size=size, condition=rows, callback=callback, progress=False)
         pictures = denoiser.decode(fill(x, size))[: len(seeds)]
-        numbers = pictures.cpu().float() if output.as_numbers else to_uint8(pictures, denoiser.picture_range)
+        numbers = pictures.cpu().float() if output.as_numbers else to_uint8(pictures, bounds)
         new = [k for k, seed in enumerate(seeds) if seed not in present]
         output.add([seeds[k] for k in new], numbers[new])
         drawn += len(new)
