@@ -75,7 +75,9 @@ def compiled(options: argparse.Namespace) -> Found:
     with torch.no_grad():
         most = (eager(x, sigma) - fast(x, sigma)).abs().max().item()
         kind = torch.device(options.device).type
-        times = pds_step.alternate({"eager": lambda: eager(x, sigma), "compiled": lambda: fast(x, sigma)}, kind, options.seconds)
+        times = pds_step.alternate(
+            {"eager": lambda: eager(x, sigma), "compiled": lambda: fast(x, sigma)}, kind, options.seconds
+        )
     gain = pds_step.median(a / b for a, b in zip(times["eager"], times["compiled"], strict=True))
     return most <= 2e-3, {"largest": most, "times as fast": gain}
 
