@@ -522,6 +522,38 @@ def from_ve(model: Denoise) -> Denoise:
     return _from_coefficients(model, ve_coefficients)
 
 
+CLIPS = ("range", "dynamic")
+QUANTILE = 0.995  # of dynamic thresholding, as in its paper
+
+
+def clipped(model: Denoiser, how: str = "range") -> Denoiser:
+    """The model with its predictions of x0 brought into the range of the data.
+
+    A heuristic, and no posterior mean any more: it holds back networks that overshoot, at high noise or under guidance,
+    and changes nothing where predictions lie inside. "range" cuts them off at the ends; "dynamic" divides those of a
+    sample whose 0.995 quantile lies outside by it, so that few values saturate (dynamic thresholding, Saharia et al.,
+    https://arxiv.org/abs/2205.11487, section 2.3, for a range that is symmetric about its middle).
+
+    Raises:
+        PrescoreError: another word; the model does not say the range of its data, or their mean was removed.
+    """
+    check_choice("clip", how, CLIPS)
+    if model.data_range is None or model.data_mean_removed:
+        raise PrescoreError("clip: the model does not say the range of its data in its own coordinates")
+    low, high = model.data_range
+    middle, half = (low + high) / 2, (high - low) / 2
+
+    def predict(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        x0 = model.function(x, sigma, **condition)
+        if how == "range":
+            return x0.clamp(low, high)
+        size = (x0 - middle).abs().flatten(1).float().quantile(QUANTILE, dim=1).clamp(min=half).to(x0.dtype)
+        size = size.reshape(-1, *(1,) * (x0.ndim - 1))
+        return middle + (x0 - middle).clamp(-size, size) * (half / size)
+
+    return replace(model, function=predict)
+
+
 @overload
 def guided(denoise: Denoiser, weight: float, unconditional: Mapping[str, Tensor] | None = None) -> Denoiser: ...
 @overload

@@ -17,8 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
-from prescore.denoiser import Denoise, Denoiser, Evaluator, check_shape
-from prescore.errors import ModelWarning, PrescoreError, check_choice, check_number, is_whole, suggest
+from prescore.denoiser import Denoise, Denoiser, Evaluator, check_shape, clipped
+from prescore.errors import ModelWarning, PrescoreError, SampleWarning, check_choice, check_number, is_whole, suggest
+from prescore.examine import Examination
 from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian, trusted_level
 from prescore.grid import GRIDS, check_apart, check_grid
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
@@ -92,6 +93,7 @@ class Plan:
         warnings: what is doubtful about the run, and what to do.
         start: the Gaussian model of the data, of whose noisy data at the highest level, N(mu, C + sigma^2), samples are
             made where the sampler would begin with noise alone; or None.
+        statistics: of the data in the model's own coordinates, if there are any: what samples are held against.
     """
 
     denoiser: Denoiser
@@ -103,6 +105,7 @@ class Plan:
     reasons: Mapping[str, str]
     warnings: Sequence[str] = ()
     start: Gaussian | None = None
+    statistics: Statistics | None = None
 
     @property
     def steps(self) -> int:
@@ -165,6 +168,7 @@ def plan(
     preconditioner: Preconditioner | None = None,
     subspace: Denoiser | None = None,
     switch: float | None = None,
+    clip: str | None = None,
     event_shape: Sequence[int] | None = None,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
@@ -207,6 +211,8 @@ def plan(
             It is called in the model's place at noise levels above `switch`; the detail is then a Gaussian of one
             variance, by the statistics (`prescore.samplers.subspace.subspace_denoiser`).
         switch: by default DETAIL_HIDDEN times the standard deviation of the detail.
+        clip: bring the model's predictions of x0 into the range of the data: "range" cuts them off, "dynamic" is
+            dynamic thresholding (`prescore.denoiser.clipped`). For networks that overshoot; it changes what is sampled.
         event_shape: of a sample, for a function; by default that of the statistics.
         sigma_min, sigma_max: noise range, which a function needs, and a `Denoiser` may be limited to.
         data_range: of a function's data, by default that of the statistics, if they know one.
@@ -249,6 +255,9 @@ def plan(
         known = replace(known, denoiser=denoiser)
     elif switch is not None:
         raise PrescoreError("switch: belongs to subspace")
+    if clip is not None:
+        denoiser, spaces = clipped(denoiser, clip), {**spaces, "clip": clip}
+        known = replace(known, denoiser=denoiser)
     if calls is not None and (not is_whole(calls) or calls < 1):
         raise PrescoreError(f"calls: {calls!r} is not a positive whole number")
     check_count("calls", calls or 0, MOST_LEVELS)
@@ -388,7 +397,7 @@ def plan(
     total = None if each is None else each * denoiser.network_calls
     for doubt in known.doubts:
         warnings.warn(doubt, ModelWarning, stacklevel=2)
-    return Plan(denoiser, sampler, method, levels, total, settings, reasons, known.doubts, start)
+    return Plan(denoiser, sampler, method, levels, total, settings, reasons, known.doubts, start, known.statistics)
 
 
 def draw(
@@ -411,6 +420,10 @@ def draw(
         progress: show a bar that counts network calls, on a terminal.
         planned: everything else that `plan` takes, such as sampler, calls, statistics.
 
+    Warns:
+        ModelWarning: as `plan`.
+        SampleWarning: values far outside the data's range, or energies far from the data's (`prescore.examine`).
+
     Returns:
         (n, *shape): samples, or what they decode to if the model is one of latents; float64 on the model's device.
 
@@ -425,7 +438,22 @@ def draw(
     if not is_whole(seed):
         raise PrescoreError(f"seed: {seed!r} is not a whole number")
     x = decided.sample(range(seed, seed + n), batch_size=batch_size, condition=condition, progress=progress)
+    for doubt in examined(decided, x):
+        warnings.warn(doubt, SampleWarning, stacklevel=2)
     return decided.denoiser.decode(x)
+
+
+def examination(plan: Plan) -> Examination:
+    """What samples of this plan are held against."""
+    denoiser = plan.denoiser
+    return Examination(None if denoiser.data_mean_removed else denoiser.data_range, plan.statistics)
+
+
+def examined(plan: Plan, x: Tensor) -> tuple[str, ...]:
+    """What is doubtful about samples of a plan, (N, *event) in the model's own coordinates, one line each."""
+    found = examination(plan)
+    found.add(x)
+    return found.doubts
 
 
 def hiding_level(denoiser: Denoiser, statistics: Statistics | None = None) -> float:

@@ -27,3 +27,9 @@ TRIED_LENGTHS = (0.125, 0.25, 0.5, 1.0)  # lowest level of geometric ones: of th
 # alpha of PDS (`prescore.samplers.alpha`, `recursion`): experiments/automatic_alpha.py.
 FARTHEST = 1.1  # that samples may be from the marginals on the way, relative to the plain sampler
 PRIOR = 2.0  # weight of what is known of a sample's scale beforehand, in the network's estimate of it
+
+# What of samples is doubtful (`prescore.examine`): benchmarks/doubtful.py.
+BEYOND = 0.1  # of the width of the data's range
+BEYOND_SHARE = 0.01  # of all values, from which on it is said
+ENERGY_RATIO = 4.0  # of a band of frequencies, and its inverse
+ENOUGH_NUMBERS = 256  # in a band, of all samples

@@ -86,7 +86,10 @@ def make(name):
     if "reference" in SAMPLERS[name].needs:
         options["reference"] = REFERENCE
     if "statistics" in SAMPLERS[name].needs:
-        options |= {"statistics": statistics(), **({"clip": None} if "clip" in SAMPLERS[name].options else {})}
+        options |= {
+            "statistics": statistics(),
+            **({"last_noise": None} if "last_noise" in SAMPLERS[name].options else {}),
+        }
     return make_sampler(name, **options)
 
 

@@ -159,6 +159,13 @@ def sample(
             help="Noise level of --subspace.", show_default="4 standard deviations of the detail, by the statistics"
         ),
     ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="range|dynamic",
+            help="Bring the model's predictions into the range of the data: cut off, or by dynamic thresholding.",
+        ),
+    ] = None,
     class_: Class = None,
     guidance: Guidance = None,
     as_numbers: Annotated[
@@ -254,6 +261,7 @@ def sample(
             omega=omega,
             subspace=None if coarse is None else coarse.denoiser,
             switch=switch,
+            clip=clip,
             sigma_min=sigma_min,
             sigma_max=sigma_max,
             **{"alpha": parse_alpha(alpha), **context.obj},

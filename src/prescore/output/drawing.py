@@ -3,6 +3,7 @@
 import copy
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,14 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from prescore.denoiser import Denoiser
-from prescore.errors import PrescoreError, is_whole
+from prescore.errors import PrescoreError, SampleWarning, is_whole
 from prescore.images import to_uint8
 from prescore.limits import is_exhausted
 from prescore.noise import check_seeds
 from prescore.output import open_output
 from prescore.output.files import Output, Settings
 from prescore.output.trajectory import Trajectory
-from prescore.plan import Plan
+from prescore.plan import Plan, examination
 from prescore.processes import Processes, Share, parse_share, processes_on
 from prescore.samplers import Progress
 from prescore.samplers.base import fill
@@ -46,6 +47,7 @@ class Written:
         seconds: that it took.
         batch_size: samples in each call.
         is_complete: whether all seeds of all shares are there; a file always is.
+        warnings: what is doubtful about the samples that this process drew, and what to do (`prescore.examine`).
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Written:
     seconds: float
     batch_size: int
     is_complete: bool
+    warnings: tuple[str, ...] = ()
 
 
 def write_samples(
@@ -130,7 +133,7 @@ def write_samples(
                 before(output, size, calls)
             start = time.perf_counter()
             with _bar(output, processes, calls, progress) as update:
-                made, drawn = _draw(plan, output, batches, present, size, condition, update, states)
+                made, drawn, doubts = _draw(plan, output, batches, present, size, condition, update, states)
                 output.finish(processes)
                 if states is not None:
                     states.finish()
@@ -144,7 +147,9 @@ def write_samples(
                 raise PrescoreError(f"batch_size: {size} samples do not fit into memory; lower it") from None
             raise
     is_complete = not output.is_folder or len(output.present()) == len(wanted)
-    return Written(output.path, drawn, made, time.perf_counter() - start, size, is_complete)
+    for doubt in doubts:
+        warnings.warn(doubt, SampleWarning, stacklevel=2)
+    return Written(output.path, drawn, made, time.perf_counter() - start, size, is_complete, doubts)
 
 
 def fitting_batch(denoiser: Denoiser, most: int = LARGEST_BATCH, condition: Mapping[str, Tensor] | None = None) -> int:
@@ -260,9 +265,9 @@ def _draw(
     condition: Condition | None,
     update: Callable[[int], object],
     callback: Callable[[Progress], None] | None,
-) -> tuple[int, int]:
-    """Network calls that were made, and samples that were drawn, without those that were present."""
-    denoiser, made, drawn = plan.denoiser, 0, 0
+) -> tuple[int, int, tuple[str, ...]]:
+    """Network calls that were made, samples that were drawn, without those that were present, and what is doubtful."""
+    denoiser, made, drawn, found = plan.denoiser, 0, 0, examination(plan)
     bounds = denoiser.picture_range or (0.0, 1.0)  # of numbers alone they may be unknown
 
     def counted(x: Tensor, sigma: Tensor, **conditions: Tensor) -> Tensor:
@@ -275,9 +280,10 @@ def _draw(
     for seeds in batches:
         rows = None if condition is None else condition(seeds)
         x = counting.sample(seeds, batch_size=size, condition=rows, callback=callback, progress=False)
+        found.add(x)
         pictures = denoiser.decode(fill(x, size))[: len(seeds)]
         numbers = pictures.cpu().float() if output.as_numbers else to_uint8(pictures, bounds)
         new = [k for k, seed in enumerate(seeds) if seed not in present]
         output.add([seeds[k] for k in new], numbers[new])
         drawn += len(new)
-    return made, drawn
+    return made, drawn, found.doubts
