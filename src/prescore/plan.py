@@ -45,7 +45,7 @@ from prescore.samplers.calibrated import errors_of, levels_source, prediction_of
 from prescore.samplers.choose import choose_measured, describe_errors
 from prescore.samplers.table import which_take
 from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
-from prescore.tuned import HIDING, WIDE
+from prescore.tuned import HIDING, SMALL, WIDE
 
 AUTO = "auto"  # a sampler, noise levels, or a strength that is to be chosen
 USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is said
@@ -255,9 +255,9 @@ def plan(
             grid = AUTO
         elif grid is None:
             reasons["grid"] = known.why_usual(sampler)
-    span = denoiser.data_range[1] - denoiser.data_range[0]
     is_usual = sigma_max is None and (grid is None or (isinstance(grid, str) and grid != AUTO))
-    if is_usual and denoiser.sigma_max > WIDE * span:
+    low, high = denoiser.data_range
+    if is_usual and find_sampler(sampler).cls is not Fitted and denoiser.sigma_max > WIDE * (high - low):
         hidden = hiding_level(denoiser, known.statistics)
         if denoiser.sigma_min < hidden < denoiser.sigma_max:
             reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
@@ -401,12 +401,12 @@ def hiding_level(denoiser: Denoiser, statistics: Statistics | None = None) -> fl
 
     Args:
         denoiser: the model.
-        statistics: as it sees its data; without, all of their power is supposed to be in one coordinate, at a quarter
-            of the data range.
+        statistics: as it sees its data; without, all of their power is supposed to be in one coordinate, at half of
+            the largest value in the data range, and the coordinates to be `SMALL` at least, since a range may be a
+            guess.
     """
     if statistics is None:
-        low, high = denoiser.data_range
-        return HIDING * prod(denoiser.event_shape) ** 0.5 * (high - low) / 4
+        return HIDING * max(prod(denoiser.event_shape), SMALL) ** 0.5 * max(map(abs, denoiser.data_range)) / 2
     reference = reference_of(statistics)
     square = reference.variances + reference.transform(reference.mean[None].double())[0] ** 2
     return HIDING * square.max().sqrt().item()
