@@ -65,8 +65,8 @@ $(VENV)/cli: $(VENV)/torch pyproject.toml
 
 $(VENV)/dev: $(VENV)/torch pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
-# A peer in tests. It asks for torchvision, which has no build for this torch, and works without.
-	$(BIN)/python -m pip install --quiet --no-deps azula==0.11.1 einops==0.8.2
+# Peers in tests. They ask for torchvision, which has no build for this torch, and work without.
+	$(BIN)/python -m pip install --quiet --no-deps azula==0.11.1 einops==0.8.2 k-diffusion==0.1.1.post1
 	touch $@
 
 # All of them one after another; hours. One alone: make experiment-NAME

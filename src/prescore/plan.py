@@ -55,7 +55,7 @@ from prescore.samplers.choose import choose_measured, describe_errors
 from prescore.samplers.subspace import BlockMeans, orthonormal, subspace_denoiser
 from prescore.samplers.table import which_take
 from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
-from prescore.tuned import HIDING, WIDE
+from prescore.tuned import HIDING, SMALL, WIDE
 
 AUTO = "auto"  # a sampler, noise levels, or a strength that is to be chosen
 USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is said
@@ -295,6 +295,7 @@ def plan(
         elif grid is None:
             reasons["grid"] = known.why_usual(sampler)
     is_usual = sigma_max is None and (grid is None or (isinstance(grid, str) and grid != AUTO))
+    is_usual = is_usual and find_sampler(sampler).cls is not Fitted
     if is_usual and (span := known.span) is not None and denoiser.sigma_max > WIDE * span:
         hidden = hiding_level(denoiser, known.statistics)
         if denoiser.sigma_min < hidden < denoiser.sigma_max:
@@ -464,12 +465,13 @@ def hiding_level(denoiser: Denoiser, statistics: Statistics | None = None) -> fl
 
     Args:
         denoiser: the model.
-        statistics: as it sees its data; without, all of their power is supposed to be in one coordinate, at a quarter
-            of the data range, or at 1 where none is known.
+        statistics: as it sees its data; without, all of their power is supposed to be in one coordinate, at half of
+            the largest value in the data range, or at 1 where none is known, and the coordinates to be `SMALL` at
+            least, since a range may be a guess.
     """
     if statistics is None:
-        low, high = denoiser.data_range or (-2.0, 2.0)
-        return HIDING * prod(denoiser.event_shape) ** 0.5 * (high - low) / 4
+        largest = max(map(abs, denoiser.data_range or (-2.0, 2.0)))
+        return HIDING * max(prod(denoiser.event_shape), SMALL) ** 0.5 * largest / 2
     reference = reference_of(statistics)
     square = reference.variances + reference.transform(reference.mean[None].double())[0] ** 2
     return HIDING * square.max().sqrt().item()

@@ -14,8 +14,9 @@ MANY_CALLS = 40  # from which on churn serves better than exponential steps with
 # Usual levels of solvers with a reference (`prescore.samplers.exponential`): benchmarks/solvers.py, grid "short".
 WIDEST_RATIO = 4.5  # of neighbouring levels
 LOWEST_LEVEL = 0.5  # of the data's deviation, over the number of steps
-WIDE = 100.0  # a noise range that goes beyond so many widths of the data range starts where the noise hides the data
+WIDE = 64.0  # a noise range that goes beyond so many widths of the data range starts where the noise hides the data
 HIDING = 16.0  # of the largest root mean square of a coordinate: noise that hides the data
+SMALL = 64  # coordinates that an event is taken to have where nothing was measured of it
 
 # Levels from errors of steps (`prescore.statistics.steps`): benchmarks/solvers.py --grids auto.
 WINDOW = 0.7  # in lam, over which errors are averaged on either side

@@ -345,7 +345,7 @@ def test_a_flow_is_converted_in_single_precision_whatever_the_network(folder, ne
         exact, found = (model(x * (1 + level), sigma) for model in (full, half))
         assert found.dtype == torch.float32
         # x_t is exact, here x; rounded is what the network returns: t v = x_t - D, to some units of 2^-8.
-        assert (found - exact).abs().max() < 0.03 * (x - exact).abs().max()
+        assert (found - exact).abs().max() < 0.06 * (x - exact).abs().max()
 
 
 # Damaged and hostile files

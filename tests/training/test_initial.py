@@ -27,7 +27,7 @@ def stored(folder, recipe="edm", seed=1, **changes):
     return folder / "first.safetensors"
 
 
-@pytest.mark.parametrize("recipe", ["ncsn", "ncsnv2", "ve", "vp", "edm", "vae"])
+@pytest.mark.parametrize("recipe", ["ncsn", "ncsnv2", "ve", "vp", "flow", "edm", "vae"])
 def test_a_run_begins_with_the_weights_and_a_new_optimizer(tmp_path, recipe):
     path = stored(tmp_path, recipe)
     task, config = tiny(recipe)

@@ -31,8 +31,8 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
     - `model(x, sigma, **extra_args)` returns the denoised x, sigma (B,);
     - x (B, *event) is the state at sigmas[0], pure noise or a noisy picture;
     - sigmas do not rise; repeats are skipped, a last 0 may be missing, and less than two leave x as it is;
-    - callback receives {"x", "i", "sigma", "sigma_hat", "denoised"} after each step, x before it, i the index of the
-      step among sigmas;
+    - callback receives {"x", "i", "sigma", "sigma_hat", "denoised"} after each step: x before it, denoised what the
+      model made of that, i the index of the step among sigmas;
     - seed is that of the first row, for samplers that draw noise; the next ones count up.
 
     Where the levels are too few for a solver, the same method of a lower order takes them.
@@ -66,9 +66,13 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
         if len(at) < 2:
             return x
         rows, before = x.new_ones(len(x)), x
+        answers: list[Tensor] = []  # of the step under way
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return model(x, sigma * rows, **(extra_args or {}))
+            answer = model(x, sigma * rows, **(extra_args or {}))
+            if callback is not None and not answers:
+                answers.append(answer.clone())
+            return answer
 
         def tell(done: Progress) -> None:
             nonlocal before
@@ -80,7 +84,7 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
                     "i": at[done.step + 1] - 1,
                     "sigma": sigma,
                     "sigma_hat": sigma,
-                    "denoised": done.denoised.to(x),
+                    "denoised": answers.pop().to(x),
                 }
             )
             before = done.x.to(x)
