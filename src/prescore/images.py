@@ -15,14 +15,16 @@ from prescore.files import write_atomically
 GAP, BACKGROUND = 2, 255  # pixels between the images of a grid, and their value
 
 
-def to_uint8(x: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def to_uint8(x: Tensor, data_range: tuple[float, float] | None = (0.0, 1.0)) -> Tensor:
     """x clipped to data_range = (low, high), which becomes 0..255, rounded. Any shape; the result is on the CPU.
+
+    Where no range is known, None, it is that of the values in x.
 
     >>> to_uint8(torch.tensor([-2.0, -1.0, 0.0, 1.0]), (-1.0, 1.0)).tolist()
     [0, 0, 128, 255]
     """
-    low, high = data_range
-    unit = (x.detach().cpu().double() - low) / (high - low)
+    low, high = data_range or (x.min().item(), x.max().item())
+    unit = (x.detach().cpu().double() - low) / ((high - low) or 1.0)
     return (unit.clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
 
 

@@ -82,6 +82,7 @@ class Plan:
         warnings: what is doubtful about the run, and what to do.
         start: the Gaussian model of the data, of whose noisy data at the highest level, N(mu, C + sigma^2), samples are
             made where the sampler would begin with noise alone; or None.
+        found: (lowest, highest) value of the data in the statistics, where the run has read some.
     """
 
     denoiser: Denoiser
@@ -93,6 +94,12 @@ class Plan:
     reasons: Mapping[str, str]
     warnings: Sequence[str] = ()
     start: Gaussian | None = None
+    found: tuple[float, float] | None = None
+
+    @property
+    def picture_range(self) -> tuple[float, float] | None:
+        """What pictures are scaled by: the range that the model knows, or the values that were found in its data."""
+        return self.denoiser.picture_range or self.found
 
     @property
     def steps(self) -> int:
@@ -352,7 +359,7 @@ def plan(
     total = None if each is None else each * denoiser.network_calls
     for doubt in known.doubts:
         warnings.warn(doubt, ModelWarning, stacklevel=2)
-    return Plan(denoiser, sampler, method, levels, total, settings, reasons, known.doubts, start)
+    return Plan(denoiser, sampler, method, levels, total, settings, reasons, known.doubts, start, known.found)
 
 
 def draw(
@@ -526,6 +533,12 @@ class _Known:
         statistics = self.__dict__.get("statistics")  # those that the run has read
         doubt = statistics and statistics.model.score and doubt_of(statistics, self.denoiser.sigma_max)
         return (doubt,) if doubt else ()
+
+    @property
+    def found(self) -> tuple[float, float] | None:
+        """(Lowest, highest) value of the data, if the run has read statistics of them."""
+        statistics = self.__dict__.get("statistics")
+        return None if statistics is None else (statistics.moments.minimum, statistics.moments.maximum)
 
     @property
     def facts(self) -> dict[str, object]:

@@ -11,7 +11,7 @@ from prescore.cli.shared import READING, Data, Look, reads_images
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
-    from prescore.cli.measuring import Comparison, ReferenceSets
+    from prescore.metrics.measuring import Comparison, ReferenceSets
     from prescore.metrics import Features, SetStatistics
 
 SHOWN = 12  # digits of a digest
@@ -56,12 +56,13 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare samples with true images: distances, fidelity and diversity, spectra, pixels."""
-    from prescore.cli.measuring import Measuring, compare, measured_reference, metric_names, stored_reference
+    from prescore.metrics.measuring import Measuring, compare, measured_reference, metric_names, stored_reference
     from prescore.cli.report import show
     from prescore.data import load_images
     from prescore.device import open_device
     from prescore.files import check_writable, write_atomically
     from prescore.metrics import make_features
+    from prescore.metrics.measuring import usual_range
     from prescore.metrics import save_reference as save
     from prescore.metrics.io import is_reference
 
@@ -76,7 +77,7 @@ def evaluate(
 
     images = load_images(samples, key=key, n=n, clip=True, check=extractor_of, **look)
     extractor = extractor_of(tuple(images.shape))
-    measuring = Measuring(extractor, names, batch_size, look["data_range"] or (0.0, 1.0))
+    measuring = Measuring(extractor, names, batch_size, look["data_range"] or usual_range(tuple(images.shape[1:])))
     if is_reference(reference):
         given = {"--save-reference": save_reference, "--reference-n": reference_n, "--reference-key": reference_key}
         for option, value in given.items():
@@ -108,14 +109,14 @@ def as_text(
     floor: Mapping[str, float] | None,
 ) -> str:
     """The result as tables for a terminal."""
-    from prescore.cli.measuring import hexadecimal
+    from prescore.metrics.measuring import hexadecimal
     from prescore.cli.report import facts, show, table
     from prescore.metrics.evaluation import HIGHER_IS_BETTER
 
     head = {
-        "samples": f"{own.count} images {show(own.shape)}, {samples}",
-        "reference": f"{sets.reference.count} images, {reference}, digest {hexadecimal(sets.reference.digest)[:SHOWN]}",
-        "features": f"{own.extractor['name']}, {own.extractor['dimension']} an image",
+        "samples": f"{own.count} samples {show(own.shape)}, {samples}",
+        "reference": f"{sets.reference.count} samples, {reference}, digest {hexadecimal(sets.reference.digest)[:SHOWN]}",
+        "features": f"{own.extractor['name']}, {own.extractor['dimension']} a sample",
     }
     columns = ["metric", f"samples (n = {own.count})", "better"]
     rows: list[list[object]] = [
@@ -139,7 +140,7 @@ def as_json(
     floor: Mapping[str, float] | None,
 ) -> bytes:
     """The result as JSON."""
-    from prescore.cli.measuring import finite, hexadecimal
+    from prescore.metrics.measuring import finite, hexadecimal
     from prescore.version import __version__
 
     def described(path: Path, of: "SetStatistics") -> dict[str, Any]:

@@ -19,6 +19,7 @@ LENGTH = 300  # of what a file says about its model, shown in one line
 UNNAMED = "a model without a name"
 ALPHAS = (1.5, 2.0, 3.0, 5.0, 10.0, 25.0)
 GRID_STEPS = (5, 8, 12)
+ENTRIES = 20  # of a vector that are listed
 
 
 def info(
@@ -116,11 +117,12 @@ def describe_statistics(statistics: "Statistics") -> str:
 
     moments = statistics.moments
     shape = moments.event_shape
+    is_vector = len(shape) == 1
     head = {
         "statistics of": statistics.measured_on,
         "event shape": shape,
-        "spectra over": f"the last {moments.axes} axes",
-        "data range": f"{moments.data_range[0]:g} to {moments.data_range[1]:g}",
+        **({} if is_vector else {"spectra over": f"the last {moments.axes} axes"}),
+        "data range": f"{moments.data_range[0]:g} to {moments.data_range[1]:g}" if moments.data_range else "not known",
         "values found": f"{moments.minimum:.4g} to {moments.maximum:.4g}",
         "mean": moments.mean.mean().item(),
         "root mean square": moments.mean_square.mean().sqrt().item(),
@@ -129,6 +131,8 @@ def describe_statistics(statistics: "Statistics") -> str:
     if moments.scales is not None:
         least, most = moments.scales[[0, -1]].tolist()
         head["power of a sample"] = f"{least:.3g} to {most:.3g} of the mean ({len(moments.scales)} equal parts)"
+    if is_vector:
+        return f"{facts(head)}\n\n{_entries(statistics)}"
     frequencies, raw = radial_power(moments.power, shape[-moments.axes :])
     centred = radial_power(moments.power_centred, shape[-moments.axes :])[1]
     raw, centred = (power.reshape(-1, len(frequencies)).mean(0) for power in (raw, centred))
@@ -149,6 +153,20 @@ def describe_statistics(statistics: "Statistics") -> str:
             table(["alpha", "largest weight: frequencies", "pixels"], weights),
         )
     )
+
+
+def _entries(statistics: "Statistics") -> str:
+    """Mean and deviation of each number of a vector, of many of those of the largest and the smallest deviation."""
+    from prescore.cli.report import table
+
+    moments = statistics.moments
+    deviation = (moments.mean_square - moments.mean**2).clamp(min=0).sqrt()
+    order = list(range(len(deviation)))
+    if len(order) > ENTRIES:
+        ranked = deviation.argsort(descending=True, stable=True).tolist()
+        order = sorted(ranked[: ENTRIES // 2] + ranked[-ENTRIES // 2 :])
+    rows = [[k, moments.mean[k].item(), deviation[k].item()] for k in order]
+    return table(["entry", "mean", "deviation"], rows)
 
 
 def describe_extras(statistics: "Statistics") -> list[str]:

@@ -39,7 +39,7 @@ def sample(
     model: Model,
     out: Annotated[
         Path,
-        typer.Option(help="NAME.png: one grid; NAME.npz: images, seeds, settings; else a folder, one PNG a sample."),
+        typer.Option(help="NAME.png: one grid; NAME.npz: samples of any shape, seeds, settings; else a folder, one PNG a sample."),
     ],
     sampler: Annotated[
         str,
@@ -210,9 +210,12 @@ def sample(
     settings = settings_of(opened, decided, chosen)
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
         settings |= {"seed": seed, "n": n, "batch_size": batch_size}
+    as_numbers = as_numbers or (decided.picture_range is None and out.suffix.lower() == ".npz")
     output = open_output(out, seeds, settings, opened.denoiser.picture_shape, as_numbers=as_numbers)
+    if decided.picture_range is None and not output.as_numbers:
+        raise PrescoreError("model: it knows no range of values, by which pictures are scaled; write an .npz file")
     if not isinstance(output, Folder):  # which writes each batch as it comes
-        check_size("n", n, 2 * (4 if as_numbers else 1) * math.prod(opened.denoiser.picture_shape))
+        check_size("n", n, 2 * (4 if output.as_numbers else 1) * math.prod(opened.denoiser.picture_shape))
     draw(decided, output, batch_size, chosen)
 
 
@@ -285,7 +288,7 @@ def _run(
             condition = chosen.condition(seeds) if chosen else None
             x = counting.sample(seeds, batch_size=size, condition=condition, progress=False)
             pictures = denoiser.decode(fill(x, size))[: len(seeds)]
-            numbers = pictures.cpu().float() if output.as_numbers else to_uint8(pictures, denoiser.picture_range)
+            numbers = pictures.cpu().float() if output.as_numbers else to_uint8(pictures, plan.picture_range)
             new = [k for k, seed in enumerate(seeds) if seed in missing]
             output.add([seeds[k] for k in new], numbers[new])
     return made

@@ -114,7 +114,7 @@ def compare(
     from prescore.cli.compare.page import check_parts, write_report
     from prescore.cli.compare.reference import Reading, open_reference
     from prescore.cli.compare.runs import plan_runs, uses_statistics
-    from prescore.cli.measuring import metric_names
+    from prescore.metrics.measuring import metric_names
     from prescore.cli.plan import choose_classes, count_seeds, open_model, whole_numbers
     from prescore.cli.report import facts, show
     from prescore.limits import check_size

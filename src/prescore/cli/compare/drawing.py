@@ -12,7 +12,7 @@ from tqdm import tqdm
 from prescore.cli.compare.folder import RunFolder
 from prescore.cli.compare.reference import SampleMeasure, profile
 from prescore.cli.compare.runs import Result, Run
-from prescore.cli.measuring import finite
+from prescore.metrics.measuring import finite
 from prescore.cli.plan import ChosenClasses
 from prescore.cli.report import calls_text
 from prescore.denoiser import Denoiser, Evaluator

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prescore.cli.measuring import (
+from prescore.metrics.measuring import (
     Measuring,
     ReferenceSets,
     compare,

@@ -1,4 +1,4 @@
-"""ReferenceSets of images measured alike, and compared: what `prescore evaluate` and `prescore compare` share."""
+"""Sets of samples and of true ones, measured alike and compared: what `evaluate` and `compare` share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,11 @@ from pathlib import Path
 from torch import Tensor
 
 from prescore.errors import PrescoreError, check_choice
-from prescore.metrics import METRICS, Features, SetStatistics, cautions, evaluate, hold_out, load_reference, measure
-from prescore.metrics import obstacles as obstacles_of
-from prescore.metrics.sets import check_shapes
+from prescore.metrics.evaluation import METRICS, cautions, evaluate, hold_out, measure
+from prescore.metrics.evaluation import obstacles as obstacles_of
+from prescore.metrics.features import Features
+from prescore.metrics.io import load_reference
+from prescore.metrics.sets import SetStatistics, check_shapes
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,13 @@ class Measuring:
         features: what is made of them.
         metrics: which will be asked for; None is all that there can be.
         batch_size: images in one call of the extractor.
-        data_range: of images that are not bytes.
+        data_range: of images that are not bytes; None takes samples in their own units.
     """
 
     features: Features
     metrics: Sequence[str] | None
     batch_size: int = 256
-    data_range: tuple[float, float] = (0.0, 1.0)
+    data_range: tuple[float, float] | None = (0.0, 1.0)
 
     def __call__(self, images: Tensor) -> SetStatistics:
         return measure(
@@ -125,6 +127,11 @@ def metric_names(metrics: str | None) -> list[str] | None:
     if not names:
         raise PrescoreError(f"--metrics: none named; known: {', '.join(METRICS)}")
     return names
+
+
+def usual_range(shape: Sequence[int]) -> tuple[float, float] | None:
+    """Of samples of this shape that are not bytes, where nothing is said: [0, 1] for pictures, none for others."""
+    return (0.0, 1.0) if len(shape) == 3 else None
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
