@@ -30,8 +30,13 @@ def to_uint8(x: Tensor, data_range: tuple[float, float] | None = (0.0, 1.0)) -> 
 
 def check_picture(event_shape: tuple[int, ...]) -> None:
     """Raise PrescoreError unless samples of this shape can be drawn as pictures: (1, H, W) or (3, H, W)."""
-    if len(event_shape) != 3 or event_shape[0] not in (1, 3):
+    if not is_picture(event_shape):
         raise PrescoreError(f"samples of shape {event_shape} are not grey or RGB pictures; write an .npz file instead")
+
+
+def is_picture(event_shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape can be drawn as pictures: (1, H, W) or (3, H, W)."""
+    return len(event_shape) == 3 and event_shape[0] in (1, 3)
 
 
 def grid(images: Tensor, columns: int | None = None) -> Tensor:

@@ -378,7 +378,8 @@ def draw(
         model: as `plan` takes it.
         n, seed: number of samples, and the seed of the first; the next ones count up.
         batch_size: samples in one network call; all at once by default.
-        condition: named tensors of n rows, passed to the model as keyword arguments.
+        condition: named tensors, arrays or lists of n rows, or of one for all, passed to the model as keyword
+            arguments.
         progress: show a bar that counts network calls, on a terminal.
         planned: everything else that `plan` takes, such as sampler, calls, statistics.
 

@@ -119,7 +119,7 @@ def denoiser_of(posterior: Any, x: Any = None) -> PosteriorDenoiser:
 
     def levels(times: Tensor) -> tuple[Tensor, Tensor]:
         """m and s at these times, (B,), float64."""
-        return tuple(f(times).double().reshape(len(times)) for f in (estimator.mean_t_fn, estimator.std_fn))  # type: ignore[return-value]
+        return tuple(f(times).double().reshape(len(times)) for f in (estimator.mean_t_fn, estimator.std_fn))
 
     low, high = (torch.tensor([float(end)], dtype=torch.float64) for end in (estimator.t_min, estimator.t_max))
     time_of = _Times(levels, low, high)
@@ -205,10 +205,9 @@ def sample_posterior(
         left = left[~kept]
         if not len(left):
             return theta
-    share = 1 - len(left) / n
     raise PrescoreError(
-        f"posterior: after {ATTEMPTS} draws {len(left)} of {n} samples lie outside the support of the prior ({share:.1%} "
-        "inside); give reject=False, or look at the posterior's fit"
+        f"posterior: after {ATTEMPTS} draws {len(left)} of {n} samples still lie outside the support of the prior; "
+        "give reject=False, or look at the posterior's fit"
     )
 
 
@@ -248,7 +247,9 @@ def log_prob(
     denoiser = denoiser_of(posterior, x)
     theta = torch.as_tensor(theta)
     if tuple(theta.shape[1:]) != denoiser.event_shape:
-        raise PrescoreError(f"theta: shape {tuple(theta.shape)}; (N, {', '.join(map(str, denoiser.event_shape))}) needed")
+        raise PrescoreError(
+            f"theta: shape {tuple(theta.shape)}; (N, {', '.join(map(str, denoiser.event_shape))}) needed"
+        )
     found = log_likelihood(
         denoiser,
         denoiser.encode(theta.double()),

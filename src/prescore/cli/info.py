@@ -24,7 +24,10 @@ ENTRIES = 20  # of a vector that are listed
 
 def info(
     file: Annotated[
-        str, typer.Argument(help="A statistics file, a model of any format, or a shipped model (mnist-ve).")
+        str,
+        typer.Argument(
+            help="A statistics file, a model of any format, a shipped model (mnist-ve), or package.module:factory."
+        ),
     ],
     plot: Annotated[
         Path | None, typer.Option(help="Draw the statistics into this PNG: power against frequency, weights.")
@@ -36,11 +39,17 @@ def info(
     from prescore.assets import STATISTICS_SUFFIX, find, shipped_models
     from prescore.checkpoints import native
     from prescore.checkpoints.detect import locate
+    from prescore.checkpoints.python import is_python
     from prescore.files import check_writable
     from prescore.statistics import load_statistics
 
     if plot is not None:
         check_writable(plot)
+    if is_python(file):
+        if plot is not None:
+            raise PrescoreError(f"--plot: {file} is a model; only statistics have a picture")
+        print(describe_python(file, config, which_weights(raw)))
+        return
     path = locate(file)
     texts, statistics = [], None
     if native.matches(path) and "prescore" not in native.read_safetensors(path)[0]:
@@ -86,6 +95,29 @@ def describe_model(name: str, config: str | None = None, weights: str = "ema") -
     values |= _flat("preconditioning", description.preconditioning_arguments)
     values |= _flat("network", description.arguments) | _flat("autoencoder", description.autoencoder or {})
     values |= _flat("training", description.training)
+    return facts({label: _shortened(show(value)) for label, value in values.items()})
+
+
+def describe_python(name: str, config: str | None = None, weights: str = "ema") -> str:
+    """What a model that is the user's own code says of itself. Arguments as for `prescore.cli.plan.open_model`."""
+    from prescore.cli.plan import open_model
+    from prescore.cli.report import facts, show
+
+    opened = open_model(name, config=config, weights=weights)
+    denoiser = opened.denoiser
+    known = denoiser.data_range
+    values: dict[str, object] = {
+        "model": f"{name}, Python code of your own, digest {opened.settings['model_sha256']}",
+        "name": denoiser.name,
+        "event shape": denoiser.event_shape,
+        "data range": f"{known[0]:g} to {known[1]:g}" if known else "not known",
+        "data mean removed": denoiser.data_mean_removed,
+        "noise range": f"{denoiser.sigma_min:g} to {denoiser.sigma_max:g}",
+        "dtype": opened.settings["dtype"],
+        "device": denoiser.device,
+        "network calls": denoiser.network_calls,
+        "statistics": "brought" if denoiser.statistics is not None else "none",
+    }
     return facts({label: _shortened(show(value)) for label, value in values.items()})
 
 

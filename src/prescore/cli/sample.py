@@ -39,7 +39,9 @@ def sample(
     model: Model,
     out: Annotated[
         Path,
-        typer.Option(help="NAME.png: one grid; NAME.npz: samples of any shape, seeds, settings; else a folder, one PNG a sample."),
+        typer.Option(
+            help="NAME.png: one grid; NAME.npz: samples of any shape, seeds, settings; else a folder, one PNG a sample."
+        ),
     ],
     sampler: Annotated[
         str,

@@ -24,12 +24,14 @@ class Measuring:
         metrics: which will be asked for; None is all that there can be.
         batch_size: images in one call of the extractor.
         data_range: of images that are not bytes; None takes samples in their own units.
+        progress: whether bars are shown on a terminal.
     """
 
     features: Features
     metrics: Sequence[str] | None
     batch_size: int = 256
     data_range: tuple[float, float] | None = (0.0, 1.0)
+    progress: bool = True
 
     def __call__(self, images: Tensor) -> SetStatistics:
         return measure(
@@ -38,7 +40,7 @@ class Measuring:
             self.metrics,
             batch_size=self.batch_size,
             data_range=self.data_range,
-            progress=True,
+            progress=self.progress,
         )
 
 
@@ -58,11 +60,11 @@ class ReferenceSets:
     others: SetStatistics | None = None
     why_none: str | None = None
 
-    def floor(self, names: Sequence[str] | None) -> dict[str, float] | None:
+    def floor(self, names: Sequence[str] | None, progress: bool = True) -> dict[str, float] | None:
         """Metrics of the held-out images beside the others, if there are any: all, or those asked for."""
         if self.held is None or self.others is None:
             return None
-        return evaluate(self.held, self.others, names, progress=True)
+        return evaluate(self.held, self.others, names, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,16 @@ class Comparison:
     notes: Sequence[str]
 
 
-def stored_reference(path: Path, shape: tuple[int, ...], features: Features, floor: bool) -> ReferenceSets:
-    """Statistics from a file, which have to be of images of that shape, measured with these features."""
-    statistics = load_reference(path)
+def stored_reference(
+    path: Path | SetStatistics, shape: tuple[int, ...], features: Features, floor: bool
+) -> ReferenceSets:
+    """Statistics, or from a file, which have to be of images of that shape, measured with these features."""
+    statistics = path if isinstance(path, SetStatistics) else load_reference(path)
     try:
         statistics.check_comparable(shape, features.facts)
     except PrescoreError as error:
-        raise PrescoreError(f"{path}: {error}") from None
+        where = "" if isinstance(path, SetStatistics) else f"{path}: "
+        raise PrescoreError(f"{where}{error}") from None
     return ReferenceSets(
         statistics, why_none="the reference is statistics, and true images are needed" if floor else None
     )
@@ -104,9 +109,9 @@ def measured_reference(
     return ReferenceSets(held + others, held, others)
 
 
-def compare(own: SetStatistics, sets: ReferenceSets, names: Sequence[str] | None) -> Comparison:
+def compare(own: SetStatistics, sets: ReferenceSets, names: Sequence[str] | None, progress: bool = True) -> Comparison:
     """All metrics that are asked for, or that there can be."""
-    values = evaluate(own, sets.reference, names, progress=True)
+    values = evaluate(own, sets.reference, names, progress=progress)
     notes = cautions(own, sets.reference, list(values))
     left_out: dict[str, list[str]] = {}
     for name, reason in obstacles_of(own, sets.reference).items() if names is None else ():
