@@ -7,6 +7,7 @@ quiet_start()
 
 from prescore.calibration import calibrate, calibrate_model
 from prescore.checkpoints import load
+from prescore.comparison import compare, evaluate
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
 from prescore.film import Film, save_films, trace
@@ -57,8 +58,10 @@ __all__ = [
     "calibrate_model",
     "choose_alpha",
     "choose_sampler",
+    "compare",
     "cosine_gaussian",
     "draw",
+    "evaluate",
     "fitting_batch",
     "frequency_gaussian",
     "frequency_preconditioner",

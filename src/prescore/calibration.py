@@ -87,6 +87,7 @@ def calibrate(
     data = _as_samples(data)
     if data_range is not None:
         check_interval("data_range", data_range)
+    condition = None if condition is None else check_condition(condition)
     if model is None:
         for name, value in {"calls": calls, "condition": condition}.items():
             if value is not None:

@@ -53,12 +53,12 @@ def trace(plan: Plan, seeds: Iterable[int] = range(4), **how: Any) -> Film:
     """
     denoiser, steps = plan.denoiser, list[Progress]()
     check_picture(denoiser.picture_shape)
-    if denoiser.picture_range is None:
+    if plan.picture_range is None:
         raise PrescoreError("data_range: the model does not say it, and pictures need it; prescore.Denoiser takes it")
     plan.sample(seeds, callback=steps.append, **how)
     pictures = torch.stack([denoiser.decode(step.denoised).cpu() for step in steps])
     levels, calls = tuple(step.sigma for step in steps), tuple(step.calls for step in steps)
-    return Film(pictures, levels, calls, denoiser.picture_range)
+    return Film(pictures, levels, calls, plan.picture_range)
 
 
 def save_films(path: str | Path, films: Mapping[str, Film]) -> None:

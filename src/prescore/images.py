@@ -15,21 +15,28 @@ from prescore.files import write_atomically
 GAP, BACKGROUND = 2, 255  # pixels between the images of a grid, and their value
 
 
-def to_uint8(x: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def to_uint8(x: Tensor, data_range: tuple[float, float] | None = (0.0, 1.0)) -> Tensor:
     """x clipped to data_range = (low, high), which becomes 0..255, rounded. Any shape; the result is on the CPU.
+
+    Where no range is known, None, it is that of the values in x.
 
     >>> to_uint8(torch.tensor([-2.0, -1.0, 0.0, 1.0]), (-1.0, 1.0)).tolist()
     [0, 0, 128, 255]
     """
-    low, high = data_range
-    unit = (x.detach().cpu().double() - low) / (high - low)
+    low, high = data_range or (x.min().item(), x.max().item())
+    unit = (x.detach().cpu().double() - low) / ((high - low) or 1.0)
     return (unit.clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
 
 
 def check_picture(event_shape: tuple[int, ...]) -> None:
     """Raise PrescoreError unless samples of this shape can be drawn as pictures: (1, H, W) or (3, H, W)."""
-    if len(event_shape) != 3 or event_shape[0] not in (1, 3):
+    if not is_picture(event_shape):
         raise PrescoreError(f"samples of shape {event_shape} are not grey or RGB pictures; write an .npz file instead")
+
+
+def is_picture(event_shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape can be drawn as pictures: (1, H, W) or (3, H, W)."""
+    return len(event_shape) == 3 and event_shape[0] in (1, 3)
 
 
 def grid(images: Tensor, columns: int | None = None) -> Tensor:

@@ -94,6 +94,7 @@ class Plan:
         start: the Gaussian model of the data, of whose noisy data at the highest level, N(mu, C + sigma^2), samples are
             made where the sampler would begin with noise alone; or None.
         statistics: of the data in the model's own coordinates, if there are any: what samples are held against.
+        found: (lowest, highest) value of the data in the statistics, where the run has read some.
     """
 
     denoiser: Denoiser
@@ -106,6 +107,12 @@ class Plan:
     warnings: Sequence[str] = ()
     start: Gaussian | None = None
     statistics: Statistics | None = None
+    found: tuple[float, float] | None = None
+
+    @property
+    def picture_range(self) -> tuple[float, float] | None:
+        """What pictures are scaled by: the range that the model knows, or the values that were found in its data."""
+        return self.denoiser.picture_range or self.found
 
     @property
     def steps(self) -> int:
@@ -398,7 +405,8 @@ def plan(
     total = None if each is None else each * denoiser.network_calls
     for doubt in known.doubts:
         warnings.warn(doubt, ModelWarning, stacklevel=2)
-    return Plan(denoiser, sampler, method, levels, total, settings, reasons, known.doubts, start, known.statistics)
+    doubts, known_data = known.doubts, known.statistics
+    return Plan(denoiser, sampler, method, levels, total, settings, reasons, doubts, start, known_data, known.found)
 
 
 def draw(
@@ -417,7 +425,8 @@ def draw(
         model: as `plan` takes it.
         n, seed: number of samples, and the seed of the first; the next ones count up.
         batch_size: samples in one network call; all at once by default.
-        condition: named tensors of n rows, passed to the model as keyword arguments.
+        condition: named tensors, arrays or lists of n rows, or of one for all, passed to the model as keyword
+            arguments.
         progress: show a bar that counts network calls, on a terminal.
         planned: everything else that `plan` takes, such as sampler, calls, statistics.
 
@@ -599,6 +608,12 @@ class _Known:
         statistics = self.__dict__.get("statistics")  # those that the run has read
         doubt = statistics and statistics.model.score and doubt_of(statistics, self.denoiser.sigma_max)
         return (doubt,) if doubt else ()
+
+    @property
+    def found(self) -> tuple[float, float] | None:
+        """(Lowest, highest) value of the data, if the run has read statistics of them."""
+        statistics = self.__dict__.get("statistics")
+        return None if statistics is None else (statistics.moments.minimum, statistics.moments.maximum)
 
     @property
     def facts(self) -> dict[str, object]:

@@ -322,7 +322,7 @@ def test_a_forged_layout_is_refused(tmp_path: Path, layout: object) -> None:
 def test_samples_may_overshoot_and_are_clipped_and_counted(tmp_path: Path) -> None:
     path, values = tmp_path / "a.npy", np.linspace(-1.25, 1, 10 * 64).reshape(10, 8, 8).astype(np.float32)
     np.save(path, values)
-    assert "outside [-1, 1]" in refusal(path, data_range=(-1, 1))
+    assert "outside [-1, 1]" in refusal(path, data_range=(-1, 1), layout="NHW")
     with pytest.warns(DataWarning) as notes:
         x = load_images(path, data_range=(-1, 1), clip=True, layout="NHW")
     (note,) = notes
@@ -332,16 +332,16 @@ def test_samples_may_overshoot_and_are_clipped_and_counted(tmp_path: Path) -> No
     assert torch.equal(x[:, 0], torch.from_numpy(values).clamp(-1, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_images(path, data_range=(-1.25, 1), clip=True)
+        load_images(path, data_range=(-1.25, 1), clip=True, layout="NHW")
 
 
 def test_what_is_no_overshoot_is_refused_unless_the_range_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.linspace(-1, 1, 192).reshape(3, 8, 8))
-    assert "outside [0, 1]" in refusal(tmp_path / "a.npy", clip=True)
+    assert "outside [0, 1]" in refusal(tmp_path / "a.npy", clip=True, layout="NHW")
     with pytest.warns(DataWarning):
-        assert load_images(tmp_path / "a.npy", data_range=(0, 1), clip=True).min() == 0
+        assert load_images(tmp_path / "a.npy", data_range=(0, 1), clip=True, layout="NHW").min() == 0
     np.save(tmp_path / "a.npy", np.where(np.arange(192).reshape(3, 8, 8) == 5, np.nan, 0.5))
-    assert "NaN" in refusal(tmp_path / "a.npy", clip=True)
+    assert "NaN" in refusal(tmp_path / "a.npy", clip=True, layout="NHW")
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "idx", "idx.gz"])

@@ -110,8 +110,10 @@ def test_extractors_that_cannot_be_made():
         make_features("mnist-classifier", (3, 32, 32))
     with pytest.raises(PrescoreError, match="means-2x2: images of 5 x 4 pixels; even numbers"):
         make_features("means-2x2", (1, 4, 5))
-    with pytest.raises(PrescoreError, match=r"shape: \(28, 28\) is not the shape \(C, H, W\)"):
-        make_features("pixels", (28, 28))
+    with pytest.raises(PrescoreError, match=r"means-2x2: samples of shape \(28, 28\); images \(C, H, W\) are needed"):
+        make_features("means-2x2", (28, 28))
+    with pytest.raises(PrescoreError, match=r"shape: \(28, 28\) is not the shape of a sample, \(C, H, W\) for images"):
+        Preprocessing((28, 28), fit="resize")
     with pytest.raises(PrescoreError, match="fit: unknown value 'crop'"):
         Preprocessing((1, 2, 2), fit="crop")
     with pytest.raises(PrescoreError, match="data_range"):

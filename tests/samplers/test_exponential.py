@@ -465,7 +465,7 @@ def test_bad_runs(arguments, levels, message):
 
 def test_the_usual_levels_of_a_reference():
     """Geometric, no ratio above 4.5, and no overflow in many steps."""
-    sampler = Exponential(prediction="gaussian", reference=Gaussian(torch.zeros(3), Pixel(torch.ones(3))), k=1)
+    sampler = Exponential(prediction="gaussian", reference=Gaussian(torch.zeros(1, 3), Pixel(torch.ones(1, 3))), k=1)
     few, many = sampler.usual_levels(0.002, 80.0, 5), sampler.usual_levels(0.002, 80.0, 1000)
     assert sampler.usual_levels(70.0, 80.0, 5)[-2] == pytest.approx(70)
     ratios = few[:-2] / few[1:-1]
@@ -473,6 +473,19 @@ def test_the_usual_levels_of_a_reference():
     assert torch.allclose(ratios, ratios[:1])
     assert ratios[0].item() == pytest.approx(4.5)
     assert many[-2].item() == pytest.approx(0.002)
+
+
+def test_the_usual_levels_of_vectors_reach_their_smallest_scale():
+    """Four times below the smallest deviation, of a direction that is not constant."""
+
+    def lowest(variances, steps=10):
+        reference = Gaussian(torch.zeros(3), Pixel(torch.tensor(variances).double()))
+        return Exponential(prediction="gaussian", reference=reference).usual_levels(1e-4, 10.0, steps)[-2].item()
+
+    assert lowest([1.0, 100.0, 0.04]) == pytest.approx(0.05)
+    assert lowest([1.0, 100.0, 0.04], steps=100) == pytest.approx(0.005)
+    assert lowest([1.0, 100.0, 0.0]) == pytest.approx(0.25)
+    assert lowest([0.0, 0.0, 0.0]) == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize("C", [0.0, 1e-33, 1e-8])

@@ -216,9 +216,9 @@ def calibrate(
     images = load_images(data, key=key, n=USUAL_N if n is None else n, seed=seed, check=check, **look)
     if n is not None and len(images) < n:
         warnings.warn(f"{data} has {len(images)} images, fewer than --n {n}", DataWarning, stacklevel=2)
-    value_range = look["data_range"] or (0.0, 1.0)
+    value_range = look["data_range"]
     if encode is not None:
-        images, value_range = _encoded(images, value_range, encode, opened(encode).denoiser)
+        images, value_range = _encoded(images, value_range or (0.0, 1.0), encode, opened(encode).denoiser)
     statistics = measure(images, data_range=value_range, components=None if model else components)
     describe_statistics(statistics)  # refuses data that no preconditioner can be built from
     if known is not None:
@@ -244,7 +244,7 @@ def calibrate(
 
 def _encoded(
     images: "Tensor", value_range: tuple[float, float], name: str, model: "Denoiser"
-) -> tuple["Tensor", tuple[float, float]]:
+) -> tuple["Tensor", tuple[float, float] | None]:
     """Latents that a model makes of images, and their range."""
     import torch
 

@@ -11,8 +11,8 @@ from prescore.cli.shared import READING, Data, Look, reads_images
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
-    from prescore.cli.measuring import Comparison, ReferenceSets
     from prescore.metrics import Features, SetStatistics
+    from prescore.metrics.measuring import Comparison, ReferenceSets
 
 SHOWN = 12  # digits of a digest
 
@@ -63,21 +63,15 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare samples with true images: distances, fidelity and diversity, spectra, pixels."""
-    from prescore.cli.measuring import (
-        Measuring,
-        compare,
-        conditioning_of,
-        measured_reference,
-        metric_names,
-        stored_reference,
-    )
     from prescore.cli.report import show
+    from prescore.comparison import evaluate as compared
     from prescore.data import load_images
     from prescore.device import open_device
     from prescore.files import check_writable, write_atomically
     from prescore.metrics import make_features
     from prescore.metrics import save_reference as save
     from prescore.metrics.io import is_reference
+    from prescore.metrics.measuring import Comparison, conditioning_of, metric_names
 
     for path in (save_reference, json_out):
         if path is not None:
@@ -90,20 +84,26 @@ def evaluate(
 
     images = load_images(samples, key=key, n=n, clip=True, check=extractor_of, **look)
     extractor = extractor_of(tuple(images.shape))
-    measuring = Measuring(extractor, names, batch_size, look["data_range"] or (0.0, 1.0))
     if is_reference(reference):
         given = {"--save-reference": save_reference, "--reference-n": reference_n, "--reference-key": reference_key}
         for option, value in given.items():
             if value is not None:
                 raise PrescoreError(f"{option}: {reference} holds statistics, and no images")
-        sets = stored_reference(reference, tuple(images.shape[1:]), extractor, floor)
-    else:
-        data = load_images(reference, key=reference_key, n=reference_n, **look)
-        sets = measured_reference(data, tuple(images.shape[1:]), len(images), measuring, floor, seed)
+    stored = is_reference(reference)
+    found = compared(
+        images,
+        reference if stored else load_images(reference, key=reference_key, n=reference_n, **look),
+        features=extractor,
+        metrics=names,
+        floor=floor,
+        seed=seed,
+        batch_size=batch_size,
+        data_range=look["data_range"],
+        progress=True,
+    )
+    own, sets, true = found.samples, found.reference, found.floor
+    comparison = Comparison(found.metrics, found.notes)
     conditioning = None if trajectory is None else conditioning_of(trajectory)
-    own = measuring(images)
-    comparison = compare(own, sets, names)
-    true = sets.floor(list(comparison.values))
     if save_reference is not None:
         save(sets.reference, save_reference)
     if json_out is not None:
@@ -124,15 +124,17 @@ def as_text(
     conditioning: Mapping[str, Any] | None = None,
 ) -> str:
     """The result as tables for a terminal."""
-    from prescore.cli.measuring import hexadecimal
     from prescore.cli.report import facts, show, table
     from prescore.metrics import CONDITIONING
     from prescore.metrics.evaluation import HIGHER_IS_BETTER
+    from prescore.metrics.measuring import hexadecimal
 
+    digest = hexadecimal(sets.reference.digest)[:SHOWN]
+    what = "image" if len(own.shape) == 3 else "sample"
     head = {
-        "samples": f"{own.count} images {show(own.shape)}, {samples}",
-        "reference": f"{sets.reference.count} images, {reference}, digest {hexadecimal(sets.reference.digest)[:SHOWN]}",
-        "features": f"{own.extractor['name']}, {own.extractor['dimension']} an image",
+        "samples": f"{own.count} {what}s {show(own.shape)}, {samples}",
+        "reference": f"{sets.reference.count} {what}s, {reference}, digest {digest}",
+        "features": f"{own.extractor['name']}, {own.extractor['dimension']} a{'n' * (what == 'image')} {what}",
     }
     columns = ["metric", f"samples (n = {own.count})", "better"]
     rows: list[list[object]] = [
@@ -160,7 +162,7 @@ def as_json(
     conditioning: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The result as JSON."""
-    from prescore.cli.measuring import finite, hexadecimal
+    from prescore.metrics.measuring import finite, hexadecimal
     from prescore.version import __version__
 
     def described(path: Path, of: "SetStatistics") -> dict[str, Any]:

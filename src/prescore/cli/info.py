@@ -19,11 +19,15 @@ LENGTH = 300  # of what a file says about its model, shown in one line
 UNNAMED = "a model without a name"
 ALPHAS = (1.5, 2.0, 3.0, 5.0, 10.0, 25.0)
 GRID_STEPS = (5, 8, 12)
+ENTRIES = 20  # of a vector that are listed
 
 
 def info(
     file: Annotated[
-        str, typer.Argument(help="A statistics file, a model of any format, or a shipped model (mnist-ve).")
+        str,
+        typer.Argument(
+            help="A statistics file, a model of any format, a shipped model (mnist-ve), or package.module:factory."
+        ),
     ],
     plot: Annotated[
         Path | None, typer.Option(help="Draw the statistics into this PNG: power against frequency, weights.")
@@ -35,11 +39,17 @@ def info(
     from prescore.assets import STATISTICS_SUFFIX, find, shipped_models
     from prescore.checkpoints import native
     from prescore.checkpoints.detect import locate
+    from prescore.checkpoints.python import is_python
     from prescore.files import check_writable
     from prescore.statistics import load_statistics
 
     if plot is not None:
         check_writable(plot)
+    if is_python(file):
+        if plot is not None:
+            raise PrescoreError(f"--plot: {file} is a model; only statistics have a picture")
+        print(describe_python(file, config, which_weights(raw)))
+        return
     path = locate(file)
     texts, statistics = [], None
     if native.matches(path) and "prescore" not in native.read_safetensors(path)[0]:
@@ -88,6 +98,29 @@ def describe_model(name: str, config: str | None = None, weights: str = "ema") -
     return facts({label: _shortened(show(value)) for label, value in values.items()})
 
 
+def describe_python(name: str, config: str | None = None, weights: str = "ema") -> str:
+    """What a model that is the user's own code says of itself. Arguments as for `prescore.cli.plan.open_model`."""
+    from prescore.cli.plan import open_model
+    from prescore.cli.report import facts, show
+
+    opened = open_model(name, config=config, weights=weights)
+    denoiser = opened.denoiser
+    known = denoiser.data_range
+    values: dict[str, object] = {
+        "model": f"{name}, Python code of your own, digest {opened.settings['model_sha256']}",
+        "name": denoiser.name,
+        "event shape": denoiser.event_shape,
+        "data range": f"{known[0]:g} to {known[1]:g}" if known else "not known",
+        "data mean removed": denoiser.data_mean_removed,
+        "noise range": f"{denoiser.sigma_min:g} to {denoiser.sigma_max:g}",
+        "dtype": opened.settings["dtype"],
+        "device": denoiser.device,
+        "network calls": denoiser.network_calls,
+        "statistics": "brought" if denoiser.statistics is not None else "none",
+    }
+    return facts({label: _shortened(show(value)) for label, value in values.items()})
+
+
 def count_parameters(denoiser: "Denoiser") -> int:
     """Numbers that the network of a loaded model has learned or was given as parameters."""
     from torch import nn
@@ -116,11 +149,12 @@ def describe_statistics(statistics: "Statistics") -> str:
 
     moments = statistics.moments
     shape = moments.event_shape
+    is_vector = len(shape) == 1
     head = {
         "statistics of": statistics.measured_on,
         "event shape": shape,
-        "spectra over": f"the last {moments.axes} axes",
-        "data range": f"{moments.data_range[0]:g} to {moments.data_range[1]:g}",
+        **({} if is_vector else {"spectra over": f"the last {moments.axes} axes"}),
+        "data range": f"{moments.data_range[0]:g} to {moments.data_range[1]:g}" if moments.data_range else "not known",
         "values found": f"{moments.minimum:.4g} to {moments.maximum:.4g}",
         "mean": moments.mean.mean().item(),
         "root mean square": moments.mean_square.mean().sqrt().item(),
@@ -129,6 +163,8 @@ def describe_statistics(statistics: "Statistics") -> str:
     if moments.scales is not None:
         least, most = moments.scales[[0, -1]].tolist()
         head["power of a sample"] = f"{least:.3g} to {most:.3g} of the mean ({len(moments.scales)} equal parts)"
+    if is_vector:
+        return f"{facts(head)}\n\n{_entries(statistics)}"
     frequencies, raw = radial_power(moments.power, shape[-moments.axes :])
     centred = radial_power(moments.power_centred, shape[-moments.axes :])[1]
     raw, centred = (power.reshape(-1, len(frequencies)).mean(0) for power in (raw, centred))
@@ -149,6 +185,20 @@ def describe_statistics(statistics: "Statistics") -> str:
             table(["alpha", "largest weight: frequencies", "pixels"], weights),
         )
     )
+
+
+def _entries(statistics: "Statistics") -> str:
+    """Mean and deviation of each number of a vector, of many of those of the largest and the smallest deviation."""
+    from prescore.cli.report import table
+
+    moments = statistics.moments
+    deviation = (moments.mean_square - moments.mean**2).clamp(min=0).sqrt()
+    order = list(range(len(deviation)))
+    if len(order) > ENTRIES:
+        ranked = deviation.argsort(descending=True, stable=True).tolist()
+        order = sorted(ranked[: ENTRIES // 2] + ranked[-ENTRIES // 2 :])
+    rows = [[k, moments.mean[k].item(), deviation[k].item()] for k in order]
+    return table(["entry", "mean", "deviation"], rows)
 
 
 def describe_extras(statistics: "Statistics") -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from prescore.checkpoints.detect import locate
 from prescore.checkpoints.detect import open_model as open_any
 from prescore.checkpoints.labels import Classes, classes_of
+from prescore.checkpoints.python import code_digest, is_python, open_python
 from prescore.checkpoints.stored import ModelDescription, naming
 from prescore.denoiser import Denoiser
 from prescore.device import open_device
@@ -52,12 +54,12 @@ class Opened(NamedTuple):
 
     Attributes:
         denoiser: on its device.
-        description: of its network.
+        description: of its network; None of the user's own code, which says nothing of classes.
         settings: what of it decides a sample, JSON values.
     """
 
     denoiser: Denoiser
-    description: ModelDescription
+    description: ModelDescription | None
     settings: Mapping[str, object]
 
 
@@ -72,8 +74,18 @@ def open_model(
     compile: bool = False,
     guidance: float | None = None,
 ) -> Opened:
-    """The model of this name or path. Raises PrescoreError if it cannot be had so."""
+    """The model of this name or path, or what the user's own code makes. Raises PrescoreError if there is none."""
     check_choice("dtype", dtype, DTYPES)
+    if is_python(name):
+        asked = {"--config": config, "--raw": weights != "ema", "--device": device, "--dtype": dtype != "float32"}
+        asked |= {"--channels-last": channels_last, "--compile": compile, "--guidance": guidance is not None}
+        for option, value in asked.items():
+            if value:
+                raise PrescoreError(f"{option}: {name} is Python code, which says it itself; change it there")
+        own = open_python(name)
+        own = own if own.name else replace(own, name=name)
+        made: dict[str, object] = {"prescore": __version__, "model": name, "model_sha256": code_digest(name)}
+        return Opened(own, None, made | {"dtype": str(own.dtype).removeprefix("torch.")})
     description, denoiser = open_any(
         name,
         config=config,
@@ -91,7 +103,7 @@ def open_model(
 
 
 def choose_classes(
-    description: ModelDescription, text: str | None, guidance: float | None = None
+    description: ModelDescription | None, text: str | None, guidance: float | None = None
 ) -> ChosenClasses | None:
     """The classes in a list such as "3,1,4"; None for a model that is to draw without one.
 
@@ -100,6 +112,10 @@ def choose_classes(
     """
     if guidance is not None and text is None:
         raise PrescoreError("--guidance: does nothing without --class")
+    if description is None:
+        if text is not None:
+            raise PrescoreError("--class: the model is Python code, whose factory gives it a class; change it there")
+        return None
     if (kind := description.arguments.get("class_embed_type")) in ("timestep", "identity"):
         raise PrescoreError(
             f"--class: the model {description.name} takes a {kind} embedding, which only Python can give"
@@ -119,9 +135,9 @@ def choose_classes(
     return ChosenClasses(classes, indices)
 
 
-def every_class(description: ModelDescription, n: int, seed: int, guidance: float | None = None) -> str | None:
+def every_class(description: ModelDescription | None, n: int, seed: int, guidance: float | None = None) -> str | None:
     """The list of all classes, or of n at random if there are more, of a model that needs one or is guided; or None."""
-    classes = classes_of(description)
+    classes = None if description is None else classes_of(description)
     if classes is None or (classes.optional and guidance is None):
         return None
     generator = torch.Generator().manual_seed(seed)
@@ -132,7 +148,7 @@ def every_class(description: ModelDescription, n: int, seed: int, guidance: floa
 
 
 def condition_of(
-    description: ModelDescription, index: str | None, labels: Tensor | None, n: int
+    description: ModelDescription | None, index: str | None, labels: Tensor | None, n: int
 ) -> dict[str, Tensor] | None:
     """The condition of n data for a model: all of one class, or each of the class that its label says.
 
@@ -147,9 +163,9 @@ def condition_of(
             raise PrescoreError(f"--class: {index} given; of data of several classes, --labels names the array of them")
         chosen = choose_classes(description, index)
         return None if chosen is None else chosen.condition(range(n))
-    classes = classes_of(description)
+    classes = None if description is None else classes_of(description)
     if classes is None:
-        raise PrescoreError(f"--labels: the model {description.name} has no classes")
+        raise PrescoreError(f"--labels: the model {description.name if description else ''} has no classes")
     if len(labels) != n:
         raise PrescoreError(f"--labels: {len(labels)} labels for {n} images")
     with naming("--labels"):
@@ -225,9 +241,14 @@ def different(option: str, values: list[Value]) -> list[Value]:
     return values
 
 
+def opened_settings(opened: Opened, chosen: ChosenClasses | None) -> dict[str, object]:
+    """What of the model decides a sample, as JSON values."""
+    return {**opened.settings, **({"class": chosen.indices} if chosen else {})}
+
+
 def settings_of(opened: Opened, plan: Plan, chosen: ChosenClasses | None) -> dict[str, object]:
     """Everything that decides a sample beside its seed, as JSON values."""
-    return {**opened.settings, **({"class": chosen.indices} if chosen else {}), **plan.settings}
+    return {**opened_settings(opened, chosen), **plan.settings}
 
 
 def count_seeds(seed: int, n: int) -> list[int]:

@@ -32,8 +32,8 @@ def sample(
     out: Annotated[
         Path,
         typer.Option(
-            help="NAME.png: one grid; NAME.npz: images, seeds, settings; else a folder, one PNG a sample or "
-            "--shard-size."
+            help="NAME.png: one grid; NAME.npz: samples of any shape, seeds, settings; else a folder, one PNG a sample "
+            "or --shard-size."
         ),
     ],
     sampler: Annotated[

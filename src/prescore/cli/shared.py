@@ -12,7 +12,13 @@ from prescore.errors import PrescoreError
 
 OPENING = "How the model is opened"
 
-Model = Annotated[str, typer.Argument(help="Name of a shipped model (mnist-ve), or a model file.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a shipped model (mnist-ve), a model file, or package.module:factory, Python code of your own "
+        "that makes a prescore.Denoiser."
+    ),
+]
 Data = Annotated[Path, typer.Argument(help="Folder or zip of images, .npz, .npy or IDX file.")]
 Config = Annotated[
     str | None,

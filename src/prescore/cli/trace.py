@@ -28,7 +28,7 @@ def trace(
     """Show what a model predicts after each step of one or more samplers, for the same seeds."""
     from tqdm import tqdm
 
-    from prescore.cli.compare.runs import plan_runs, split_runs
+    from prescore.comparison.runs import plan_runs, split_runs
     from prescore.cli.plan import choose_classes, count_seeds, different, open_model
     from prescore.cli.report import show
     from prescore.files import check_writable
@@ -42,7 +42,7 @@ def trace(
     opened = open_model(model, config=config, weights=which_weights(raw), device=device, guidance=guidance)
     chosen = choose_classes(opened.description, class_, guidance)
     films = {}
-    runs = plan_runs(opened, names, [calls], statistics, chosen)
+    runs = plan_runs(opened.denoiser, names, [calls], statistics)
     for run in tqdm(runs, unit="sampler", disable=None, leave=False):
         name = run.plan.name if run.name == "auto" else run.name
         condition = chosen.condition(seeds) if chosen else None

@@ -116,17 +116,18 @@ def measure(
     metrics: Collection[str] | None = None,
     *,
     batch_size: int = 256,
-    data_range: tuple[float, float] = (0.0, 1.0),
+    data_range: tuple[float, float] | None = (0.0, 1.0),
     progress: bool = False,
 ) -> SetStatistics:
     """What metrics need to know of a set of images, in one pass over it.
 
     Args:
-        images: all of them, (N, C, H, W), or batches of any size; uint8, or floating point within `data_range`.
+        images: all of them, (N, C, H, W) or (N, *event), or batches of any size; uint8, or floating point within
+            `data_range`.
         features: what is made of them.
         metrics: which will be asked for; by default all that these features allow.
         batch_size: images in one call of the extractor; the result is the same for all, up to its rounding.
-        data_range: lowest and highest value that floating-point images may have.
+        data_range: lowest and highest value that floating-point images may have; None takes samples as they are.
         progress: show a bar on a terminal.
 
     Raises:
@@ -217,7 +218,8 @@ def cautions(samples: SetStatistics, reference: SetStatistics, metrics: Collecti
     elif "frechet" in metrics and n < AMPLE * d:
         lines.append(f"frechet: {n} images are few for {d} features; compare at equal n only, beside the floor")
     spans = [given.highest - given.lowest for given in (samples, reference)]
-    if min(spans) < 0.6 * max(spans):
+    is_unit = all(0 <= given.lowest <= given.highest <= 1 for given in (samples, reference))
+    if is_unit and min(spans) < 0.6 * max(spans):
         ends = " and ".join(f"{given.lowest:.3g} to {given.highest:.3g}" for given in (samples, reference))
         lines.append(f"samples and reference: values {ends} of a range of 0 to 1; was one scaled otherwise?")
     if samples.digest == reference.digest:
@@ -250,7 +252,7 @@ def _kept(features: Features, metrics: Collection[str] | None) -> set[str]:
 
 
 def _measure(
-    batch: Tensor, features: Features, kept: Collection[str], data_range: tuple[float, float]
+    batch: Tensor, features: Features, kept: Collection[str], data_range: tuple[float, float] | None
 ) -> SetStatistics:
     """Of one batch."""
     x, unit = features(batch, data_range), unit_images(batch, data_range)

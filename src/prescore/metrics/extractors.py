@@ -5,6 +5,7 @@ digits, and pixels little about what a picture shows. Values of different extrac
 """
 
 from collections.abc import Callable, Mapping
+from math import prod
 from types import MappingProxyType
 
 import torch
@@ -24,7 +25,7 @@ def make_features(name: str, shape: Shape, device: torch.device | str = "cpu") -
     """One of `EXTRACTORS` for images of a shape.
 
         mnist-classifier   last hidden layer of the shipped digit classifier, 64 values; grey images up to 32 x 32
-        pixels             the pixels
+        pixels             the pixels, or the numbers of samples of any shape
         means-2x2          the means of blocks of 2 x 2 pixels, per channel
         efficientnet-lite0 last layer of a small classifier of photographs, 1280 values; any size, grey or colour
         inception          last layer of the network that the literature's FID is made of, 2048 values; the same
@@ -34,7 +35,7 @@ def make_features(name: str, shape: Shape, device: torch.device | str = "cpu") -
 
     Args:
         name: of the extractor.
-        shape: (C, H, W) of the images that will come.
+        shape: (C, H, W) of the images that will come, or that of other samples.
         device: where it works.
 
     Raises:
@@ -64,13 +65,13 @@ def _mnist_classifier(shape: tuple[int, ...], device: torch.device) -> Features:
 
 
 def _pixels(shape: tuple[int, ...], device: torch.device) -> Features:
-    preprocessing = Preprocessing(shape)
-    C, H, W = shape
-    return Features("pixels", C * H * W, preprocessing, lambda x: x.flatten(1), device)
+    return Features("pixels", prod(shape), Preprocessing(shape), lambda x: x.flatten(1), device)
 
 
 def _means(shape: tuple[int, ...], device: torch.device) -> Features:
     preprocessing = Preprocessing(shape)
+    if len(shape) != 3:
+        raise PrescoreError(f"means-2x2: samples of shape {shape}; images (C, H, W) are needed, pixels take any shape")
     C, H, W = shape
     if H % 2 or W % 2:
         raise PrescoreError(f"means-2x2: images of {W} x {H} pixels; even numbers of pixels are needed")

@@ -32,7 +32,7 @@ class Preprocessing:
     """How images become the input of an extractor.
 
     Args:
-        shape: (C, H, W) of that input.
+        shape: of that input, (C, H, W) for pictures.
         data_range: its lowest and highest value; images in another range are mapped to it linearly.
         fit: "none", images must have that shape; "pad", smaller ones are put in the middle of the lowest value; or
             "resize", images of any size are resized to it, and grey ones repeated over the channels.
@@ -47,17 +47,17 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         check_choice("fit", self.fit, FITS)
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise PrescoreError(f"shape: {self.shape} is not the shape (C, H, W) of images")
+        if not self.shape or min(self.shape) < 1 or (self.fit != "none" and len(self.shape) != 3):
+            raise PrescoreError(f"shape: {self.shape} is not the shape of a sample, (C, H, W) for images")
         if not self.data_range[0] < self.data_range[1]:
             raise PrescoreError(f"data_range: {self.data_range} is not an interval (low, high)")
 
-    def __call__(self, images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-        """The input for images (n, C, H', W'), in float32.
+    def __call__(self, images: Tensor, data_range: tuple[float, float] | None = (0.0, 1.0)) -> Tensor:
+        """The input for images (n, C, H', W'), or samples of another shape, in float32.
 
         Args:
             images: uint8 as stored, or floating point within `data_range`.
-            data_range: lowest and highest value that floating-point images may have.
+            data_range: lowest and highest value that floating-point images may have; None leaves them as they are.
 
         Raises:
             PrescoreError: images of another shape, type or range.
@@ -66,27 +66,32 @@ class Preprocessing:
         unit = unit_images(images, data_range)
         low, high = self.data_range
         x = unit if (low, high) == (0, 1) else low + (high - low) * unit
-        return self._resized(x) if self.fit == "resize" else self._padded(x)
+        match self.fit:
+            case "resize":
+                return self._resized(x)
+            case "pad":
+                return self._padded(x)
+        return x
 
     def check_shape(self, found: tuple[int, ...]) -> None:
         """Raise PrescoreError unless a batch of images of this shape can be brought to the extractor."""
-        C, H, W = self.shape
-        if len(found) == 4 and self._fits(found[1:]):
+        if len(found) == len(self.shape) + 1 and self._fits(found[1:]):
             return
+        C, H, W = self.shape if self.fit != "none" else (0, 0, 0)
         needed = {
-            "none": f"(n, {C}, {H}, {W})",
+            "none": f"(n, {', '.join(map(str, self.shape))})",
             "pad": f"(n, {C}, {H}, {W}), or fewer pixels,",
             "resize": f"(n, {C}, height, width), or one channel,",
         }
         raise PrescoreError(f"images: shape {found}; {needed[self.fit]} is needed by these features")
 
     def _fits(self, shape: Shape) -> bool:
+        if self.fit == "none":
+            return tuple(shape) == self.shape
         C, H, W = self.shape
         if self.fit == "resize":
             return shape[0] in (1, C) and min(shape) > 0
-        return shape[0] == C and (
-            (shape[1] <= H and shape[2] <= W) if self.fit == "pad" else tuple(shape[1:]) == (H, W)
-        )
+        return shape[0] == C and shape[1] <= H and shape[2] <= W
 
     def _padded(self, x: Tensor) -> Tensor:
         (H, W), (h, w) = self.shape[1:], x.shape[2:]
@@ -135,7 +140,7 @@ class Features:
         return {**facts, "preprocessing": asdict(self.preprocessing)}
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    def __call__(self, images: Tensor, data_range: tuple[float, float] | None = (0.0, 1.0)) -> Tensor:
         """Features (n, dimension) of one batch of images; see `Preprocessing.__call__`.
 
         Raises:
@@ -152,7 +157,7 @@ class Features:
         images: Tensor | Iterable[Tensor],
         *,
         batch_size: int = 256,
-        data_range: tuple[float, float] = (0.0, 1.0),
+        data_range: tuple[float, float] | None = (0.0, 1.0),
     ) -> Iterator[Tensor]:
         """Features of a set of images, (n, dimension) at a time, n <= batch_size.
 
@@ -175,7 +180,7 @@ class Features:
         images: Tensor | Iterable[Tensor],
         *,
         batch_size: int = 256,
-        data_range: tuple[float, float] = (0.0, 1.0),
+        data_range: tuple[float, float] | None = (0.0, 1.0),
     ) -> Moments:
         """Number, mean and covariance of the features of a set of images; see `batches`."""
         return feature_moments(self.batches(images, batch_size=batch_size, data_range=data_range))
@@ -202,19 +207,23 @@ def module_features(
     return Features(name, dimension, preprocessing, module, device)
 
 
-def unit_images(images: Tensor, data_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def unit_images(images: Tensor, data_range: tuple[float, float] | None = (0.0, 1.0)) -> Tensor:
     """Images in [0, 1], float32: bytes over 255, or floating point within a range mapped to it linearly.
+
+    Floating-point samples of which no range is known, None, are taken in their own units.
 
     Raises:
         PrescoreError: images of another type, beyond their range by more than a rounding, or not finite.
     """
     if images.dtype == torch.uint8:
         return images.float() / 255
-    low, high = data_range
     if not images.is_floating_point():
         raise PrescoreError(f"images: {images.dtype}; uint8, or floating point, is needed")
     if not images.isfinite().all():
         raise PrescoreError(f"images: {int((~images.isfinite()).sum())} values are not finite")
+    if data_range is None:
+        return images.float()
+    low, high = data_range
     slack = SLACK * (high - low)
     if images.numel() and (images.min() < low - slack or images.max() > high + slack):
         raise PrescoreError(

@@ -115,7 +115,7 @@ def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
     }
     ordered = isfinite(facts["lowest"]) and facts["lowest"] <= facts["highest"] < float("inf")
     sizes = (facts["count"], *facts["shape"], facts["extractor"]["dimension"])
-    if not ordered or len(facts["shape"]) != 3 or min(sizes) < 1 or not 0 <= facts["digest"] < WORD:
+    if not ordered or not facts["shape"] or min(sizes) < 1 or not 0 <= facts["digest"] < WORD:
         raise ValueError("contradictory values")
     return facts
 

@@ -29,7 +29,7 @@ class SetStatistics:
 
     Attributes:
         count: n, the number of images.
-        shape: (C, H, W) of each.
+        shape: (C, H, W) of each, or that of other samples; metrics take their numbers in their own units.
         extractor: `Features.facts` of what made the features.
         digest: of the images in [0, 1]: the sum of the SHA-256 of each, modulo 2^256, whatever their order.
         lowest, highest: of all values, in [0, 1].
@@ -37,7 +37,8 @@ class SetStatistics:
         rows: the features, in parts (k, d), float32.
         answers: of the extractor, where it is a classifier.
         pixels: moments of each pixel, in [0, 1].
-        power: mean over the images of the power at each frequency, in [0, 1], (C, H, W // 2 + 1), float64.
+        power: mean over the images of the power at each frequency, in [0, 1], (C, H, W // 2 + 1), float64; vectors
+            have none.
     """
 
     count: int
@@ -111,9 +112,15 @@ def image_digest(images: Tensor) -> int:
     return sum(int.from_bytes(h) for h in hashes) % WORD
 
 
-def image_power(images: Tensor) -> Tensor:
-    """`SetStatistics.power` of images (n, C, H, W)."""
-    return mean_power(images.cpu().double(), (-2, -1))
+def image_power(images: Tensor) -> Tensor | None:
+    """`SetStatistics.power` of images (n, C, H, W) or others (n, *event)."""
+    axes = spectrum_axes(tuple(images.shape[1:]))
+    return mean_power(images.cpu().double(), tuple(range(-axes, 0))) if axes else None
+
+
+def spectrum_axes(shape: tuple[int, ...]) -> int:
+    """Over how many trailing axes of samples of this shape spectra are taken: all but their channels, at most three."""
+    return min(len(shape) - 1, 3)
 
 
 def _sum(a: Part | None, b: Part | None) -> Part | None:

@@ -88,7 +88,8 @@ def write_samples(
         batch_size: samples in every network call, the last batch filled up to it; 16 by default, or as many as there
             are seeds if these are fewer. "auto" takes what `fitting_batch` finds.
         shard_size: write the folder as .npz shards, each for so many seeds, instead of one PNG a sample.
-        as_numbers: float32 in the units of the data, which only an .npz or shards hold, instead of bytes.
+        as_numbers: float32 in the units of the data, which only an .npz or shards hold, instead of bytes; it is so
+            anyway for samples that are no pictures, or of no known range.
         condition: gives the condition, named tensors of one row a seed, for the seeds of a batch.
         share: draw only this one of several equal shares, which other runs complete: a `Share`, "3/16", or "slurm" for
             that of a task of a SLURM array. `out` has to be a folder.
@@ -111,11 +112,13 @@ def write_samples(
         raise PrescoreError("seeds: one of them is given twice")
     own = parse_share(share) if isinstance(share, str) else share or Share()
     all_settings = {**(settings or {}), **plan.settings}
+    is_arrays = shard_size is not None or Path(out).suffix.lower() == ".npz"
+    as_numbers = as_numbers or (plan.picture_range is None and is_arrays)
     output = open_output(
         Path(out), wanted, all_settings, plan.denoiser.picture_shape, as_numbers=as_numbers, shard_size=shard_size
     )
-    if not output.as_numbers and plan.denoiser.picture_range is None:
-        raise PrescoreError(f"data_range: the model does not say it, and {out} holds bytes; keep numbers by --float")
+    if not output.as_numbers and plan.picture_range is None:
+        raise PrescoreError("model: it knows no range of values, by which pictures are scaled; write an .npz file")
     if own.count > 1 and not output.is_folder:
         raise PrescoreError(f"shard: several runs cannot write {out} together; name a folder")
     with _joined(processes, plan.denoiser.device) as processes:
@@ -268,7 +271,7 @@ def _draw(
 ) -> tuple[int, int, tuple[str, ...]]:
     """Network calls that were made, samples that were drawn, without those that were present, and what is doubtful."""
     denoiser, made, drawn, found = plan.denoiser, 0, 0, examination(plan)
-    bounds = denoiser.picture_range or (0.0, 1.0)  # of numbers alone they may be unknown
+    bounds = plan.picture_range or (0.0, 1.0)  # of numbers alone they may be unknown
 
     def counted(x: Tensor, sigma: Tensor, **conditions: Tensor) -> Tensor:
         nonlocal made

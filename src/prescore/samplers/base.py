@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from prescore.denoiser import Denoise, Evaluator, check_condition
+from prescore.denoiser import Denoise, Evaluator, condition_rows
 from prescore.errors import PrescoreError, check_choice, is_whole
 from prescore.grid import check_apart, check_grid, check_range, geometric
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
@@ -258,7 +258,8 @@ def sample(
             on its batch-mates.
         callback: receives a `Progress` after each step of each batch.
         progress: show a bar that counts network calls, on a terminal.
-        condition: named tensors of N rows, one for each sample, passed to the denoiser as keyword arguments.
+        condition: named tensors, arrays or lists of N rows, one for each sample, or of one for all, passed to the
+            denoiser as keyword arguments.
         dtype: of the state between the calls. A step is computed in the precision of the network's answer, float32
             at least, and added to the state.
         initial: states at the highest noise level, (N, *event), where the sampler would draw them, for a run that
@@ -293,10 +294,7 @@ def sample(
     if not is_whole(size) or size < 1:
         raise PrescoreError(f"batch_size: {batch_size!r} is not a positive whole number")
     check_size("seeds" if batch_size is None else "batch_size", size, HELD * dtype.itemsize * math.prod(shape))
-    conditions = check_condition(condition)
-    for name, values in conditions.items():
-        if len(values) != len(numbers):
-            raise PrescoreError(f"condition {name!r} has {len(values)} rows for {len(numbers)} seeds")
+    conditions = condition_rows(condition, len(numbers))
     if initial is not None and initial.shape != (len(numbers), *shape):
         raise PrescoreError(f"initial: shape {tuple(initial.shape)} instead of {(len(numbers), *shape)}")
     batches = [slice(first, first + size) for first in range(0, len(numbers), size)]

@@ -86,9 +86,10 @@ from prescore.gaussian.flow import WeightCache
 from prescore.grid import geometric, karras
 from prescore.noise import NoiseSource
 from prescore.samplers.base import Sampler
-from prescore.tuned import LOWEST_LEVEL, WIDEST_RATIO
+from prescore.tuned import LOWEST_LEVEL, LOWEST_OF_VECTORS, UNRESOLVED, WIDEST_RATIO
 
 SIGMA_DATA = 0.5
+USUAL_STEPS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,12 +211,19 @@ class Exponential(Sampler):
 
         With a reference, levels in geometric progression. The reference carries the last step the better the smaller
         the noise is beside the data, so that few steps need not go down to sigma_min: no ratio of neighbours above
-        `WIDEST_RATIO`, no level below `LOWEST_LEVEL` / T of the data's deviation.
+        `WIDEST_RATIO`, no level below `LOWEST_LEVEL` / T of the data's deviation. Of vectors each number counts: no
+        level is below `LOWEST_OF_VECTORS` of the smallest deviation in any direction, in more than ten steps less.
         """
         if self.reference is None:
             return karras(steps, sigma_min, sigma_max, final_zero=True)
-        deviation = self.reference.variances.mean().sqrt().item()
-        lowest = max(sigma_min, sigma_max * WIDEST_RATIO ** (1 - steps), LOWEST_LEVEL * deviation / steps)
+        least = LOWEST_LEVEL / steps * self.reference.variances.mean().sqrt().item()
+        if len(self.reference.event_shape) == 1:
+            deviations = self.reference.variances.sqrt()
+            resolved = deviations[deviations > UNRESOLVED * deviations.max()]
+            least = (
+                min(1.0, USUAL_STEPS / steps) * LOWEST_OF_VECTORS * resolved.min().item() if len(resolved) else least
+            )
+        lowest = max(sigma_min, sigma_max * WIDEST_RATIO ** (1 - steps), least)
         return geometric(steps, min(lowest, max(sigma_min, sigma_max / 2)), sigma_max, final_zero=True)
 
     def total_calls(self, steps: int, final_zero: bool = True) -> int:

@@ -243,7 +243,7 @@ def log_likelihood(
     bins: int | None = None,
     data_range: tuple[float, float] | None = None,
     prior_mean: Tensor | float = 0.0,
-    prior_variance: float = 0.0,
+    prior_variance: Tensor | float = 0.0,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_calls: int = 10000,
@@ -262,7 +262,8 @@ def log_likelihood(
         bins: if x are whole numbers spread over the data range in so many values (256 for 8-bit images), they get
             uniform noise and the bits are those of the whole numbers. Without, the bits are of the density.
         data_range: of x with bins, by default the model's own.
-        prior_mean, prior_variance: mean and variance of the data assumed at sigma_max (see the module).
+        prior_mean, prior_variance: mean and variance of the data assumed at sigma_max (see the module), numbers or
+            broadcastable to an event.
         rtol, atol, max_calls: of the integration, as for `AdaptiveODE`.
         condition: named tensors of B rows, passed to the denoiser as keyword arguments.
 
@@ -312,8 +313,9 @@ def log_likelihood(
     start = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
     with torch.no_grad():
         y, state = dormand_prince(slope, start, ends[0], ends[1], rtol=rtol, atol=atol, max_calls=max_calls)
-    latent, v = y[:, :-1].unflatten(1, x.shape[1:]), high**2 + prior_variance
-    log_prior = -((latent - prior_mean).square().flatten(1).sum(1) / v + n * math.log(2 * math.pi * v)) / 2
+    latent = y[:, :-1].unflatten(1, x.shape[1:])
+    v = torch.as_tensor(high**2 + prior_variance, dtype=torch.float64, device=model.device).expand_as(latent)
+    log_prior = -((latent - prior_mean).square() / v + (2 * math.pi * v).log()).flatten(1).sum(1) / 2
     log_prob = log_prior + y[:, -1]
     return Likelihood(log_prob, -log_prob / (n * math.log(2)) + offset, latent, state)
 

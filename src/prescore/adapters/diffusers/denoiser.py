@@ -78,7 +78,7 @@ class PipelineDenoiser(Denoiser):
         return self.event_shape if self.autoencoder is None else (self.autoencoder.config.out_channels, *self.sides)
 
     @property
-    def picture_range(self) -> tuple[float, float]:
+    def picture_range(self) -> tuple[float, float] | None:
         return self.data_range if self.autoencoder is None else (0.0, 1.0)
 
     def condition(self, prompts: Sequence[str], negative_prompt: str | None = None) -> Rows:

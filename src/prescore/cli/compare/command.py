@@ -27,12 +27,12 @@ from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from prescore import Denoiser
     from prescore.cli.compare.folder import RunFolder
     from prescore.cli.compare.page import Report
-    from prescore.cli.compare.runs import Run
+    from prescore.comparison.reference import Reference
+    from prescore.comparison.runs import Run
 
 PANEL = "What the samples are compared with"
 NUMBERS = 2 * 4  # bytes for each number of the samples of a run, which are measured at once
@@ -109,15 +109,15 @@ def compare(
     Ctrl-C leaves the finished runs in the folder; the same command draws the others, and more samplers or numbers of
     calls may be added.
     """
-    from prescore.cli.compare.drawing import draw_missing
     from prescore.cli.compare.folder import RunFolder
     from prescore.cli.compare.page import check_parts, write_report
-    from prescore.cli.compare.reference import Reading, open_reference
-    from prescore.cli.compare.runs import plan_runs, uses_statistics
-    from prescore.cli.measuring import metric_names
-    from prescore.cli.plan import choose_classes, count_seeds, open_model, whole_numbers
+    from prescore.cli.plan import choose_classes, count_seeds, open_model, opened_settings, whole_numbers
     from prescore.cli.report import facts, show
+    from prescore.comparison.drawing import draw_missing
+    from prescore.comparison.reference import Reading, open_reference
+    from prescore.comparison.runs import plan_runs, uses_statistics
     from prescore.limits import check_size
+    from prescore.metrics.measuring import metric_names
 
     check_parts()
     names, numbers, asked = _samplers(samplers), whole_numbers("calls", calls), metric_names(metrics)
@@ -129,11 +129,11 @@ def compare(
     opened = open_model(model, config=config, weights=which_weights(raw), device=device, dtype=dtype, guidance=guidance)
     denoiser, chosen = opened.denoiser, choose_classes(opened.description, class_, guidance)
     check_size("n", n, NUMBERS * math.prod(denoiser.picture_shape))
-    runs = plan_runs(opened, names, numbers, statistics, chosen)
+    runs = plan_runs(denoiser, names, numbers, statistics, opened_settings(opened, chosen))
     look = look | {"key": reference_key}
     reading = Reading(features, asked, reference_n, look)
     beside = open_reference(reference, reading, denoiser, statistics, n, seed)
-    common = dict(opened.settings) | ({"class": chosen.indices} if chosen else {})
+    common = opened_settings(opened, chosen)
     common |= {"seed": seed, "n": n, "batch_size": batch_size, "hardware": hardware(denoiser.device)}
     store = RunFolder(out, common | dict(beside.settings))
     head = {
@@ -145,9 +145,10 @@ def compare(
         "library": f"prescore {common['prescore']}",
     }
     print(facts(head | {"out": out}), flush=True)
-    draw_missing(runs, store, seeds, min(batch_size, n), chosen, beside.measure)
+    condition_of = chosen.condition if chosen else None
+    draw_missing(runs, store, seeds, min(batch_size, n), condition_of, beside.measure, beside.value_range)
     title = f"{Path(model).name}: samplers compared"
-    report = make_report(title, head, command_line(context), store, runs, seeds, denoiser, beside.pictures)
+    report = make_report(title, head, command_line(context), store, runs, seeds, denoiser, beside)
     write_report(out, report)
     print(f"\n{as_text(report)}\n\nThe report is {show(out / 'report.html')}.")
 
@@ -170,7 +171,7 @@ def make_report(
     runs: Sequence["Run"],
     seeds: Sequence[int],
     denoiser: "Denoiser",
-    true: "Tensor | None",
+    beside: "Reference",
 ) -> "Report":
     """What the folder holds of these runs.
 
@@ -178,21 +179,22 @@ def make_report(
         head: what was compared.
         command: that makes the report again.
         seeds: of each run.
-        true: true images, uint8, if they are there.
+        beside: what they were compared with.
     """
     from prescore.cli.compare.page import Report, pictures_in_a_row
-    from prescore.cli.compare.reference import ReferenceFigures
-    from prescore.images import to_uint8
+    from prescore.comparison.reference import ReferenceFigures
+    from prescore.images import is_picture, to_uint8
 
     row = pictures_in_a_row(denoiser.picture_shape)
     results = [(run, store.result(run)) for run in runs]
     finished = [(run, result) for run, result in results if result is not None]
+    shown = finished if is_picture(denoiser.picture_shape) else []
     pictures = {
-        run.key: to_uint8(store.pictures(run, row), denoiser.picture_range)
-        for run, result in finished
+        run.key: to_uint8(store.pictures(run, row), beside.value_range)
+        for run, result in shown
         if result.failure is None
     }
-    pictures |= {} if true is None else {"": true[: len(seeds[:row])]}
+    pictures |= {} if beside.pictures is None else {"": beside.pictures[: len(seeds[:row])]}
     figures = store.figures(denoiser.picture_shape) or ReferenceFigures()
     floor = "none" if figures.floor is None else f"{len(seeds)} of the true images beside the others"
     return Report(
@@ -246,8 +248,8 @@ def command_line(context: typer.Context) -> str:
 
 def _samplers(text: str) -> list[str]:
     """The names in a list with commas."""
-    from prescore.cli.compare.runs import parse_run, split_runs
     from prescore.cli.plan import different
+    from prescore.comparison.runs import parse_run, split_runs
 
     names = different("samplers", split_runs(text))
     for name in names:

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from prescore.checkpoints.arguments import is_number
-from prescore.cli.compare.reference import ReferenceFigures, profile
-from prescore.cli.compare.runs import Result, Run
+from prescore.comparison.reference import ReferenceFigures, profile
+from prescore.comparison.runs import Result, Run
 from prescore.data import reading
 from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError
 from prescore.files import sweep, write_atomically
 from prescore.metrics import CONDITIONING, METRICS
+from prescore.metrics.sets import image_power
 from prescore.output.files import (
     SETTINGS,
     Settings,
@@ -59,6 +60,10 @@ class RunFolder:
         elif path.exists() and any(path.iterdir()):
             raise PrescoreError(f"{path}: holds something, but no comparison; choose another folder")
 
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
     def open(self) -> None:
         """Make the folder, unless it is there. Raises PrescoreError if runs of other settings came before."""
         take_folder(self.path, self.settings)
@@ -75,7 +80,7 @@ class RunFolder:
             raise PrescoreError(f"{file}: cannot be read; choose another folder")
         refuse_other_settings(self.path, before, run.settings)
         result: Result = _as(Result, found, file, run.plan.denoiser.picture_shape)
-        if result.failure is None and None in (result.seconds, result.conditioning, result.metrics, result.spectrum):
+        if result.failure is None and None in (result.seconds, result.conditioning, result.metrics):
             raise _damaged(file)
         return result
 
@@ -114,7 +119,7 @@ def _damaged(file: Path) -> PrescoreError:
 
 def _as(kind: Any, values: Mapping[str, Any], file: Path, shape: tuple[int, ...]) -> Any:
     """What was kept of pictures of this shape. Raises PrescoreError if an entry is none that is written."""
-    rings = len(profile(torch.zeros(*shape[:-1], shape[-1] // 2 + 1), shape[-1]))
+    rings = len(profile(image_power(torch.zeros(1, *shape)), shape) or ())
     if values.keys() != {field.name for field in fields(kind)}:
         raise _damaged(file)
     if not all(_is_right(name, value, rings) for name, value in values.items()):

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from prescore.cli.compare.panels import Line, colour, legend, quality_panel, sign, spectrum_panel
-from prescore.cli.compare.reference import ReferenceFigures
-from prescore.cli.compare.runs import Result, Run
 from prescore.cli.plots import new_figure
 from prescore.cli.report import calls_text, show
+from prescore.comparison.reference import ReferenceFigures
+from prescore.comparison.runs import Result, Run
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 from prescore.images import as_png
@@ -171,7 +171,12 @@ def as_html(report: Report) -> str:
     """The page."""
     qualities = [part for part in (_quality(report, by) for by in ("calls", "seconds")) if part["figures"]]
     spectra = _spectra(report)
-    present = {"pictures", "runs", *(part["id"] for part in qualities), *(["spectra"] if spectra else [])}
+    present = {
+        "runs",
+        *(["pictures"] if report.pictures else []),
+        *(part["id"] for part in qualities),
+        *(["spectra"] if spectra else []),
+    }
     width, height = _size(report)
     template = _environment().get_template("report.html.jinja")
     return template.render(

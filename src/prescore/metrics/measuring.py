@@ -1,4 +1,4 @@
-"""ReferenceSets of images measured alike, and compared: what `prescore evaluate` and `prescore compare` share."""
+"""Sets of samples and of true ones, measured alike and compared: what `evaluate` and `compare` share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +14,12 @@ from prescore.data import reading
 from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError, check_choice
 from prescore.limits import check_size
-from prescore.metrics import (
-    METRICS,
-    Conditioning,
-    Features,
-    SetStatistics,
-    cautions,
-    evaluate,
-    hold_out,
-    load_reference,
-    measure,
-)
-from prescore.metrics import obstacles as obstacles_of
-from prescore.metrics.sets import check_shapes
+from prescore.metrics.conditioning import Conditioning
+from prescore.metrics.evaluation import METRICS, cautions, evaluate, hold_out, measure
+from prescore.metrics.evaluation import obstacles as obstacles_of
+from prescore.metrics.features import Features
+from prescore.metrics.io import load_reference
+from prescore.metrics.sets import SetStatistics, check_shapes
 
 
 @dataclass(frozen=True)
@@ -37,13 +30,15 @@ class Measuring:
         features: what is made of them.
         metrics: which will be asked for; None is all that there can be.
         batch_size: images in one call of the extractor.
-        data_range: of images that are not bytes.
+        data_range: of images that are not bytes; None takes samples in their own units.
+        progress: whether bars are shown on a terminal.
     """
 
     features: Features
     metrics: Sequence[str] | None
     batch_size: int = 256
-    data_range: tuple[float, float] = (0.0, 1.0)
+    data_range: tuple[float, float] | None = (0.0, 1.0)
+    progress: bool = True
 
     def __call__(self, images: Tensor) -> SetStatistics:
         return measure(
@@ -52,7 +47,7 @@ class Measuring:
             self.metrics,
             batch_size=self.batch_size,
             data_range=self.data_range,
-            progress=True,
+            progress=self.progress,
         )
 
 
@@ -72,11 +67,11 @@ class ReferenceSets:
     others: SetStatistics | None = None
     why_none: str | None = None
 
-    def floor(self, names: Sequence[str] | None) -> dict[str, float] | None:
+    def floor(self, names: Sequence[str] | None, progress: bool = True) -> dict[str, float] | None:
         """Metrics of the held-out images beside the others, if there are any: all, or those asked for."""
         if self.held is None or self.others is None:
             return None
-        return evaluate(self.held, self.others, names, progress=True)
+        return evaluate(self.held, self.others, names, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -87,13 +82,16 @@ class Comparison:
     notes: Sequence[str]
 
 
-def stored_reference(path: Path, shape: tuple[int, ...], features: Features, floor: bool) -> ReferenceSets:
-    """Statistics from a file, which have to be of images of that shape, measured with these features."""
-    statistics = load_reference(path)
+def stored_reference(
+    path: Path | SetStatistics, shape: tuple[int, ...], features: Features, floor: bool
+) -> ReferenceSets:
+    """Statistics, or from a file, which have to be of images of that shape, measured with these features."""
+    statistics = path if isinstance(path, SetStatistics) else load_reference(path)
     try:
         statistics.check_comparable(shape, features.facts)
     except PrescoreError as error:
-        raise PrescoreError(f"{path}: {error}") from None
+        where = "" if isinstance(path, SetStatistics) else f"{path}: "
+        raise PrescoreError(f"{where}{error}") from None
     return ReferenceSets(
         statistics, why_none="the reference is statistics, and true images are needed" if floor else None
     )
@@ -118,9 +116,9 @@ def measured_reference(
     return ReferenceSets(held + others, held, others)
 
 
-def compare(own: SetStatistics, sets: ReferenceSets, names: Sequence[str] | None) -> Comparison:
+def compare(own: SetStatistics, sets: ReferenceSets, names: Sequence[str] | None, progress: bool = True) -> Comparison:
     """All metrics that are asked for, or that there can be."""
-    values = evaluate(own, sets.reference, names, progress=True)
+    values = evaluate(own, sets.reference, names, progress=progress)
     notes = cautions(own, sets.reference, list(values))
     left_out: dict[str, list[str]] = {}
     for name, reason in obstacles_of(own, sets.reference).items() if names is None else ():
@@ -161,6 +159,11 @@ def conditioning_of(path: Path) -> dict[str, Any]:
         raise PrescoreError(f"--trajectory: {path} has values that are not finite")
     T, n = array.shape[:2]
     return {"path": str(path), "steps": T, "n": n, **conditioning.values}
+
+
+def usual_range(shape: Sequence[int]) -> tuple[float, float] | None:
+    """Of samples of this shape that are not bytes, where nothing is said: [0, 1] for pictures, none for others."""
+    return (0.0, 1.0) if len(shape) == 3 else None
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:

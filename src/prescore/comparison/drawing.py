@@ -1,45 +1,72 @@
-"""Drawing and measuring the runs of `prescore compare` that its folder does not hold yet."""
+"""Drawing and measuring the runs of a comparison that are not there yet."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from prescore.cli.compare.folder import RunFolder
-from prescore.cli.compare.reference import SampleMeasure, profile
-from prescore.cli.compare.runs import Result, Run
-from prescore.cli.measuring import finite
-from prescore.cli.plan import ChosenClasses
-from prescore.cli.report import calls_text
+from prescore.comparison.reference import ReferenceFigures, SampleMeasure, profile
+from prescore.comparison.runs import Result, Run
 from prescore.denoiser import Denoiser, Evaluator
 from prescore.errors import PrescoreError, SamplingError
 from prescore.limits import is_exhausted
 from prescore.metrics import Conditioning
+from prescore.metrics.measuring import finite
 from prescore.samplers import Progress
 from prescore.samplers.base import fill
+
+Condition = Callable[[Sequence[int]], Mapping[str, Tensor]]  # that of the samples of some seeds
+
+
+class Store(Protocol):
+    """What keeps the runs."""
+
+    @property
+    def place(self) -> str:
+        """Where they are, as a message has it; empty if they are nowhere when the process ends."""
+
+    def open(self) -> None:
+        """Prepare to keep something."""
+
+    def result(self, run: Run) -> Result | None:
+        """What came of a run, if it is finished."""
+
+    def keep(self, run: Run, seeds: Sequence[int], pictures: Tensor | None, result: Result) -> None:
+        """Keep what came of a run."""
+
+    def figures(self, shape: tuple[int, ...]) -> ReferenceFigures | None:
+        """What is known of the true samples of this shape, if it was kept."""
+
+    def keep_figures(self, figures: ReferenceFigures) -> None:
+        """Keep that."""
 
 
 def draw_missing(
     runs: Iterable[Run],
-    store: RunFolder,
+    store: Store,
     seeds: Sequence[int],
     batch_size: int,
-    chosen: ChosenClasses | None,
+    condition_of: Condition | None,
     measure: Callable[[], SampleMeasure],
+    value_range: tuple[float, float] | None,
+    progress: bool = True,
 ) -> None:
-    """Draw and measure the runs that the folder does not hold yet.
+    """Draw and measure the runs that the store does not hold yet.
 
     Args:
         runs: all of them.
-        store: the folder.
+        store: of what came of them.
         seeds: of the samples, the same in each run.
         batch_size: samples in every network call; the last batch is filled up to it.
-        chosen: classes of the samples.
+        condition_of: what the model is called with.
         measure: opens what measures them; called only if something is to be done.
+        value_range: of the samples, which are mapped from it to [0, 1] before they are measured; None leaves them.
+        progress: show a bar on a terminal.
     """
     distinct = {run.key: run for run in runs}
     denoiser = next(iter(distinct.values())).plan.denoiser
@@ -52,21 +79,25 @@ def draw_missing(
     batches = [list(seeds[k : k + batch_size]) for k in range(0, len(seeds), batch_size)]
     calls = {run.key: run.calls * len(batches) for run in distinct.values()}
     done = sum(calls.values()) - sum(calls[run.key] for run in missing)
-    with tqdm(total=sum(calls.values()), initial=done, unit="call", disable=None, leave=False) as bar:
+    with tqdm(
+        total=sum(calls.values()), initial=done, unit="call", disable=None if progress else True, leave=False
+    ) as bar:
         try:
             if missing:
-                _warm_up(denoiser, batches[0], chosen)
+                _warm_up(denoiser, batches[0], condition_of)
             for run in missing:
-                bar.set_description(f"{run.name}, {calls_text(run.calls)}")
-                pictures, result = _draw(run, batches, batch_size, chosen, bar)
+                bar.set_description(f"{run.name}, {run.calls} call{'s' * (run.calls != 1)}")
+                pictures, result = _draw(run, batches, batch_size, condition_of, bar)
                 if pictures is not None:
-                    result = _measured(result, pictures, denoiser.picture_range, measured_by)
+                    result = _measured(result, pictures, value_range, measured_by)
                 store.keep(run, seeds, pictures, result)
                 done += calls[run.key]
                 bar.update(done - bar.n)
         except KeyboardInterrupt:
             left = sum(store.result(run) is None for run in missing)
-            finished = f"{len(distinct) - left} of {len(distinct)} runs are in {store.path}"
+            if not store.place:
+                raise
+            finished = f"{len(distinct) - left} of {len(distinct)} runs are in {store.place}"
             raise KeyboardInterrupt(f"{finished}, the same command draws the others") from None
         except Exception as error:
             if is_exhausted(error):
@@ -74,12 +105,12 @@ def draw_missing(
             raise
 
 
-def _warm_up(denoiser: Denoiser, seeds: Sequence[int], chosen: ChosenClasses | None) -> None:
+def _warm_up(denoiser: Denoiser, seeds: Sequence[int], condition_of: Condition | None) -> None:
     """Call the network once, so that what only a first call takes time for is in no run's seconds.
 
     What is wrong with its answer is said of each run.
     """
-    condition = chosen.condition(seeds) if chosen else {}
+    condition = condition_of(seeds) if condition_of else {}
     x = torch.zeros(len(seeds), *denoiser.event_shape, dtype=denoiser.dtype, device=denoiser.device)
     sigma = torch.tensor(denoiser.sigma_max, dtype=denoiser.dtype, device=denoiser.device)
     with suppress(SamplingError), torch.no_grad():
@@ -87,7 +118,7 @@ def _warm_up(denoiser: Denoiser, seeds: Sequence[int], chosen: ChosenClasses | N
 
 
 def _draw(
-    run: Run, batches: Sequence[list[int]], size: int, chosen: ChosenClasses | None, bar: tqdm
+    run: Run, batches: Sequence[list[int]], size: int, condition_of: Condition | None, bar: tqdm
 ) -> tuple[Tensor | None, Result]:
     """The pictures of a run, float32, with the seconds it took and its conditioning; or why there are none."""
     seconds, pictures, done, conditioning = 0.0, [], bar.n, Conditioning()
@@ -97,7 +128,7 @@ def _draw(
         bar.update(done + progress.calls - bar.n)
 
     for seeds in batches:
-        condition = chosen.condition(seeds) if chosen else None
+        condition = condition_of(seeds) if condition_of else None
         start = time.perf_counter()
         try:  # the check of the last state, inside, waits for the device
             x = run.plan.sample(seeds, batch_size=size, condition=condition, callback=advance, progress=False)
@@ -111,7 +142,10 @@ def _draw(
     return torch.cat(pictures), Result(seconds=seconds, conditioning=finite(conditioning.values))
 
 
-def _measured(result: Result, pictures: Tensor, value_range: tuple[float, float], measure: SampleMeasure) -> Result:
-    low, high = value_range
+def _measured(
+    result: Result, pictures: Tensor, value_range: tuple[float, float] | None, measure: SampleMeasure
+) -> Result:
+    low, high = value_range or (0.0, 1.0)
     metrics, notes, power = measure((pictures - low) / (high - low))
-    return replace(result, metrics=finite(metrics), notes=list(notes), spectrum=profile(power, pictures.shape[-1]))
+    spectrum = profile(power, tuple(pictures.shape[1:]))
+    return replace(result, metrics=finite(metrics), notes=list(notes), spectrum=spectrum)

@@ -1,19 +1,19 @@
-"""The runs of `prescore compare`: which there are, and what comes of one."""
+"""The runs of a comparison: which there are, and what comes of one."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from prescore.cli.plan import ChosenClasses, Opened, settings_of
+from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, suggest
 from prescore.grid import GRIDS
 from prescore.options import Option
-from prescore.output.files import Settings
 from prescore.plan import AUTO, Plan, plan
 from prescore.precondition import is_mask, load_mask
 from prescore.samplers.table import find_sampler, options_of
-from prescore.statistics import load_statistics
+from prescore.statistics import Statistics, load_statistics
 
 
 def _part(name: str, *kinds: Any) -> Option:
@@ -50,7 +50,7 @@ class Run:
     name: str
     allowed: int
     plan: Plan
-    settings: Settings
+    settings: Mapping[str, object]
 
     @property
     def calls(self) -> int:
@@ -83,7 +83,7 @@ class Result:
         seconds: that sampling took, without the network's first call and without decoding and measuring.
         conditioning: V_coo and R_coo, the states' variation and range averaged over samples and steps.
         metrics: by name; None is a value that is not finite.
-        spectrum: power on rings of equal frequency, mean over channels, of images in [0, 1].
+        spectrum: power on rings of equal frequency, mean over channels, of images in [0, 1]; vectors have none.
         notes: what to know about the metrics, one line each.
         failure: why there are no samples, if there are none; the other attributes are then empty.
     """
@@ -97,32 +97,36 @@ class Result:
 
 
 def plan_runs(
-    opened: Opened, names: Sequence[str], allowed: Sequence[int], statistics: str | None, chosen: ChosenClasses | None
+    denoiser: Denoiser,
+    names: Sequence[str],
+    allowed: Sequence[int],
+    statistics: Statistics | str | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> list[Run]:
     """All runs, by number of calls and then by sampler.
 
     Args:
-        opened: the model.
+        denoiser: the model.
         names: of the samplers, each as `parse_run` reads it; auto is what `choose_sampler` says.
         allowed: numbers of network calls.
-        statistics: file for the samplers that need statistics, or a mask for those that precondition; by default those
-            that the model brings.
-        chosen: classes of the samples.
+        statistics: for the samplers that need statistics, or their file, or a mask for those that precondition; by
+            default those that the model brings.
+        settings: what of the model decides a sample, JSON values.
 
     Raises:
         PrescoreError: a sampler cannot run on this model, with so few calls, or makes as many as it likes.
     """
-    denoiser, mask = opened.denoiser, load_mask(statistics) if statistics and is_mask(statistics) else None
-    file = statistics if statistics and mask is None else denoiser.statistics
-    if isinstance(file, str) and any(map(uses_statistics, names)):  # read once for all
-        denoiser = replace(denoiser, statistics=load_statistics(file))
+    mask = load_mask(statistics) if isinstance(statistics, str | Path) and is_mask(statistics) else None
+    known = statistics if statistics is not None and mask is None else denoiser.statistics
+    if known is not None and any(map(uses_statistics, names)):  # read once for all
+        denoiser = replace(denoiser, statistics=load_statistics(known) if isinstance(known, str) else known)
     runs = []
     for calls in allowed:
         for text in names:
             asked = parse_run(text)
             asked |= {"statistics": mask} if mask is not None and preconditions(asked) else {}
             decided = plan(denoiser, calls=calls, **asked)
-            runs.append(Run(text, calls, decided, settings_of(opened, decided, chosen)))
+            runs.append(Run(text, calls, decided, {**(settings or {}), **decided.settings}))
     return runs
 
 

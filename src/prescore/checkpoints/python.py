@@ -1,0 +1,52 @@
+"""Models that are Python code of the user's own, named as `package.module:factory`.
+
+The factory is called without arguments and returns a `Denoiser`. Its module is imported, that is run, so that nothing
+but what the user types is taken for such a name: no file holds one, and a file or folder of that name goes before.
+"""
+
+import hashlib
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
+from prescore.denoiser import Denoiser
+from prescore.errors import PrescoreError
+
+NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+DIGITS = 16  # of a digest
+
+
+def is_python(name: str) -> bool:
+    """Whether this names a factory of the user's own code, and no file."""
+    return NAME.fullmatch(name) is not None and not os.path.lexists(name)
+
+
+def open_python(name: str) -> Denoiser:
+    """What the factory of this name makes. Modules are looked for in the current folder too, before all others.
+
+    Raises:
+        PrescoreError: there is no such module or factory, either fails, or what it makes is no `Denoiser`.
+    """
+    module, _, path = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        made: object = importlib.import_module(module)
+        for part in path.split("."):
+            made = getattr(made, part)
+        if callable(made) and not isinstance(made, Denoiser):
+            made = made()
+    except Exception as error:
+        raise PrescoreError(f"model: {name} cannot be had ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not isinstance(made, Denoiser):
+        raise PrescoreError(f"model: {name} returned a {type(made).__name__}; a prescore.Denoiser is needed")
+    return made
+
+
+def code_digest(name: str) -> str:
+    """Enough of the SHA-256 of the file of a factory's module to tell whether it is still the same; "" without one."""
+    file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:DIGITS] if file else ""
