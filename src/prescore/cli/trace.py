@@ -28,9 +28,9 @@ def trace(
     """Show what a model predicts after each step of one or more samplers, for the same seeds."""
     from tqdm import tqdm
 
-    from prescore.comparison.runs import plan_runs, split_runs
     from prescore.cli.plan import choose_classes, count_seeds, different, open_model
     from prescore.cli.report import show
+    from prescore.comparison.runs import plan_runs, split_runs
     from prescore.files import check_writable
     from prescore.film import KINDS, save_films
     from prescore.film import trace as traced

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import isfinite
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.data import reading
+from prescore.data import ImageSet, reading
 from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError, check_choice
 from prescore.limits import check_size
@@ -20,6 +22,7 @@ from prescore.metrics.evaluation import obstacles as obstacles_of
 from prescore.metrics.features import Features
 from prescore.metrics.io import load_reference
 from prescore.metrics.sets import SetStatistics, check_shapes
+from prescore.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Measuring:
         batch_size: images in one call of the extractor.
         data_range: of images that are not bytes; None takes samples in their own units.
         progress: whether bars are shown on a terminal.
+        processes: that share the images; each measures its part, and all get the whole.
     """
 
     features: Features
@@ -39,8 +43,17 @@ class Measuring:
     batch_size: int = 256
     data_range: tuple[float, float] | None = (0.0, 1.0)
     progress: bool = True
+    processes: Processes | None = None
 
-    def __call__(self, images: Tensor) -> SetStatistics:
+    def __call__(self, images: Tensor | ImageSet) -> SetStatistics:
+        if self.processes is None or self.processes.count == 1:
+            return self._of(images)
+        rank, count, n = self.processes.rank, self.processes.count, len(images)
+        rows = range(rank * n // count, (rank + 1) * n // count)  # which follow each other, so that the order is kept
+        part = images.take(rows) if isinstance(images, ImageSet) else images[rows.start : rows.stop]
+        return reduce(add, self.processes.gathered([self._of(part)] if len(rows) else [])).joined()
+
+    def _of(self, images: Tensor | ImageSet) -> SetStatistics:
         return measure(
             images,
             self.features,
@@ -98,7 +111,7 @@ def stored_reference(
 
 
 def measured_reference(
-    data: Tensor, shape: tuple[int, ...], n: int, measuring: Measuring, floor: bool, seed: int
+    data: Tensor | ImageSet, shape: tuple[int, ...], n: int, measuring: Measuring, floor: bool, seed: int
 ) -> ReferenceSets:
     """Statistics of true images, in two parts where a floor is asked for and there are enough.
 
