@@ -519,8 +519,8 @@ def test_options_that_would_do_nothing_are_refused(
 
 
 BAD: dict[str, list[object]] = {
-    "--samples: 0 samples asked for": ["--n", 0],
-    "--samples: -2 samples asked for": ["--n", -2],
+    "--n: 0 samples asked for": ["--n", 0],
+    "--n: -2 samples asked for": ["--n", -2],
     "steps: 0 is not a positive": ["--steps", 0],
     "steps: -1 is not a positive": ["--steps", -1],
     "--batch-size: 0 is not a positive": ["--batch-size", 0],
