@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.n, options.sets, options.fewer, options.levels = 4, 1, [6, 3], 6
     digits = load_images(options.data, key="train")
     digits = digits[torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))]
-    settings = {"n": options.n, "levels": options.levels, "model": options.model}
+    settings = {"n": options.n, "levels": options.levels, "model": options.model and Path(options.model).stem}
     runs = Runs.open(options, NAME, settings)
     with tempfile.TemporaryDirectory() as temporary:
         train_on = digits[: -max(options.n, min(HELD_OUT, len(digits) // 2))]
