@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -203,35 +203,19 @@ def sample(
     batch_size = min(USUAL_BATCH, n) if batch_size is None else batch_size
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
-    opened = open_model(
-        model,
-        config=config,
-        weights=which_weights(raw),
-        device=device,
-        dtype=dtype,
-        channels_last=channels_last,
-        compile=compile,
-        guidance=guidance,
-    )
-    chosen = choose_classes(opened.description, class_, guidance)
+    how: dict[str, Any] = {
+        "weights": which_weights(raw),
+        "device": device,
+        "dtype": dtype,
+        "channels_last": channels_last,
+        "compile": compile,
+        "guidance": guidance,
+    }
     if subspace_config is not None and subspace is None:
         raise PrescoreError("subspace_config: belongs to subspace")
-    coarse = None
-    if subspace is not None:
-        coarse = open_model(
-            subspace,
-            config=subspace_config,
-            weights=which_weights(raw),
-            device=device,
-            dtype=dtype,
-            channels_last=channels_last,
-            compile=compile,
-            guidance=guidance,
-        )
-        own = {name: coarse.settings[name] for name in ("model_sha256", "config") if name in coarse.settings}
-        opened = opened._replace(
-            settings={**opened.settings, **{f"subspace_{name.removeprefix('model_')}": own[name] for name in own}}
-        )
+    opened = open_model(model, config=config, **how)
+    coarse = None if subspace is None else open_model(subspace, config=subspace_config, **how)
+    chosen = choose_classes(opened.description, class_, guidance)
     decided = plan(
         opened.denoiser,
         preset=preset,
@@ -256,6 +240,8 @@ def sample(
         **{"alpha": parse_alpha(alpha), **context.obj},
     )
     settings = settings_of(opened, decided, chosen)
+    if coarse is not None:
+        settings |= {"subspace_sha256": coarse.settings["model_sha256"], "subspace_config": subspace_config}
     if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
         settings |= {"seed": seed, "n": n, "batch_size": batch_size}
     output = open_output(out, seeds, settings, opened.denoiser.picture_shape, as_numbers=as_numbers)
