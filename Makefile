@@ -15,10 +15,10 @@ QUICK ?= experiments/quick
 
 # Experiments in the order of docs/results.md; NAME_DATA is the file that one reads, NAME_OPTIONS what a full run takes.
 EXPERIMENTS = toy_gaussian power_law steps_grid distance_tables seconds_per_iteration subspace conditioning \
-  alpha_relation automatic_alpha skew ncsn_mnist latent_mnist \
+  alpha_relation alpha_samples automatic_alpha skew skew_steps ncsn_mnist ncsnv2_steps latent_mnist latent_langevin \
   edm_stochasticity edm_schedules edm_training seeds_tables seeds_trajectories
-$(foreach name,ncsn_mnist latent_mnist,$(eval $(name)_DATA = $(MNIST)))
-$(foreach name,distance_tables subspace automatic_alpha edm_stochasticity edm_schedules edm_training seeds_tables \
+$(foreach name,ncsn_mnist ncsnv2_steps latent_mnist latent_langevin,$(eval $(name)_DATA = $(MNIST)))
+$(foreach name,distance_tables subspace alpha_samples automatic_alpha edm_stochasticity edm_schedules edm_training seeds_tables \
   seeds_trajectories,$(eval $(name)_DATA = $(NATURAL)))
 $(foreach name,distance_tables automatic_alpha edm_stochasticity edm_schedules seeds_tables,\
   $(eval $(name)_OPTIONS = --images $(MNIST)))

@@ -91,6 +91,7 @@ def text(results: dict[str, dict[str, Any]], models: Sequence[str], T: int, n: i
     ]
     head = ["model", "sampler", "V_coo", "R_coo", "V_coo at the end", "R_coo at the end"]
     names = "the shipped models" if tuple(models) == SHIPPED else described(models)
+    names = f"{'is' if len(models) == 1 else 'are'} {names}"
     complete = {model: runs for model, runs in results.items() if {"plain", "PDS"} <= runs.keys()}
     both = [m for m, runs in complete.items() if all(runs["PDS"][k] < runs["plain"][k] for k in ("V_coo", "R_coo"))]
     changes = [runs["PDS"][k] / runs["plain"][k] - 1 for runs in complete.values() for k in ("V_coo", "R_coo")]
@@ -100,7 +101,7 @@ def text(results: dict[str, dict[str, Any]], models: Sequence[str], T: int, n: i
     return f"""## Conditioning along the trajectory (Figure 10)
 
 The paper averages the variation V_coo and the range R_coo of the coordinates over samples and iterations, T = 100,
-for CIFAR-10, ImageNet and CelebA, and reports that PDS lowers both. Here are {names}, T = {T} ({2 * T}
+for CIFAR-10, ImageNet and CelebA, and reports that PDS lowers both. Here {names}, T = {T} ({2 * T}
 network calls, the solvers as many), {n} samples, alpha {strengths}:
 
 {table(head, rows)}

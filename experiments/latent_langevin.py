@@ -82,8 +82,8 @@ SUBJECTS = {
         (1.75, 10.0),
         None,
         400,
-        {"model_channels": 16, "steps": 800, "warmup": 50, "cooldown": 400, "batch_size": 32},
-        {"steps": 3000, "cooldown": 1500},
+        {"model_channels": 16, "steps": 500, "warmup": 50, "cooldown": 250, "batch_size": 32},
+        {"steps": 2000, "cooldown": 1000},
     ),
 }
 

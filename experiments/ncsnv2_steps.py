@@ -54,7 +54,7 @@ SETTINGS = {
     "batch_size": 32,
     "learning_rate": 1e-3,
 }
-QUICK = {"model_channels": 4, "levels": 8, "steps": 2, "warmup": 0, "cooldown": 1, "batch_size": 4}
+QUICK = {"model_channels": 4, "levels": 6, "steps": 2, "warmup": 0, "cooldown": 1, "batch_size": 4}
 PLAIN, OWN = "plain", "plain, own steps"
 
 
@@ -223,10 +223,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_options(parser)
     options = parser.parse_args(arguments)
     if options.quick:
-        options.n, options.sets, options.fewer, options.levels = 6, 1, [8, 4], 8
+        options.n, options.sets, options.fewer, options.levels = 4, 1, [6, 3], 6
     digits = load_images(options.data, key="train")
     digits = digits[torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))]
-    settings = {"n": options.n, "levels": options.levels, "model": options.model}
+    settings = {"n": options.n, "levels": options.levels, "model": options.model and Path(options.model).stem}
     runs = Runs.open(options, NAME, settings)
     with tempfile.TemporaryDirectory() as temporary:
         train_on = digits[: -max(options.n, min(HELD_OUT, len(digits) // 2))]

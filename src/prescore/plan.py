@@ -256,7 +256,7 @@ def plan(
     known = _Known(denoiser, statistics, mask)
     if mask is not None:
         _check_mask("statistics", mask, denoiser, "" if sampler == AUTO else sampler)
-    spaces: dict[str, object] = {}
+    spaces: dict[str, Any] = {}
     if subspace is not None:
         denoiser, spaces = _through_subspace(known, subspace, switch)
         known = replace(known, denoiser=denoiser)
@@ -308,7 +308,7 @@ def plan(
         if denoiser.sigma_min < hidden < denoiser.sigma_max:
             reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
             denoiser, known = known.limited(hidden)
-    entry, facts = find_sampler(sampler), spaces
+    entry, facts = find_sampler(sampler), dict[str, object](spaces)
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
     made: dict[str, Any] = {name: value for name, value in objects.items() if value is not None}
@@ -388,8 +388,8 @@ def plan(
     if start is not None:
         facts["start"] = start.label
     by_statistics = [argument for argument in wanted if argument != "preconditioner" or mask is None]
-    if subspace is not None and not levels[0] > float(str(facts["switch"])):
-        raise PrescoreError(f"switch: {facts['switch']} is above all noise levels of the run, up to {levels[0]:g}")
+    if subspace is not None and not levels[0] > spaces["switch"]:
+        raise PrescoreError(f"switch: {spaces['switch']} is above all noise levels of the run, up to {levels[0]:g}")
     if by_statistics or subspace is not None or start is not None or facts.get("grid") == AUTO:
         facts |= known.facts
     settings = {
@@ -689,7 +689,7 @@ def _denoiser(model: Denoise, statistics: Statistics | None, given: Mapping[str,
     return replace(model, sigma_min=low, sigma_max=high, data_range=told.get("data_range", model.data_range))
 
 
-def _through_subspace(known: _Known, subspace: Denoiser, switch: float | None) -> tuple[Denoiser, dict[str, object]]:
+def _through_subspace(known: _Known, subspace: Denoiser, switch: float | None) -> tuple[Denoiser, dict[str, Any]]:
     """The model with that of block means above the switch, and what of them decides a sample."""
     fine = known.denoiser
     if not isinstance(subspace, Denoiser):

@@ -237,11 +237,6 @@ def sample(
         if subspace_config is not None and subspace is None:
             raise PrescoreError("subspace_config: belongs to subspace")
         coarse = None if subspace is None else open_model(subspace, config=subspace_config, **how_opened)
-        if coarse is not None:
-            own = {name: coarse.settings[name] for name in ("model_sha256", "config") if name in coarse.settings}
-            opened = opened._replace(
-                settings={**opened.settings, **{f"subspace_{name.removeprefix('model_')}": own[name] for name in own}}
-            )
         decided = plan(
             opened.denoiser,
             preset=preset,
@@ -267,6 +262,8 @@ def sample(
             **{"alpha": parse_alpha(alpha), **context.obj},
         )
         settings = settings_of(opened, decided, chosen)
+        if coarse is not None:
+            settings |= {"subspace_sha256": coarse.settings["model_sha256"], "subspace_config": subspace_config}
         if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
             settings |= {"seeds": text_of(numbers), "batch_size": size}
 
