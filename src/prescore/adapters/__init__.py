@@ -1,4 +1,4 @@
-"""Doors from other libraries: one file each, which alone imports that library."""
+"""Doors from other libraries: one file or folder each, which alone imports that library."""
 
 from contextlib import suppress
 from typing import Any

@@ -18,6 +18,7 @@ from prescore.errors import PrescoreError
 from prescore.samplers import Progress
 from prescore.samplers import sample as run
 from prescore.samplers.table import find_sampler
+from prescore.schedule.flow import FAR
 from prescore.statistics import Statistics, load_statistics
 
 Callback = Callable[[dict[str, Any]], object]
@@ -104,3 +105,40 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
         return end.to(x)
 
     return sample
+
+
+def as_flow(sample: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function that `sampler` made, for models of flow matching, which are called in x_t = (1 - t) x0 + t n.
+
+    For the function that is returned, and its callback, x is x_t and sigmas are times t, 1 at most.
+    """
+
+    def sample_flow(
+        model: Callable[..., Tensor],
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        disable: bool | None = None,
+        **how: Any,
+    ) -> Tensor:
+        t = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
+        levels = (t / (1 - t)).clamp(max=FAR)
+        if not len(levels):
+            return x
+
+        def unscaled(y: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+            level = sigma.double()
+            scale = (1 / (1 + level)).reshape(-1, *(1,) * (y.ndim - 1)).to(y)
+            return model(y * scale, (level / (1 + level)).to(y), **extra)
+
+        def tell(done: dict[str, Any]) -> None:
+            assert callback is not None
+            level = done["sigma"].double()
+            time = (level / (1 + level)).to(done["sigma"])
+            callback({**done, "x": done["x"] / (1 + level.item()), "sigma": time, "sigma_hat": time})
+
+        first, last = (1 + levels[0]).item(), (1 + levels[-1]).item()
+        return sample(unscaled, x * first, levels, extra_args, tell if callback else None, disable, **how) / last
+
+    return sample_flow
