@@ -130,6 +130,7 @@ def accuracy(a: Tensor, b: Tensor, seed: int = 0) -> float:
     from sklearn.model_selection import KFold, cross_val_score
     from sklearn.neural_network import MLPClassifier
 
+    a = a[a.isfinite().all(1)]
     mean, std = b.mean(0), b.std(0)
     rows = ((torch.cat([a, b]) - mean) / std).numpy()
     labels = [0] * len(a) + [1] * len(b)
@@ -184,6 +185,8 @@ def table(name: str, kind: str, given: argparse.Namespace) -> None:
             samples = draw(x, k)
             seconds = time.perf_counter() - start
             rows[label].append((accuracy(samples, true), seconds))
+            if lost := int((~samples.isfinite().all(1)).sum()):
+                print(f"{label}, observation {k}: {lost} of {given.n} samples are not finite, and left out", flush=True)
     print("| | C2ST | seconds |\n|-|-|-|")
     for label, values in rows.items():
         scores, times = (torch.tensor(column) for column in zip(*values, strict=True))

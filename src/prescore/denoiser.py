@@ -31,6 +31,7 @@ of diffusion models", ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D (v
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar, NamedTuple, overload
 
 import torch
@@ -43,6 +44,7 @@ from prescore.schedule import RectifiedFlow, Schedule, VariancePreserving
 Denoise = Callable[..., Tensor]
 NOTE = "raised by the model"
 ROUNDING = 1e-6  # of a noise level that is meant to be an end of a schedule
+SHAPES = (RuntimeError, ValueError, IndexError, AssertionError)  # what a wrong shape of x may raise
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -108,6 +110,11 @@ class Denoiser:
             raise PrescoreError(f"dtype: {self.dtype!r} given; a floating-point torch.dtype is needed")
         if not isinstance(self.device, torch.device):
             raise PrescoreError(f"device: {self.device!r} given; a device, such as torch.device('cpu'), is needed")
+        if not isinstance(self.statistics, str | Path | None) and not hasattr(self.statistics, "moments"):
+            raise PrescoreError(
+                f"statistics: {type(self.statistics).__name__} given; prescore.Statistics or the path of their file is "
+                "needed"
+            )
         if not isinstance(self.name, str):
             raise PrescoreError(f"name: {self.name!r} given; text is needed")
         if not is_whole(self.network_calls) or self.network_calls < 1:
@@ -198,6 +205,9 @@ class Evaluator:
             raise SamplingError(f"{error} {self.where}") from None
         except Exception as error:
             error.add_note(f"{NOTE} {self.where}".rstrip())
+            if not self.calls and isinstance(error, SHAPES) and not isinstance(error, torch.OutOfMemoryError):
+                shape = tuple(x.shape[1:])
+                error.add_note(f"it was called with samples of shape {shape}: is that what it takes (event_shape)?")
             raise
         self.calls += self.calls_each
         self.on_call(self.calls_each)
@@ -261,8 +271,11 @@ def given_dtype(denoiser: Denoise, dtype: torch.dtype) -> torch.dtype:
 
 def failure_of(error: BaseException) -> str | None:
     """In one line, what a model raised while it was sampled from, and where; None if this was not raised by a model."""
-    where = next((note for note in getattr(error, "__notes__", ()) if note.startswith(NOTE)), None)
-    return where and f"{where.replace(NOTE, 'the model failed')}: {type(error).__name__}: {error}"
+    where, *more = [note for note in getattr(error, "__notes__", ()) if note.startswith((NOTE, "it was called"))] or [
+        ""
+    ]
+    hint = f" ({more[0]})" if more else ""
+    return f"{where.replace(NOTE, 'the model failed')}: {type(error).__name__}: {error}{hint}" if where else None
 
 
 def check_answer(answer: object, x: Tensor, who: str, where: str = "") -> None:

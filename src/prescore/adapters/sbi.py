@@ -39,7 +39,6 @@ from prescore.statistics import Statistics, measure_moments
 
 PILOT = 256  # samples whose covariance the others are drawn with, or MANY for each parameter
 MANY = 8
-EXACT = 32  # parameters up to which densities come from an exact trace
 HALVINGS = 60  # of the interval of times, which leave its rounding
 ATTEMPTS = 100  # draws for each sample that is to lie in the support of the prior
 DRAWS = 2**20  # of noise that one of them may take
@@ -229,9 +228,7 @@ def posterior_statistics(
     return Statistics(moments=measure_moments(drawn, data_range=None, components=components), samples_of="posterior")
 
 
-def log_prob(
-    posterior: Any, theta: Tensor, *, x: Any = None, trace: str | None = None, seeds: Any = None, **how: Any
-) -> Tensor:
+def log_prob(posterior: Any, theta: Tensor, *, x: Any = None, **how: Any) -> Tensor:
     """Log density of parameters under the posterior, in nats, (N,), float64; -inf outside the support of the prior.
 
     As sbi has it: the density of the probability flow, not normalised over the support.
@@ -239,7 +236,7 @@ def log_prob(
     Args:
         posterior, x: as `denoiser_of` takes them.
         theta: (N, *event_shape).
-        trace, seeds, how: as `prescore.log_likelihood` takes them; the trace is exact up to 32 parameters.
+        how: as `prescore.log_likelihood` takes it; the trace is exact up to 32 parameters.
 
     Raises:
         PrescoreError: theta has another shape.
@@ -253,8 +250,6 @@ def log_prob(
     found = log_likelihood(
         denoiser,
         denoiser.encode(theta.double()),
-        trace=trace or ("exact" if prod(denoiser.event_shape) <= EXACT else "rademacher"),
-        seeds=seeds,
         prior_mean=denoiser.mean_0.to(denoiser.device),
         prior_variance=denoiser.std_0.to(denoiser.device).square(),
         **how,
