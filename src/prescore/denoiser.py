@@ -29,6 +29,7 @@ of diffusion models", ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D (v
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,7 +45,8 @@ from prescore.schedule import RectifiedFlow, Schedule, VariancePreserving
 Denoise = Callable[..., Tensor]
 NOTE = "raised by the model"
 ROUNDING = 1e-6  # of a noise level that is meant to be an end of a schedule
-SHAPES = (RuntimeError, ValueError, IndexError, AssertionError)  # what a wrong shape of x may raise
+SHAPED = (RuntimeError, ValueError, IndexError)  # what a wrong shape of x raises in a network, and how it says so
+SHAPES = re.compile(r"shapes? |sizes? of tensor|channels|mat1 and mat2|must match|to unpack|Dimension out of range")
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -195,7 +197,8 @@ class Evaluator:
         What the model is given, and what it returns, is copied: it may write into the one and return the other again.
 
         Raises:
-            SamplingError: the model returned another shape, or values that are no floating-point numbers or not finite.
+            SamplingError: the model returned another shape, or values that are no floating-point numbers or not finite;
+                or its first call failed on the shape of x.
             Exception: of the model's own, with a note that says where it was raised; see `failure_of`.
         """
         given = [t.to(self.device, self.given_dtype, copy=True) for t in (x, sigma)]
@@ -204,10 +207,13 @@ class Evaluator:
         except SamplingError as error:
             raise SamplingError(f"{error} {self.where}") from None
         except Exception as error:
+            if not self.calls and isinstance(error, SHAPED) and SHAPES.search(text := str(error)):
+                shape, kind = tuple(x.shape[1:]), type(error).__name__
+                raise SamplingError(
+                    f"event_shape: the model does not take samples of shape {shape}, and failed {self.where} ({kind}: "
+                    f"{text}); give the shape that it was trained on"
+                ) from error
             error.add_note(f"{NOTE} {self.where}".rstrip())
-            if not self.calls and isinstance(error, SHAPES) and not isinstance(error, torch.OutOfMemoryError):
-                shape = tuple(x.shape[1:])
-                error.add_note(f"it was called with samples of shape {shape}: is that what it takes (event_shape)?")
             raise
         self.calls += self.calls_each
         self.on_call(self.calls_each)
