@@ -130,6 +130,7 @@ def accuracy(a: Tensor, b: Tensor, seed: int = 0) -> float:
     from sklearn.model_selection import KFold, cross_val_score
     from sklearn.neural_network import MLPClassifier
 
+    a = a[a.isfinite().all(1)]
     mean, std = b.mean(0), b.std(0)
     rows = ((torch.cat([a, b]) - mean) / std).numpy()
     labels = [0] * len(a) + [1] * len(b)
@@ -174,21 +175,28 @@ def table(name: str, kind: str, given: argparse.Namespace) -> None:
         "true": lambda x, k: task.posterior(x, given.n),
         f"sbi, {OWN_STEPS} steps": own(OWN_STEPS),
         f"sbi, {2 * numbers[-1]} steps": own(2 * numbers[-1]),
-        **{f"{given.sampler}, {calls} calls after {calls} of the pilot": ours(calls) for calls in numbers},
+        **{f"{given.sampler}, {calls} calls after the pilot": ours(calls) for calls in numbers},
     }
-    rows: dict[str, list[tuple[float, float]]] = {label: [] for label in methods}
+    rows: dict[str, list[tuple[float, float, float]]] = {label: [] for label in methods}
+    made = [0]
+    posterior.vector_field_estimator.register_forward_hook(lambda *_: made.__setitem__(0, made[0] + 1))
     for k, x in enumerate(observations):
         true = task.posterior(x, given.n)
         for label, draw in methods.items():
-            start = time.perf_counter()
+            made[0], start = 0, time.perf_counter()
             samples = draw(x, k)
             seconds = time.perf_counter() - start
-            rows[label].append((accuracy(samples, true), seconds))
-    print("| | C2ST | seconds |\n|-|-|-|")
+            rows[label].append((accuracy(samples, true), float(made[0]), seconds))
+            if lost := int((~samples.isfinite().all(1)).sum()):
+                print(f"{label}, observation {k}: {lost} of {given.n} samples are not finite, and left out", flush=True)
+    print("| | C2ST | network calls | seconds |\n|-|-|-|-|")
     for label, values in rows.items():
-        scores, times = (torch.tensor(column) for column in zip(*values, strict=True))
+        scores, calls_made, times = (torch.tensor(column) for column in zip(*values, strict=True))
         error = scores.std().item() / math.sqrt(len(scores)) if len(scores) > 1 else 0.0
-        print(f"| {label} | {scores.mean():.3f} ± {error:.3f} | {times.mean():.2f} |", flush=True)
+        print(
+            f"| {label} | {scores.mean():.3f} ± {error:.3f} | {calls_made.mean():.0f} | {times.mean():.2f} |",
+            flush=True,
+        )
 
 
 def main() -> None:

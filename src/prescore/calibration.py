@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from prescore.data import DataWarning
 from prescore.denoiser import Denoiser, check_condition
 from prescore.errors import ModelWarning, PrescoreError, check_interval, is_whole
 from prescore.gaussian import doubt_of
@@ -385,6 +386,13 @@ def _as_samples(data: Tensor | np.ndarray | Iterable[Batch]) -> Tensor | Iterabl
         raise PrescoreError(f"data: {shape} is one picture; about 200 of them, (N, C, H, W), are needed")
     if data.ndim == 4 and shape[-1] in CHANNELS and min(shape[1:3]) > max(CHANNELS):
         raise PrescoreError(f"data: {shape} has its channels last; data.permute(0, 3, 1, 2) puts them first")
+    if data.ndim == 2 and len(data) <= shape[1]:
+        warnings.warn(
+            f"data: {shape} is taken for {shape[0]} vectors of {shape[1]} numbers, too few for their covariance; one "
+            "picture, or one channel of it, would be (N, C, H, W)",
+            DataWarning,
+            stacklevel=3,
+        )
     if len(data) == 1:
         raise PrescoreError("data: 1 sample given; at least 2, and rather 200, are needed")
     return data

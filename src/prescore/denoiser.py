@@ -29,8 +29,10 @@ of diffusion models", ICLR 2022, https://arxiv.org/abs/2202.00512, appendix D (v
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar, NamedTuple, overload
 
 import torch
@@ -43,6 +45,8 @@ from prescore.schedule import RectifiedFlow, Schedule, TabulatedVE, VariancePres
 Denoise = Callable[..., Tensor]
 NOTE = "raised by the model"
 ROUNDING = 1e-6  # of a noise level that is meant to be an end of a schedule
+SHAPED = (RuntimeError, ValueError, IndexError)  # what a wrong shape of x raises in a network, and how it says so
+SHAPES = re.compile(r"shapes? |sizes? of tensor|channels|mat1 and mat2|must match|to unpack|Dimension out of range")
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -108,6 +112,11 @@ class Denoiser:
             raise PrescoreError(f"dtype: {self.dtype!r} given; a floating-point torch.dtype is needed")
         if not isinstance(self.device, torch.device):
             raise PrescoreError(f"device: {self.device!r} given; a device, such as torch.device('cpu'), is needed")
+        if not isinstance(self.statistics, str | Path | None) and not hasattr(self.statistics, "moments"):
+            raise PrescoreError(
+                f"statistics: {type(self.statistics).__name__} given; prescore.Statistics or the path of their file is "
+                "needed"
+            )
         if not isinstance(self.name, str):
             raise PrescoreError(f"name: {self.name!r} given; text is needed")
         if not is_whole(self.network_calls) or self.network_calls < 1:
@@ -188,7 +197,8 @@ class Evaluator:
         What the model is given, and what it returns, is copied: it may write into the one and return the other again.
 
         Raises:
-            SamplingError: the model returned another shape, or values that are no floating-point numbers or not finite.
+            SamplingError: the model returned another shape, or values that are no floating-point numbers or not finite;
+                or its first call failed on the shape of x.
             Exception: of the model's own, with a note that says where it was raised; see `failure_of`.
         """
         given = [t.to(self.device, self.given_dtype, copy=True) for t in (x, sigma)]
@@ -197,6 +207,12 @@ class Evaluator:
         except SamplingError as error:
             raise SamplingError(f"{error} {self.where}") from None
         except Exception as error:
+            if not self.calls and isinstance(error, SHAPED) and SHAPES.search(text := str(error)):
+                shape, kind = tuple(x.shape[1:]), type(error).__name__
+                raise SamplingError(
+                    f"event_shape: the model does not take samples of shape {shape}, and failed {self.where} ({kind}: "
+                    f"{text}); give the shape that it was trained on"
+                ) from error
             error.add_note(f"{NOTE} {self.where}".rstrip())
             raise
         self.calls += self.calls_each
@@ -261,8 +277,11 @@ def given_dtype(denoiser: Denoise, dtype: torch.dtype) -> torch.dtype:
 
 def failure_of(error: BaseException) -> str | None:
     """In one line, what a model raised while it was sampled from, and where; None if this was not raised by a model."""
-    where = next((note for note in getattr(error, "__notes__", ()) if note.startswith(NOTE)), None)
-    return where and f"{where.replace(NOTE, 'the model failed')}: {type(error).__name__}: {error}"
+    where, *more = [note for note in getattr(error, "__notes__", ()) if note.startswith((NOTE, "it was called"))] or [
+        ""
+    ]
+    hint = f" ({more[0]})" if more else ""
+    return f"{where.replace(NOTE, 'the model failed')}: {type(error).__name__}: {error}{hint}" if where else None
 
 
 def check_answer(answer: object, x: Tensor, who: str, where: str = "") -> None:

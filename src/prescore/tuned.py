@@ -14,8 +14,9 @@ MANY_CALLS = 40  # from which on churn serves better than exponential steps with
 # Usual levels of solvers with a reference (`prescore.samplers.exponential`): benchmarks/solvers.py, grid "short".
 WIDEST_RATIO = 4.5  # of neighbouring levels
 LOWEST_LEVEL = 0.5  # of the data's deviation, over the number of steps
+UNLIKE = 10.0  # deviations of vectors, largest over smallest, from which on a reference serves: examples/vectors.py
 LOWEST_OF_VECTORS = 0.25  # of the smallest deviation of a vector, the same: benchmarks/sbi_tasks.py
-UNRESOLVED = 1e-3  # of the largest deviation of a vector, below which a direction is taken to be constant
+UNRESOLVED = 1e-5  # of the largest deviation of a vector, below which a direction is taken to be constant
 WIDE = 64.0  # a noise range that goes beyond so many widths of the data range starts where the noise hides the data
 HIDING = 16.0  # of the largest root mean square of a coordinate: noise that hides the data
 SMALL = 64  # coordinates that an event is taken to have where nothing was measured of it

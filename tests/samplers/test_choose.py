@@ -83,3 +83,14 @@ def test_the_reason_says_what_is_not_known(gaussian_data):
 def test_numbers_of_calls_that_are_none(calls):
     with pytest.raises(PrescoreError, match="is not a positive whole number"):
         choose_sampler(calls)
+
+
+def test_vectors_of_unlike_scale_take_a_reference():
+    def statistics(*scales):
+        return calibrate(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor(scales))
+
+    assert choose_sampler(8, statistics(1.0, 2.0, 3.0)).name == "unipc"
+    choice = choose_sampler(8, statistics(1.0, 200.0, 3.0))
+    assert choice.name == "p-ode-3m"
+    assert "directions differ by a factor of 199" in choice.reason
+    assert choose_sampler(8, statistics(1.0, 2.0, 0.0)).name == "unipc"

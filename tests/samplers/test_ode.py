@@ -172,6 +172,7 @@ def mixture_likelihood(trace, repeats):
         model(MIXTURE, high=200.0),
         x.repeat(repeats, 1, 1),
         trace=trace,
+        probes=1,
         seeds=range(3 * repeats),
         prior_mean=-0.4 * MEAN,
         prior_variance=2.0,
@@ -192,6 +193,23 @@ def test_probes_are_right_in_the_mean(trace):
     spread = found.std(0)
     assert (spread > 0.01).all()
     assert ((found.mean(0) - exact).abs() < 4 * spread / 300**0.5).all()
+
+
+def test_a_few_numbers_have_an_exact_trace():
+    x = MIXTURE.sample(3, torch.Generator().manual_seed(1))
+    usual, exact = (log_likelihood(model(MIXTURE), x, **how) for how in ({}, {"trace": "exact"}))
+    assert torch.equal(usual.log_prob, exact.log_prob)
+    assert torch.equal(usual.error, torch.zeros(3).double())
+
+
+def test_the_spread_of_probes_is_the_error():
+    """Of 100 seeds with 8 probes each; the errors say the spread of the means, and one probe says none."""
+    x = MIXTURE.sample(1, torch.Generator().manual_seed(1)).repeat(100, 1, 1)
+    exact = log_likelihood(model(MIXTURE), x[:1], trace="exact").log_prob
+    found = log_likelihood(model(MIXTURE), x, trace="rademacher", probes=8)
+    spread = (found.log_prob - exact).square().mean().sqrt()
+    assert found.error.square().mean().sqrt().item() == pytest.approx(spread.item(), rel=0.25)
+    assert log_likelihood(model(MIXTURE), x[:2], trace="rademacher", probes=1).error.isnan().all()
 
 
 def test_dequantised_bits():
@@ -216,6 +234,7 @@ def test_dequantised_bits():
         ({"atol": math.inf}, "atol: inf is not a positive number"),
         ({"max_calls": 7}, "max_calls: 7 is less than the 8 calls"),
         ({"trace": "exactly"}, "trace: unknown value 'exactly'; did you mean exact"),
+        ({"probes": 0}, "probes: 0 is not a positive whole number"),
         ({"seeds": [1]}, "seeds: 1 of them for 2 data"),
         ({"sigma_min": 0.0}, "sigma_min 0.0 and sigma_max 50.0: 0 < sigma_min"),
         ({"bins": 1}, "bins: 1 values in data_range"),

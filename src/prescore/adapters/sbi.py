@@ -10,8 +10,9 @@ sigma = s / m,
 sigma is known through the estimator's own `mean_t_fn` and `std_fn`, which are inverted by bisection, so that any
 estimator with these two is understood. Its base distribution at t_max is that of the parameters it was trained on,
 N(mean_0, std_0^2) entry by entry, with noise: the start of samples here too. A posterior is a few numbers of unlike
-scales, and its own scales are not known beforehand, so that samples are drawn twice: a few with the Gaussian model
-N(mean_0, std_0^2), and all with the mean and the full covariance of these.
+scales, which are not known beforehand, so that a pilot is drawn first: a few samples with the Gaussian model
+N(mean_0, std_0^2), then the same again with the mean and the full covariance of the last ones until these stay, since
+the start of most estimators, at their highest noise level, still shows in the end. With the last ones all are drawn.
 
 An estimator that was made with sbi's `compose_standardization` works on z = (theta - shift) / scale, and so does its
 denoiser; `decode` gives theta.
@@ -20,7 +21,6 @@ Source: https://github.com/sbi-dev/sbi (Apache-2.0), version 0.27.0: `score_esti
 sbi itself is not imported; its objects are used as they are.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf, prod
 from typing import Any
@@ -28,9 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prescore.adapters.times import Times
 from prescore.denoiser import Denoiser, expand, per_sample
 from prescore.errors import PrescoreError, is_whole
-from prescore.gaussian import Gaussian
+from prescore.gaussian import Gaussian, gaussian
 from prescore.limits import MOST_SAMPLES, check_count
 from prescore.operators import Pixel
 from prescore.plan import Plan, plan
@@ -39,8 +40,7 @@ from prescore.statistics import Statistics, measure_moments
 
 PILOT = 256  # samples whose covariance the others are drawn with, or MANY for each parameter
 MANY = 8
-EXACT = 32  # parameters up to which densities come from an exact trace
-HALVINGS = 60  # of the interval of times, which leave its rounding
+ROUNDS, STAYS = 5, 0.1  # of pilots, and of a deviation: a change of mean or log deviation that ends them
 ATTEMPTS = 100  # draws for each sample that is to lie in the support of the prior
 DRAWS = 2**20  # of noise that one of them may take
 BATCH = 10_000
@@ -121,8 +121,7 @@ def denoiser_of(posterior: Any, x: Any = None) -> PosteriorDenoiser:
         """m and s at these times, (B,), float64."""
         return tuple(f(times).double().reshape(len(times)) for f in (estimator.mean_t_fn, estimator.std_fn))
 
-    low, high = (torch.tensor([float(end)], dtype=torch.float64) for end in (estimator.t_min, estimator.t_max))
-    time_of = _Times(levels, low, high)
+    time_of = Times(levels, float(estimator.t_min), float(estimator.t_max))
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         time = time_of(per_sample(sigma, x).cpu())
@@ -187,7 +186,7 @@ def sample_posterior(
         PrescoreError: an argument is out of its range; or some samples lie outside the support of the prior however
             often they are drawn.
 
-    Cost: `calls` network calls for each batch of samples, and as many for one of at least 256 samples before.
+    Cost: `calls` network calls for each batch of samples, and as many for two to five of at least 256 samples before.
     """
     if not is_whole(n) or n < 1:
         raise PrescoreError(f"n: {n!r} samples asked for; at least 1 is needed")
@@ -214,24 +213,33 @@ def sample_posterior(
 def posterior_statistics(
     denoiser: PosteriorDenoiser, *, n: int | None = None, calls: int = 10, seed: int = 0, batch_size: int = BATCH
 ) -> Statistics:
-    """Mean and full covariance of the posterior, from samples of its own that are drawn without them.
+    """Mean and full covariance of the posterior, from samples of its own that are drawn without them, and again with
+    them until they stay.
 
     Args:
         denoiser: of `denoiser_of`.
         n: number of samples, by default 256, or 8 for each parameter if that is more.
-        calls: network calls of each.
+        calls: network calls of each, two to five times.
         seed, batch_size: as of `sample_posterior`.
     """
     n = max(PILOT, MANY * prod(denoiser.event_shape)) if n is None else n
-    first = plan(denoiser, sampler="p-ode-2m", calls=calls, reference=denoiser.trained_on)
-    drawn = first.sample(range(seed, seed + n), batch_size=min(batch_size, n), progress=False)
-    components = n - 1 if n <= prod(denoiser.event_shape) else prod(denoiser.event_shape)
-    return Statistics(moments=measure_moments(drawn, data_range=None, components=components), samples_of="posterior")
+    components = min(n - 1, prod(denoiser.event_shape))
+    reference, spread = denoiser.trained_on, None
+    for _ in range(ROUNDS):
+        decided = plan(denoiser, sampler="p-ode-2m", calls=calls, reference=reference)
+        drawn = decided.sample(range(seed, seed + n), batch_size=min(batch_size, n), progress=False)
+        before, scale = reference.mean, drawn.std(0).cpu()
+        moments = measure_moments(drawn, data_range=None, components=components)
+        statistics = Statistics(moments=moments, samples_of="posterior")
+        reference = gaussian(statistics)
+        change = (reference.mean - before).abs() / scale.clamp(min=1e-12)
+        if spread is not None and max(change.max(), (spread / scale).log().abs().max()) < STAYS:
+            break
+        spread = scale
+    return statistics
 
 
-def log_prob(
-    posterior: Any, theta: Tensor, *, x: Any = None, trace: str | None = None, seeds: Any = None, **how: Any
-) -> Tensor:
+def log_prob(posterior: Any, theta: Tensor, *, x: Any = None, **how: Any) -> Tensor:
     """Log density of parameters under the posterior, in nats, (N,), float64; -inf outside the support of the prior.
 
     As sbi has it: the density of the probability flow, not normalised over the support.
@@ -239,7 +247,7 @@ def log_prob(
     Args:
         posterior, x: as `denoiser_of` takes them.
         theta: (N, *event_shape).
-        trace, seeds, how: as `prescore.log_likelihood` takes them; the trace is exact up to 32 parameters.
+        how: as `prescore.log_likelihood` takes it; the trace is exact up to 32 parameters.
 
     Raises:
         PrescoreError: theta has another shape.
@@ -247,53 +255,16 @@ def log_prob(
     denoiser = denoiser_of(posterior, x)
     theta = torch.as_tensor(theta)
     if tuple(theta.shape[1:]) != denoiser.event_shape:
-        raise PrescoreError(
-            f"theta: shape {tuple(theta.shape)}; (N, {', '.join(map(str, denoiser.event_shape))}) needed"
-        )
+        raise PrescoreError(f"theta: shape {tuple(theta.shape)} given; (N, *{denoiser.event_shape}) is needed")
     found = log_likelihood(
         denoiser,
         denoiser.encode(theta.double()),
-        trace=trace or ("exact" if prod(denoiser.event_shape) <= EXACT else "rademacher"),
-        seeds=seeds,
         prior_mean=denoiser.mean_0.to(denoiser.device),
         prior_variance=denoiser.std_0.to(denoiser.device).square(),
         **how,
     )
     inside = denoiser.accepts(theta.to(denoiser.device))
     return torch.where(inside, found.log_prob - denoiser.scale.log().sum().to(found.log_prob), -inf)
-
-
-class _Times:
-    """t as a function of the noise level, between two ends; levels that were asked for before are remembered."""
-
-    def __init__(self, levels: Callable[[Tensor], tuple[Tensor, Tensor]], low: Tensor, high: Tensor) -> None:
-        self.levels, self.low, self.high = levels, low, high
-        self.known: dict[float, float] = {}
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The lowest and the highest noise level."""
-        return self._sigma(self.low).item(), self._sigma(self.high).item()
-
-    def __call__(self, sigma: Tensor) -> Tensor:
-        """Times, float64, of noise levels (B,), float64."""
-        if new := sorted({level for level in sigma.tolist() if level not in self.known}):
-            if len(self.known) > BATCH:
-                self.known.clear()
-            self.known |= dict(zip(new, self._invert(torch.tensor(new, dtype=torch.float64)).tolist(), strict=True))
-        return torch.tensor([self.known[level] for level in sigma.tolist()], dtype=torch.float64)
-
-    def _sigma(self, time: Tensor) -> Tensor:
-        m, s = self.levels(time)
-        return s / m
-
-    def _invert(self, sigma: Tensor) -> Tensor:
-        low, high = self.low.expand(len(sigma)), self.high.expand(len(sigma))
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            is_below = self._sigma(middle) < sigma
-            low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
-        return (low + high) / 2
 
 
 def _planned(

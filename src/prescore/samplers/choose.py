@@ -12,6 +12,9 @@ says how far from Gaussian the data are. The rule:
     2 to MANY_CALLS, noise dpmpp-sde-2m                        p-sde-2m
     others, noise          edm-stochastic                      edm-stochastic
 
+Vectors of unlike scale, UNLIKE between the largest and the smallest deviation in any direction, count as nearly
+Gaussian whatever they are: solvers err by the scale of each direction most, which the full covariance has.
+
 Where weights were fitted for the number of calls (`prescore.samplers.fitting`), nothing has to be guessed: of the
 fitted solver and of the textbook ones that were run beside it, on samples that the weights were not fitted to, the one
 of the least error of the state is taken.
@@ -20,9 +23,9 @@ of the least error of the state is taken.
 from dataclasses import dataclass
 
 from prescore.errors import PrescoreError
-from prescore.gaussian import error_share
+from prescore.gaussian import error_share, gaussian
 from prescore.statistics import FittedWeights, Statistics
-from prescore.tuned import FEW_CALLS, FITTED_TRUST, MANY_CALLS, NEAR_GAUSSIAN, WORSE
+from prescore.tuned import FEW_CALLS, FITTED_TRUST, MANY_CALLS, NEAR_GAUSSIAN, UNLIKE, UNRESOLVED, WORSE
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,11 @@ def choose_sampler(calls: int, statistics: Statistics | None = None, *, noise: b
     if not isinstance(calls, int) or calls < 1:
         raise PrescoreError(f"calls: {calls!r} is not a positive whole number")
     left = None if statistics is None or statistics.model.score is None else least_error_share(statistics)
-    is_gaussian = left is not None and left >= NEAR_GAUSSIAN
+    unlike = 1.0 if statistics is None else unlikeness(statistics)
+    is_gaussian = unlike >= UNLIKE or (left is not None and left >= NEAR_GAUSSIAN)
     name = _name(calls, is_gaussian, noise)
+    if unlike >= UNLIKE:
+        return SamplerChoice(name, f"the data are vectors whose directions differ by a factor of {unlike:.3g} in scale")
     if left is None:
         return SamplerChoice(name, "how Gaussian the data are is not known (`prescore calibrate --model` measures it)")
     if left > WORSE:
@@ -80,6 +86,16 @@ def describe_errors(fit: FittedWeights) -> str:
     return (
         f"on {fit.count} samples of {fit.model or 'the model'}, held out of the fit, the error of the state is {text}"
     )
+
+
+def unlikeness(statistics: Statistics) -> float:
+    """The largest over the smallest deviation of vectors in any direction that is not constant; 1 of other data."""
+    reference = gaussian(statistics) if len(statistics.event_shape) == 1 else None
+    if reference is None or reference.label != "covariance":
+        return 1.0
+    deviations = reference.variances.sqrt()
+    resolved = deviations[deviations > UNRESOLVED * deviations.max()]
+    return (resolved.max() / resolved.min()).item() if len(resolved) else 1.0
 
 
 def least_error_share(statistics: Statistics) -> float:

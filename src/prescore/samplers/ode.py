@@ -13,7 +13,7 @@ Likelihood. Along the flow d log p(x(l); l) / dl = -div F (instantaneous change 
 
     log p(x; sigma_min) = log p(x(l_max); sigma_max) + integral over l from log sigma_min to log sigma_max of div F,
 
-    div F = n - tr dD/dx,    tr J = E[e^T J e] for probes e of mean 0 and covariance I (Hutchinson), one per sample,
+    div F = n - tr dD/dx,    tr J = E[e^T J e] for probes e of mean 0 and covariance I (Hutchinson), a few per sample,
                              or the sum of the n diagonal entries.
 
 What is approximate: (a) the density is that of the data with noise of level sigma_min, taken at x; (b) the prior
@@ -43,12 +43,14 @@ import torch
 from torch import Tensor
 
 from prescore.denoiser import Denoise, Evaluator, expand
-from prescore.errors import PrescoreError, check_choice
+from prescore.errors import PrescoreError, check_choice, is_whole
 from prescore.noise import NoiseSource
 from prescore.samplers.adaptive import AdaptiveState, check_tolerance, quantised, rows, unreached
 from prescore.samplers.base import Sampler
 
 TRACES = ("rademacher", "gaussian", "exact")
+EXACT = 32  # numbers of an event up to which the trace is exact unless another is asked for
+PROBES = 4
 
 # The pair of Dormand and Prince: times and weights of stages 2 to 7, the last being the result of order 5 (so that
 # its slope is the first of the next step), and weights of that result minus the one of order 4.
@@ -222,12 +224,14 @@ class Likelihood:
     Attributes:
         log_prob: log density in nats, (B,), float64; with `bins`, of the dequantised data.
         bits_per_dim: (B,); with `bins`, an upper bound on the bits per whole number.
+        error: standard error of log_prob by the spread of the probes, (B,): 0 with an exact trace, NaN with one probe.
         latent: where the flow takes each x at sigma_max, (B, *event).
         state: calls of the denoiser that each x needed.
     """
 
     log_prob: Tensor
     bits_per_dim: Tensor
+    error: Tensor
     latent: Tensor
     state: AdaptiveState
 
@@ -238,7 +242,8 @@ def log_likelihood(
     *,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
-    trace: str = "rademacher",
+    trace: str | None = None,
+    probes: int = PROBES,
     seeds: Iterable[int] | None = None,
     bins: int | None = None,
     data_range: tuple[float, float] | None = None,
@@ -255,10 +260,10 @@ def log_likelihood(
         denoiser: as for `sample`; it must be differentiable by torch.
         x: data, (B, *event), as the model sees them.
         sigma_min, sigma_max: noise levels of the data and of the prior, by default the model's own.
-        trace: of the Jacobian: "rademacher" or "gaussian" probes, one backward pass a call, or "exact", as many
-            backward passes as an event has numbers.
-        seeds: one for each x, of its probe and its dequantisation, by default 0 .. B - 1. The mean over several
-            seeds of log_prob is a better estimate.
+        trace: of the Jacobian: "rademacher" or "gaussian" probes, or "exact", as many backward passes a call as an
+            event has numbers. By default exact for events of up to 32 numbers, above "rademacher".
+        probes: how many of them for each x: backward passes a call. From two on their spread gives the error.
+        seeds: one for each x, of its probes and its dequantisation, by default 0 .. B - 1.
         bins: if x are whole numbers spread over the data range in so many values (256 for 8-bit images), they get
             uniform noise and the bits are those of the whole numbers. Without, the bits are of the density.
         data_range: of x with bins, by default the model's own.
@@ -272,7 +277,10 @@ def log_likelihood(
         SamplingError: the tolerance is not reached, or the model's output is not finite.
     """
     _check_integration(rtol, atol, max_calls)
-    check_choice("trace", trace, TRACES)
+    if trace is not None:
+        check_choice("trace", trace, TRACES)
+    if not is_whole(probes) or probes < 1:
+        raise PrescoreError(f"probes: {probes!r} is not a positive whole number")
     low = getattr(denoiser, "sigma_min", None) if sigma_min is None else sigma_min
     high = getattr(denoiser, "sigma_max", None) if sigma_max is None else sigma_max
     if low is None or high is None or not 0 < low < high:
@@ -284,6 +292,7 @@ def log_likelihood(
     if len(noise.seeds) != len(x):
         raise PrescoreError(f"seeds: {len(noise.seeds)} of them for {len(x)} data; one for each is needed")
     x, offset, n = x.to(model.device, torch.float64), 0.0, x[0].numel()
+    trace = trace or ("exact" if n <= EXACT else "rademacher")
     if bins is not None:
         interval = data_range or getattr(denoiser, "data_range", None)
         if interval is None or bins < 2 or not interval[0] < interval[1]:
@@ -291,33 +300,42 @@ def log_likelihood(
         a, width = interval[0], interval[1] - interval[0]
         x = a + width * ((x - a) / width * (bins - 1) + noise.uniform()) / bins
         offset = math.log2(bins / width)
-    probe = noise() if trace == "gaussian" else torch.where(noise.uniform() < 0.5, -1.0, 1.0).double()
+    directions = [
+        noise() if trace == "gaussian" else torch.where(noise.uniform() < 0.5, -1.0, 1.0).double()
+        for _ in range(0 if trace == "exact" else probes)
+    ]
+    event, count = x.shape[1:], max(len(directions), 1)
 
     def slope(log: Tensor, y: Tensor) -> Tensor:
-        """F, and div F behind it, for x and the integral so far, (B, n + 1)."""
+        """F, and div F by each probe behind it, for x and the integrals so far, (B, n + count)."""
         with torch.enable_grad():
-            x = y[:, :-1].unflatten(1, probe.shape[1:]).detach().requires_grad_()
+            x = y[:, :n].unflatten(1, event).detach().requires_grad_()
             D = model(x, log.exp())
             model.last = D.detach()  # or the graph of this call would live through the next
             if not D.requires_grad:
                 raise PrescoreError("trace: the model's output has no gradient, so its divergence is not known")
             if trace == "exact":
-                tr = torch.zeros_like(log)
+                exact = torch.zeros_like(log)
                 for i, D_i in enumerate(D.flatten(1).unbind(1)):
-                    tr += torch.autograd.grad(D_i.sum(), x, retain_graph=True)[0].flatten(1)[:, i]
+                    exact += torch.autograd.grad(D_i.sum(), x, retain_graph=True)[0].flatten(1)[:, i]
+                traces = [exact]
             else:
-                tr = (torch.autograd.grad((probe * D).sum(), x)[0] * probe).flatten(1).sum(1)
-        return torch.cat([(x - D).detach().flatten(1), (n - tr)[:, None]], 1)
+                products = [torch.autograd.grad((e * D).sum(), x, retain_graph=True)[0] * e for e in directions]
+                traces = [product.flatten(1).sum(1) for product in products]
+        return torch.cat([(x - D).detach().flatten(1), n - torch.stack(traces, 1)], 1)
 
     ends = torch.tensor([low, high], dtype=torch.float64, device=model.device).log()
-    start = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
+    start = torch.cat([x.flatten(1), x.new_zeros(len(x), count)], 1)
     with torch.no_grad():
         y, state = dormand_prince(slope, start, ends[0], ends[1], rtol=rtol, atol=atol, max_calls=max_calls)
-    latent = y[:, :-1].unflatten(1, x.shape[1:])
+    latent, integrals = y[:, :n].unflatten(1, event), y[:, n:]
     v = torch.as_tensor(high**2 + prior_variance, dtype=torch.float64, device=model.device).expand_as(latent)
     log_prior = -((latent - prior_mean).square() / v + (2 * math.pi * v).log()).flatten(1).sum(1) / 2
-    log_prob = log_prior + y[:, -1]
-    return Likelihood(log_prob, -log_prob / (n * math.log(2)) + offset, latent, state)
+    log_prob = log_prior + integrals.mean(1)
+    error = torch.full_like(log_prob, 0.0 if trace == "exact" else math.nan)
+    if count > 1:
+        error = integrals.std(1, correction=1) / count**0.5
+    return Likelihood(log_prob, -log_prob / (n * math.log(2)) + offset, error, latent, state)
 
 
 def _check_integration(rtol: float, atol: float, max_calls: int) -> None:
