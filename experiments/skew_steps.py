@@ -106,7 +106,7 @@ def text(runs: Mapping[str, Any], model: Trained, n: int) -> str:
                 change, error = gain(runs, T, omega)
                 if abs(change) > 2 * error:
                     moved[change < 0].append(f"T = {T}, ω = {omega}")
-    lowered, raised = ("; ".join(moved[is_lower]) or "none" for is_lower in (True, False))
+    lowered, raised = ("; ".join(moved[is_lower]) or "no T" for is_lower in (True, False))
     said = "**Agrees that S1 is of no use.**" if not moved[True] else "**S1 lowers the error somewhere.**"
     verdict = (
         f"{said} By more than twice its standard error it lowers the error at {lowered}, and raises it at {raised}."
