@@ -161,9 +161,7 @@ def text(numbers: dict[str, Any], model: Trained) -> str:
     ]
     head = ["S", "largest gain on images", "corrector's step, relative", "difference to none", "error of the spectrum"]
     limit = math.sqrt(2 / STEP_SIZES[0] - 1) / 2
-    spectra = [row["spectrum"] for row in (acting, runs["no corrector"])]
-    near = None not in spectra and abs(spectra[0] - spectra[1]) < 0.1 * spectra[1]
-    stands_still = near and acting["step"] < 0.01
+    stands_still = acting["step"] is not None and acting["step"] < 0.01
     verdict = (
         "Agrees that nothing is to be seen, for other reasons than the paper's."
         if stands_still

@@ -99,16 +99,17 @@ def text(runs: Mapping[str, Any], model: Trained, n: int) -> str:
     lines = [[T, *(shown(figures(runs, T, omega)) for omega in omegas)] for T in steps]
     head = ["T", *(o if o in (NONE, CONTROL) else f"ω = {o}" for o in omegas)]
     terms = [omega for omega in omegas if omega not in (NONE, CONTROL)]
-    helped = []
+    moved: dict[bool, list[str]] = {True: [], False: []}
     for T in steps:
         for omega in terms:
             if figures(runs, T, omega) and figures(runs, T, NONE):
                 change, error = gain(runs, T, omega)
-                helped += [f"T = {T}, ω = {omega}"] if change < -2 * error else []
+                if abs(change) > 2 * error:
+                    moved[change < 0].append(f"T = {T}, ω = {omega}")
+    lowered, raised = ("; ".join(moved[is_lower]) or "no T" for is_lower in (True, False))
+    said = "**Agrees that S1 is of no use.**" if not moved[True] else "**S1 lowers the error somewhere.**"
     verdict = (
-        "**Agrees: no S1 lowers the error** at any T by more than twice its standard error."
-        if not helped
-        else f"**S1 lowers the error** by more than twice the standard error at {'; '.join(helped)}."
+        f"{said} By more than twice its standard error it lowers the error at {lowered}, and raises it at {raised}."
     )
     return f"""## S1 over T (Figures 12, 13)
 
