@@ -19,6 +19,7 @@ from torch import Tensor
 
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
+from prescore.models.kl import KLAutoencoder
 from prescore.models.vae import VAE
 
 BATCH = 256  # pictures that go through the autoencoder at once
@@ -38,7 +39,7 @@ class LatentDenoiser(Denoiser):
         PrescoreError: as `Denoiser`, or the autoencoder's latents have another shape.
     """
 
-    autoencoder: VAE = field(kw_only=True)
+    autoencoder: VAE | KLAutoencoder = field(kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +69,7 @@ class LatentDenoiser(Denoiser):
 
 
 @torch.no_grad()
-def encode(autoencoder: VAE, images: Tensor) -> Tensor:
+def encode(autoencoder: VAE | KLAutoencoder, images: Tensor) -> Tensor:
     """The means of the posteriors of images, (N, *latent_shape), float32 or better.
 
     Args:
