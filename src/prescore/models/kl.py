@@ -5,7 +5,7 @@ Latents are scaled and shifted as its configuration says, so that they are what 
 Source: diffusers 0.42, https://github.com/huggingface/diffusers (Apache 2.0), `AutoencoderKL`.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ class KLAutoencoder(nn.Module):
     Raises:
         PrescoreError: the resolution cannot be halved so often, or diffusers is not installed.
     """
+
+    at_once: ClassVar[int] = 4  # pictures of a batch, where there are many
 
     def __init__(self, img_resolution: int, config: dict[str, Any]) -> None:
         super().__init__()

@@ -22,8 +22,6 @@ from prescore.errors import PrescoreError
 from prescore.models.kl import KLAutoencoder
 from prescore.models.vae import VAE
 
-BATCH = 256  # pictures that go through the autoencoder at once
-
 
 @dataclass(frozen=True, eq=False)
 class LatentDenoiser(Denoiser):
@@ -64,7 +62,7 @@ class LatentDenoiser(Denoiser):
     def decode(self, x: Tensor) -> Tensor:
         """Pictures in [0, 1], (N, *picture_shape), of latents (N, *event_shape)."""
         weight = next(self.autoencoder.parameters())
-        parts = [self.autoencoder.decode(part.to(weight)) for part in x.split(BATCH)]
+        parts = [self.autoencoder.decode(part.to(weight)) for part in x.split(self.autoencoder.at_once)]
         return torch.cat(parts).to(x.dtype)
 
 
@@ -82,5 +80,5 @@ def encode(autoencoder: VAE | KLAutoencoder, images: Tensor) -> Tensor:
         raise PrescoreError(f"images: {tuple(images.shape[1:])}; the autoencoder is for {autoencoder.event_shape}")
     weight = next(autoencoder.parameters())
     scale = 255 if images.dtype == torch.uint8 else 1
-    parts = [autoencoder.encode(part.to(weight) / scale).mean for part in images.split(BATCH)]
+    parts = [autoencoder.encode(part.to(weight) / scale).mean for part in images.split(autoencoder.at_once)]
     return torch.cat(parts).to(torch.promote_types(weight.dtype, torch.float32))
