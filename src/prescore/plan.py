@@ -401,12 +401,12 @@ def hiding_level(denoiser: Denoiser, statistics: Statistics | None = None) -> fl
 
     Args:
         denoiser: the model.
-        statistics: as it sees its data; without, all of their power is supposed to be in one coordinate, at half of
-            the largest value in the data range, and the coordinates to be `SMALL` at least, since a range may be a
-            guess.
+        statistics: as it sees its data; without, their root mean square is taken to be a quarter of the largest value
+            in the data range, a quarter of their power to be in one coordinate, and the coordinates to be `SMALL` at
+            least, since a range may be a guess.
     """
     if statistics is None:
-        return HIDING * max(prod(denoiser.event_shape), SMALL) ** 0.5 * max(map(abs, denoiser.data_range)) / 2
+        return HIDING * max(prod(denoiser.event_shape), SMALL) ** 0.5 * max(map(abs, denoiser.data_range)) / 8
     reference = reference_of(statistics)
     square = reference.variances + reference.transform(reference.mean[None].double())[0] ** 2
     return HIDING * square.max().sqrt().item()
