@@ -55,7 +55,7 @@ def distance(spread, decided):
 CASES = [*((name, True) for name in WITH_REFERENCE), *((name, known) for name in FEW_CALLS for known in (False, True))]
 
 
-# Too few calls for these on any range: their distance is many times that of others, and goes up and down as levels fall.
+# Too few calls for these on any range: their distance is many times that of others, up and down as the levels fall.
 UNSTEADY = {(0.15, "dpmpp-3m", 5), (0.6, "dpmpp-3m", 5), (0.6, "dpmpp-2m", 5)}
 
 
