@@ -100,10 +100,10 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
         state = {name: -value if _is_output(name) else value for name, value in state.items()}
     if meaning.levels is not None:
         state["precond.levels"] = meaning.levels
-    event_shape = _event_shape(arguments)
-    autoencoder = None
+    if is_dit and arguments["out_channels"] is None:
+        arguments["out_channels"] = arguments["in_channels"]
+    event_shape, autoencoder = _event_shape(arguments), None
     if is_dit:
-        arguments["out_channels"] = arguments["out_channels"] or arguments["in_channels"]
         autoencoder = _autoencoder(path / "vae", event_shape[-1])
         _, parts = _weights_files(path / "vae", weights)
         own = _modern_names(_read_weights(parts))
@@ -204,7 +204,6 @@ def _autoencoder(folder: Path, side: int) -> dict[str, Any]:
 
 def _event_shape(arguments: dict[str, Any]) -> tuple[int, int, int]:
     size, channels, outputs = (arguments[name] for name in ("sample_size", "in_channels", "out_channels"))
-    outputs = channels if outputs is None else outputs
     if size is None:
         raise PrescoreError(f"{CONFIG}: sample_size is null; set it to the side of the images")
     sides = size if isinstance(size, (list, tuple)) else [size, size]

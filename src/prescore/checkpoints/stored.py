@@ -375,7 +375,7 @@ def _check_sizes(description: ModelDescription) -> None:
         name: list(shape[1:]) == (list(value) if isinstance(value, (list, tuple)) else [value] * 2)
         for name, value in sides.items()
     }
-    right["out_channels"] = arguments.get("out_channels", shape[0]) >= shape[0]
+    right["out_channels"] = (arguments.get("out_channels", shape[0]) or 0) >= shape[0]
     for name, is_right in right.items():
         if not is_right:
             raise PrescoreError(f"{name} = {arguments[name]} does not fit samples of the shape {shape}")

@@ -5,6 +5,7 @@ Latents are scaled and shifted as its configuration says, so that they are what 
 Source: diffusers 0.42, https://github.com/huggingface/diffusers (Apache 2.0), `AutoencoderKL`.
 """
 
+import inspect
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +20,7 @@ class KLAutoencoder(nn.Module):
 
     Args:
         img_resolution: side R of the images.
-        config: keyword arguments of diffusers' `AutoencoderKL`.
+        config: keyword arguments of diffusers' `AutoencoderKL`; others, of its other versions, are left out.
 
     Raises:
         PrescoreError: the resolution cannot be halved so often, or diffusers is not installed.
@@ -33,7 +34,8 @@ class KLAutoencoder(nn.Module):
             from diffusers import AutoencoderKL
         except ImportError:
             raise PrescoreError("the autoencoder needs diffusers; pip install 'prescore[diffusers]'") from None
-        vae: Any = AutoencoderKL(**config)
+        known = inspect.signature(AutoencoderKL).parameters
+        vae: Any = AutoencoderKL(**{name: value for name, value in config.items() if name in known})
         self.vae, self.config = vae, vae.config
         for name in ("scaling_factor", "shift_factor"):
             if not isinstance(value := self.config[name], int | float | None) or isinstance(value, bool):
