@@ -474,13 +474,13 @@ def hiding_level(denoiser: Denoiser, statistics: Statistics | None = None) -> fl
 
     Args:
         denoiser: the model.
-        statistics: as it sees its data; without, all of their power is supposed to be in one coordinate, at half of
-            the largest value in the data range, or at 1 where none is known, and the coordinates to be `SMALL` at
-            least, since a range may be a guess.
+        statistics: as it sees its data; without, their root mean square is taken to be a quarter of the largest value
+            in the data range, or 1 where none is known, a quarter of their power to be in one coordinate, and the
+            coordinates to be `SMALL` at least, since a range may be a guess.
     """
     if statistics is None:
-        largest = max(map(abs, denoiser.data_range or (-2.0, 2.0)))
-        return HIDING * max(prod(denoiser.event_shape), SMALL) ** 0.5 * largest / 2
+        largest = max(map(abs, denoiser.data_range or (-4.0, 4.0)))
+        return HIDING * max(prod(denoiser.event_shape), SMALL) ** 0.5 * largest / 8
     reference = reference_of(statistics)
     square = reference.variances + reference.transform(reference.mean[None].double())[0] ** 2
     return HIDING * square.max().sqrt().item()

@@ -1,7 +1,9 @@
 """A pipeline as a denoiser: it draws what the pipeline draws with the same sampler, start and levels."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, EDMEulerScheduler, ScoreSdeVeScheduler, UNet2DModel
@@ -186,7 +188,7 @@ def test_unconditional_pipelines_are_read_as_their_folders_are(tmp_path, own):
     assert model.decode(x) is x
 
 
-@pytest.mark.parametrize("kind", BUILDERS)
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3"])
 def test_a_folder_of_a_pipeline_names_the_lines_that_open_it(pipes, tmp_path, kind, capsys):
     folder = tmp_path / "it's a pipe"
     pipes[kind].save_pretrained(folder)
@@ -200,6 +202,71 @@ def test_a_folder_of_a_pipeline_names_the_lines_that_open_it(pipes, tmp_path, ki
     exec(said.partition("in Python: ")[2], names)
     assert str(error.value) in said
     assert prescore.draw(names["model"], n=1, calls=6, progress=False).shape == (1, 3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def dit_folder(pipes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipelines") / "dit"
+    pipes["dit"].save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("guidance", [None, 3.0])
+def test_the_folder_of_a_dit_is_opened(pipes, dit_folder, guidance, tmp_path):
+    loaded, own = prescore.load(dit_folder, guidance=guidance), denoiser_of(pipes["dit"], guidance=guidance or 1.0)
+    assert (loaded.sigma_min, loaded.sigma_max) == (own.sigma_min, own.sigma_max)
+    assert (loaded.event_shape, loaded.picture_shape) == (own.event_shape, own.picture_shape)
+    assert (loaded.data_range, loaded.picture_range) == (own.data_range, own.picture_range)
+    assert loaded.network_calls == own.network_calls
+    x, sigma = noise([0, 1]) * 3, torch.tensor(3.0)
+    with torch.no_grad():
+        for labels in ([3, 3], [0, 999]):
+            condition = {"class_labels": torch.tensor(labels)}
+            torch.testing.assert_close(loaded(x, sigma, **condition), own(x, sigma, **condition), rtol=1e-4, atol=1e-5)
+        none = {"class_labels": torch.tensor([1000])}
+        torch.testing.assert_close(loaded(x, sigma), own(x, sigma, **none), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loaded.decode(x), own.decode(x))
+    pictures = own.decode(x)
+    torch.testing.assert_close(loaded.encode(pictures), own.encode(pictures), rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_line_draws_from_the_folder_of_a_dit(dit_folder, tmp_path, capsys):
+    out = tmp_path / "out.npz"
+    words = ["--class", "3,7", "--guidance", "2", "--n", "2", "--calls", "8", "--out", str(out), "--float"]
+    assert main(["sample", str(dit_folder), *words]) == 0
+    images = np.load(out)["images"]
+    assert images.shape[0] == 2
+    assert main(["convert", str(dit_folder), "--out", str(tmp_path / "dit.safetensors"), "--dtype", "float32"]) == 0
+    again = tmp_path / "again.npz"
+    words[words.index(str(out))] = str(again)
+    assert main(["sample", str(tmp_path / "dit.safetensors"), *words]) == 0
+    np.testing.assert_array_equal(np.load(again)["images"], images)
+    capsys.readouterr()
+    assert main(["info", str(dit_folder)]) == 0
+    assert "1000, or none" in capsys.readouterr().out
+    assert main(["sample", str(dit_folder), "--class", "1000", "--out", str(tmp_path / "no.png")]) == 2
+    assert "the model has the classes 0 to 999" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("vae/config.json", {"_class_name": "VQModel"}, "an AutoencoderKL is needed"),
+        ("vae/config.json", {"block_out_channels": [4, 8, 8]}, "cannot be built|is missing|has shape"),
+        ("vae/config.json", {"scaling_factor": "1"}, "scaling_factor: '1' is not a number"),
+        ("vae/config.json", {"latent_channels": 3}, "has shape"),
+        ("transformer/config.json", {"sample_size": 6}, "sample_size|cannot run|makes"),
+        ("transformer/config.json", {"num_layers": 10**9}, "num_layers|much larger|is missing"),
+        ("transformer/config.json", {"_class_name": "PixArtTransformer2DModel"}, "the network is a 'PixArt"),
+    ],
+)
+def test_a_damaged_folder_of_a_dit_is_refused(dit_folder, tmp_path, file, change, message):
+    folder = tmp_path / "dit"
+    shutil.copytree(dit_folder, folder)
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(PrescoreError, match=message):
+        prescore.load(folder)
 
 
 def test_a_folder_of_another_pipeline_names_the_scheduler(tmp_path):

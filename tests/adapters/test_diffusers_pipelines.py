@@ -11,6 +11,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     StableDiffusion3Img2ImgPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
@@ -20,7 +22,7 @@ from diffusers import (
 
 pytest.importorskip("transformers")
 
-from pipelines import SIDE, dit, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from pipelines import SIDE, autoencoder, dit, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
 
 from prescore.adapters.diffusers import PrescoreScheduler, scheduler
 from prescore.errors import PrescoreError
@@ -119,11 +121,41 @@ def test_dynamic_shifting_is_that_of_diffusers():
     pipe.set_progress_bar_config(disable=True)
     for how in ({}, {"mu": 0.3}):
         own = pipe.scheduler
-        expected = draw(pipe, num_inference_steps=5, **how)
+        expected = draw(pipe, sigmas=np.linspace(1, 1 / 5, 5).tolist(), **how)
         pipe.scheduler = scheduler(own, "ddim")
-        ours = draw(pipe, sigmas=np.linspace(1, own.sigma_min, 5).tolist(), **how)
+        ours = draw(pipe, num_inference_steps=5, **how)
         pipe.scheduler = own
         close(ours, expected)
+
+
+def test_flux_whose_pipeline_gives_its_own_levels(statistics):
+    torch.manual_seed(0)
+    network = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        axes_dims_rope=(2, 2, 4),
+    ).eval()
+    own = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    pipe = FluxPipeline(own, autoencoder(), None, None, None, None, network)
+    pipe.set_progress_bar_config(disable=True)
+    texts = {"prompt_embeds": torch.randn(1, 4, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
+    how = {**texts, "height": 16, "width": 16, "num_inference_steps": 5, "output_type": "latent"}
+
+    def run():
+        return pipe(generator=torch.Generator().manual_seed(0), **how).images
+
+    expected = run()
+    pipe.scheduler = scheduler(own, "ddim")
+    close(run(), expected)
+    pipe.scheduler = scheduler(own, "ddim", calls=3)
+    assert run().isfinite().all()
+    assert len(pipe.scheduler.timesteps) == 3
 
 
 def test_times_of_the_network_are_taken_as_they_are(pipes):

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from prescore.adapters.k_diffusion import sampler
+from prescore.adapters.k_diffusion import as_flow, sampler
 
 C = torch.tensor([0.04, 0.3, 1.0, 2.5], dtype=torch.float64).reshape(1, 1, 2, 2)
 # Of ours the name and options: published weights are k-diffusion's.
@@ -114,3 +114,20 @@ def test_a_linear_multistep_method(theirs):
     f = sampler("deis-rhoab", degree=2, warmup="lower")
     found = f(model, start(sigmas[0]), torch.tensor(sigmas), {"gain": 0.05}, disable=True)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("times", [[1.0, 0.8, 0.5, 0.2, 0.0], [0.9, 0.6, 0.3], [1.0, 0.0]])
+def test_euler_in_the_time_of_a_flow(theirs, times):
+    """k-diffusion's own, called in x_t at sigmas t, as ComfyUI calls it."""
+
+    def flow(x, t, gain=0.0):
+        level = t.reshape(-1, 1, 1, 1)
+        return (1 - level) * C / ((1 - level) ** 2 * C + level**2) * x + gain * torch.tanh(x)
+
+    t, x, told, expected = torch.tensor(times, dtype=torch.float64), start(1.0), [], []
+    end = theirs.sample_euler(flow, x, t, {"gain": 0.05}, expected.append, True)
+    found = as_flow(sampler("edm-euler"))(flow, x, t, {"gain": 0.05}, told.append, True)
+    torch.testing.assert_close(found, end, rtol=1e-6, atol=1e-6)
+    for one, other in zip(told, expected, strict=True):
+        for key in ("x", "i", "sigma", "denoised"):
+            torch.testing.assert_close(torch.as_tensor(one[key]).double(), torch.as_tensor(other[key]).double())

@@ -78,7 +78,9 @@ class SamplerNode(io.ComfyNode):
                 raise PrescoreError("latent: it is nested, of several tensors, which prescore's samplers do not know")
             solve = sampler(sampler_name, known)
             solve = as_flow(solve) if _is_flow(model.inner_model.inner_model.model_sampling) else solve
-            return solve(model, x, sigmas, extra_args, callback, disable, seed=(extra_args or {}).get("seed", 0))
+            return solve(
+                model, x, sigmas, extra_args, callback, disable, seed=(extra_args or {}).get("seed", 0) % 2**63
+            )
 
         return io.NodeOutput(comfy.samplers.KSAMPLER(sample))
 

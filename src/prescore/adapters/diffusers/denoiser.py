@@ -36,6 +36,7 @@ from prescore.denoiser import (
     guided,
 )
 from prescore.errors import PrescoreError
+from prescore.models.kl import scale_and_shift
 from prescore.statistics import Statistics, load_statistics
 
 LATENT_RANGE = (-4.0, 4.0)  # four deviations of latents that are scaled to one
@@ -98,7 +99,7 @@ class PipelineDenoiser(Denoiser):
         vae = self.autoencoder
         if vae is None:
             return x
-        scale, shift = _scale_and_shift(vae.config, x)
+        scale, shift = scale_and_shift(vae.config, x)
         overflows = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
         if overflows:
             vae.float()
@@ -118,7 +119,7 @@ class PipelineDenoiser(Denoiser):
             return pictures
         parts = [vae.encode((part * 2 - 1).to(vae.device, vae.dtype)) for part in pictures.split(DECODED)]
         z = torch.cat([part.latent_dist.mode() if hasattr(part, "latent_dist") else part.latents for part in parts])
-        scale, shift = _scale_and_shift(vae.config, z := z.float())
+        scale, shift = scale_and_shift(vae.config, z := z.float())
         return (z - shift) / scale
 
 
@@ -345,15 +346,6 @@ def _sizes(network: Any, vae: Any, height: int | None, width: int | None) -> tup
                 f"{name}: {side} is not a multiple of {scale}, by which the autoencoder shrinks pictures"
             )
     return (sides[0] // scale, sides[1] // scale), (sides[0], sides[1])
-
-
-def _scale_and_shift(config: Any, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """What latents are multiplied by, and what is then added, for the autoencoder."""
-    scale, mean, deviation = (config.get(name) for name in ("scaling_factor", "latents_mean", "latents_std"))
-    if mean is not None and deviation is not None:
-        mean, deviation = (like.new_tensor(values).reshape(1, -1, 1, 1) for values in (mean, deviation))
-        return deviation / (scale or 1.0), mean
-    return 1 / (scale or 1.0), config.get("shift_factor") or 0.0
 
 
 def _part(pipe: Any, *names: str) -> Any:

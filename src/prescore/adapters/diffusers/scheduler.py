@@ -174,7 +174,10 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
         mu: float | None = None,
     ) -> None:
         """Decide the levels: so many steps, or the given times of the network, or noise levels (of flow models t before
-        its shift, as diffusers has it), and 0 at the end; mu is what a flow with dynamic shifting is shifted by."""
+        its shift, as diffusers has it), and 0 at the end; mu is what a flow with dynamic shifting is shifted by.
+
+        So many steps are the sampler's usual ones; of flow models without statistics t from 1 to 1 / n, then shifted.
+        """
         config, known, is_flow = self.config, self.statistics, self._is_flow
         schedule, scale = self._schedule_of(mu)
         low, high = self.meaning.sigma_min, self.meaning.sigma_max
@@ -193,7 +196,7 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
         elif steps is None:
             raise PrescoreError("num_inference_steps: give it, timesteps, or sigmas")
         elif is_flow and known is None:
-            levels = schedule.sigma(torch.linspace(1, 1 / scale, steps, dtype=torch.float64))
+            levels = schedule.sigma(torch.linspace(1, 1 / steps, steps, dtype=torch.float64))
         else:
             usual: dict[str, Any] = {} if known is not None else {"sigma_max": high}
             method = plan(model, sampler=name, calls=steps, **usual, **planned)
