@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import prescore
+from prescore.checkpoints.python import open_python
 from prescore.cli.info import describe_extras, describe_statistics
 from prescore.cli.plots import _map
 from prescore.statistics import ModelStatistics
@@ -222,3 +223,25 @@ def test_what_a_file_calls_its_model_is_spelled(cli: Callable[..., Any], statist
     out = cli("info", tmp_path / "s").out
     assert "score of \\x1b[31mred on" in out
     assert "\x1b" not in out
+
+
+def test_pictures_of_a_model_without_a_range_are_scaled_by_what_was_found(
+    cli: Callable[..., Any], refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from prescore import Denoiser\n\ndef make():\n"
+    code += "    return Denoiser(lambda x, sigma: 7 + (x - 7) * 4 / (4 + sigma**2), (1, 4, 4), 0.01, 90.0)\n"
+    (tmp_path / "own_pictures_of_a_test.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    name = "own_pictures_of_a_test:make"
+    words = ("sample", name, "--sampler", "p-ode-2m", "--steps", 5, "--n", 4)
+    assert cli("calibrate", "--from-model", name, "--n", 32, "--trajectories", 0, "--out", "s.safetensors").code == 0
+    assert cli(*words, "--statistics", "s.safetensors", "--out", "x.png").code == 0
+    moments = prescore.load_statistics("s.safetensors").moments
+    x = prescore.draw(open_python(name), n=4, sampler="p-ode-2m", steps=5, statistics="s.safetensors", progress=False)
+    sheet = np.asarray(Image.open("x.png"))
+    unit = ((x[0, 0] - moments.minimum) / (moments.maximum - moments.minimum)).clamp(0, 1)
+    assert np.abs(sheet[:4, :4] / 255 - unit.numpy()).max() < 0.003
+    assert "knows no range of values" in refused("sample", name, "--sampler", "ddim", "--steps", 5, "--out", "y.png")
+    assert cli("sample", name, "--sampler", "ddim", "--steps", 5, "--n", 2, "--out", "y.npz").code == 0
+    with np.load("y.npz") as stored:
+        assert (stored["images"].dtype, stored["images"].shape) == (np.float32, (2, 4, 4, 1))
