@@ -1,6 +1,7 @@
 """Data and a model of them, measured in one call."""
 
 import re
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from prescore import (
     score_statistics,
 )
 from prescore.calibration import calls_to_calibrate
+from prescore.data import DataWarning
 from prescore.denoiser import Denoiser
 from prescore.errors import ModelWarning, PrescoreError
 from prescore.gaussian import Gaussian, gaussian
@@ -308,3 +310,23 @@ def test_numbers_of_calls_are_checked_before_anything_is_measured(calls):
 
 def test_statistics_show_what_they_are():
     assert repr(calibrate(torch.rand(9, 1, 4, 4))) == "Statistics(9 samples of shape (1, 4, 4) in (0.0, 1.0))"
+
+
+def test_two_axes_are_vectors_and_few_of_them_are_said():
+    """One channel of a picture looks the same."""
+    with pytest.warns(DataWarning, match=r"\(20, 64\) is taken for 20 vectors of 64 numbers"):
+        calibrate(torch.rand(20, 64, generator=torch.Generator().manual_seed(0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert calibrate(torch.rand(65, 64, generator=torch.Generator().manual_seed(0))).event_shape == (64,)
+
+
+def test_a_model_without_a_range_takes_data_of_any():
+    variance = torch.tensor([1.0, 100.0, 0.01])
+    data = 500 + torch.randn(60, 3, generator=torch.Generator().manual_seed(0)) * variance.sqrt()
+    model = Denoiser(lambda x, sigma: 500 + (x - 500) * variance / (variance + sigma**2), (3,), 0.01, 100.0)
+    statistics = calibrate(data, model=model, trajectories=0, levels=3)
+    assert statistics.data_range is None
+    torch.testing.assert_close(statistics.moments.mean, data.double().mean(0))
+    x = draw(model, n=500, sampler="p-ode-2m", calls=6, statistics=statistics, progress=False)
+    torch.testing.assert_close(x.std(0).float(), variance.sqrt(), rtol=0.15, atol=0)

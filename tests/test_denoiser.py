@@ -2,6 +2,7 @@ import math
 import re
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 import torch
 from support import reference
@@ -32,6 +33,7 @@ from prescore.denoiser import (
     velocity_from_denoised,
 )
 from prescore.errors import PrescoreError, SamplingError
+from prescore.plan import draw
 from prescore.schedule import EDM, VP, Cosine, RectifiedFlow, Tabulated
 from prescore.schedule.flow import FAR
 
@@ -582,3 +584,27 @@ def test_guidance_keeps_the_noise_range_of_the_schedule():
         guided(function, "2")
     with pytest.raises(PrescoreError, match="time_scale: '1' given; a number is needed"):
         from_noise_prediction(lambda x, t: x, Tabulated.linear(), time_scale="1")
+
+
+def test_a_wrong_shape_is_one_line():
+    network = torch.nn.Conv2d(3, 3, 3, padding=1)
+    model = Denoiser(lambda x, sigma: network(x), (1, 8, 8), 0.02, 80.0)
+    with pytest.raises(SamplingError, match=r"event_shape: the model does not take samples of shape \(1, 8") as error:
+        draw(model, n=2, sampler="ddim", calls=3, progress=False)
+    assert "to have 3 channels" in str(error.value)
+
+
+def test_statistics_are_statistics_or_a_path():
+    with pytest.raises(PrescoreError, match=r"statistics: int given; prescore\.Statistics or the path"):
+        Denoiser(lambda x, sigma: x, (1, 8, 8), 0.02, 80.0, statistics=5)
+
+
+@pytest.mark.parametrize("rows", [[2.0], np.full(4, 2.0), torch.full((1,), 2.0), [2.0] * 4])
+def test_conditions_may_be_lists_and_arrays_and_one_row_for_all(rows):
+    model = Denoiser(lambda x, sigma, shift: 0 * x + shift.reshape(-1, 1), (3,), 0.02, 80.0)
+    x = draw(model, n=4, sampler="ddim", calls=3, condition={"shift": rows}, progress=False)
+    assert torch.equal(x, torch.full((4, 3), 2.0, dtype=torch.float64))
+    with pytest.raises(PrescoreError, match="condition 'shift' has 3 rows for 4 samples"):
+        draw(model, n=4, sampler="ddim", calls=3, condition={"shift": [1.0, 2.0, 3.0]}, progress=False)
+    with pytest.raises(PrescoreError, match="condition 'shift': a tensor with a row for each sample, or one for all"):
+        draw(model, n=4, sampler="ddim", calls=3, condition={"shift": ["a"]}, progress=False)

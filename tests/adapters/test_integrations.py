@@ -12,10 +12,24 @@ BLOCKS = re.findall(r"## ([^\n]+)\n(?:(?!## ).)*?```python\n(.+?)```", PAGE.read
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
 def test_the_lines_run(title, code):
     names: dict = {}
-    exec(compile(code, title, "exec"), names)
+    try:
+        exec(compile(code, title, "exec"), names)
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{error.name} is not installed")
     assert names["x"].isfinite().all()
 
 
 def test_every_door_is_on_the_page():
-    doors = ["diffusers", "A pipeline as a denoiser", "k-diffusion", "Flow matching"]
-    assert [title for title, _ in BLOCKS] == doors
+    assert [title for title, _ in BLOCKS] == [
+        "diffusers",
+        "A pipeline as a denoiser",
+        "k-diffusion",
+        "Flow matching",
+        "sbi",
+        "azula",
+        "denoising_diffusion_pytorch",
+        "torchcfm",
+        "ONNX Runtime",
+        "JAX",
+        "Your own code, from the command line",
+    ]

@@ -142,7 +142,7 @@ def test_densities(composed):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: denoiser_of(object()), "posterior: a object without a score given"),
+        (lambda: denoiser_of(object()), "posterior: a object without the score of an NPSE given"),
         (
             lambda: denoiser_of(Posterior(), torch.zeros(2, D)),
             r"x: shape \(2, 4\) given; one observation of shape \(4,\)",

@@ -1,5 +1,6 @@
 """`prescore info` shows what a file holds, and says in one line what it cannot read."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import prescore
+from prescore.checkpoints.python import open_python
 from prescore.cli.info import describe_extras, describe_statistics
 from prescore.cli.plots import _map
 from prescore.statistics import ModelStatistics
@@ -37,13 +39,75 @@ def test_statistics(cli: Callable[..., Any], statistics: Path) -> None:
     assert any(line.split()[:2] == ["2", f"{weight:.4g}"] for line in out.splitlines())
 
 
-@pytest.mark.parametrize("shape", [(1,), (2,), (3,), (1, 1, 1), (3, 1, 1), (1, 1, 2), (1, 2, 1)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 3), (1, 1, 1), (3, 1, 1), (1, 1, 2), (1, 2, 1)])
 def test_events_of_few_numbers_have_few_frequencies(shape: tuple[int, ...]) -> None:
     """Each named once."""
     data = torch.rand(9, *shape, generator=torch.Generator().manual_seed(0))
     table = describe_statistics(prescore.calibrate(data)).split("\n\n")[1]
     names = [line.split()[0] for line in table.splitlines()[1:]]
-    assert names == ["mean", "low", "mid", "high"][: 1 + max(shape[1:] or shape) // 2]
+    assert names == ["mean", "low", "mid", "high"][: 1 + max(shape[1:]) // 2]
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_vectors_are_shown_number_by_number(cli: Callable[..., Any], tmp_path: Path, count: int) -> None:
+    """Spectra say nothing about them; of many those of the largest and smallest deviation."""
+    scales = torch.logspace(-3, 3, count) if count > 1 else torch.ones(1)
+    data = scales * torch.randn(200, count, generator=torch.Generator().manual_seed(0))
+    prescore.save_statistics(prescore.calibrate(data), tmp_path / "s.safetensors")
+    code, out, err = cli("info", tmp_path / "s.safetensors")
+    assert (code, err) == (0, "")
+    assert value(out, "data range") == "not known"
+    assert "frequency" not in out
+    lines = out.partition("deviation\n")[2].partition("\n\n")[0].splitlines()
+    shown = [int(line.split()[0]) for line in lines]
+    assert shown == (list(range(count)) if count < 20 else [*range(10), *range(40, 50)])
+    deviation = (data.double().var(0, correction=0)).sqrt()
+    assert lines[-1].split()[2] == f"{deviation[-1].item():.4g}"
+
+
+CODE = """
+from prescore import Denoiser
+
+def make():
+    return Denoiser(lambda x, sigma: x / (1 + sigma**2), (2, 8), 0.01, 30.0, name="mine")
+
+def wrong():
+    return 5
+
+def fails():
+    raise RuntimeError("no network\\nhere")
+"""
+
+
+def test_python_code_of_the_user(
+    cli: Callable[..., Any], refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_code_of_a_test.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    name = "own_code_of_a_test:make"
+    code, out, err = cli("info", name)
+    assert (code, err) == (0, "")
+    assert "Python code of your own" in value(out, "model")
+    assert value(out, "event shape") == "2 x 8"
+    assert value(out, "data range") == "not known"
+    path = list(sys.path)
+    assert cli("sample", name, "--sampler", "ddim", "--steps", 3, "--n", 4, "--out", "x.npz").code == 0
+    assert cli("calibrate", "x.npz", "--model", name, "--trajectories", 0, "--out", "s.safetensors").code == 0
+    assert cli("calibrate", "--from-model", name, "--n", 8, "--trajectories", 0, "--out", "t.safetensors").code == 0
+    assert cli("evaluate", "x.npz", "--reference", "x.npz", "--features", "pixels").code == 0
+    assert sys.path == path
+    with np.load("x.npz") as stored:
+        assert (stored["samples"].shape, str(stored["layout"])) == ((4, 2, 8), "NCL")
+    assert "returned a int; a prescore.Denoiser is needed" in refused("info", "own_code_of_a_test:wrong")
+    assert "cannot be had (RuntimeError: no network here)" in refused("info", "own_code_of_a_test:fails")
+    assert "cannot be had (AttributeError" in refused("info", "own_code_of_a_test:nothing")
+    assert "No module named 'nowhere_at_all'" in refused("info", "nowhere_at_all:make")
+    assert "--dtype: own_code" in refused("sample", name, "--dtype", "float16", "--out", "y.npz")
+    assert "--class: the model is Python code" in refused("sample", name, "--class", "1", "--out", "y.npz")
+    assert "not grey or RGB pictures" in refused("sample", name, "--out", "y.png")
+    Path(name).write_text("a file goes before")
+    assert "starts with" in refused("info", name)
+    assert "no such" in refused("info", "a path:with a colon").lower()
 
 
 def test_a_model_without_a_name_is_called_so() -> None:
@@ -159,3 +223,25 @@ def test_what_a_file_calls_its_model_is_spelled(cli: Callable[..., Any], statist
     out = cli("info", tmp_path / "s").out
     assert "score of \\x1b[31mred on" in out
     assert "\x1b" not in out
+
+
+def test_pictures_of_a_model_without_a_range_are_scaled_by_what_was_found(
+    cli: Callable[..., Any], refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from prescore import Denoiser\n\ndef make():\n"
+    code += "    return Denoiser(lambda x, sigma: 7 + (x - 7) * 4 / (4 + sigma**2), (1, 4, 4), 0.01, 90.0)\n"
+    (tmp_path / "own_pictures_of_a_test.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    name = "own_pictures_of_a_test:make"
+    words = ("sample", name, "--sampler", "p-ode-2m", "--steps", 5, "--n", 4)
+    assert cli("calibrate", "--from-model", name, "--n", 32, "--trajectories", 0, "--out", "s.safetensors").code == 0
+    assert cli(*words, "--statistics", "s.safetensors", "--out", "x.png").code == 0
+    moments = prescore.load_statistics("s.safetensors").moments
+    x = prescore.draw(open_python(name), n=4, sampler="p-ode-2m", steps=5, statistics="s.safetensors", progress=False)
+    sheet = np.asarray(Image.open("x.png"))
+    unit = ((x[0, 0] - moments.minimum) / (moments.maximum - moments.minimum)).clamp(0, 1)
+    assert np.abs(sheet[:4, :4] / 255 - unit.numpy()).max() < 0.003
+    assert "knows no range of values" in refused("sample", name, "--sampler", "ddim", "--steps", 5, "--out", "y.png")
+    assert cli("sample", name, "--sampler", "ddim", "--steps", 5, "--n", 2, "--out", "y.npz").code == 0
+    with np.load("y.npz") as stored:
+        assert (stored["images"].dtype, stored["images"].shape) == (np.float32, (2, 4, 4, 1))

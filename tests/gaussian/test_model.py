@@ -168,3 +168,13 @@ def test_of_data_that_are_constant_a_share_is_a_number(residual):
 
 def test_without_a_network_nothing_is_left_out(gaussian):
     assert gaussian.error_share is None
+
+
+def test_channels_of_unlike_scale_are_scaled_apart():
+    """One variance for each cosine and channel: the network's part is the same in both, whatever the units."""
+    scale = torch.tensor([1.0, 300.0])[:, None, None, None].double()
+    field = Gaussian.power_law((2, 4, 5, 6), mean=0.0, rms=1.0).sample(300, torch.Generator().manual_seed(0))
+    reference = cosine_gaussian(calibrate(scale * field))
+    assert reference.variances.shape == (2, 4, 5, 6)
+    plain = cosine_gaussian(calibrate(field))
+    torch.testing.assert_close(reference.variances, scale**2 * plain.variances, rtol=1e-9, atol=1e-12)

@@ -101,12 +101,12 @@ def denoiser_of(posterior: Any, x: Any = None) -> PosteriorDenoiser:
         PrescoreError: the posterior has no score, or the observation is none or more than one.
     """
     estimator = getattr(posterior, "vector_field_estimator", None)
-    needed = ("score", "mean_t_fn", "std_fn", "t_min", "t_max", "input_shape", "condition_shape")
+    needed = ("score", "mean_t_fn", "std_fn", "mean_0", "std_0", "t_min", "t_max", "input_shape", "condition_shape")
     missing = [name for name in needed if not hasattr(estimator, name)]
     if missing or not getattr(estimator, "SCORE_DEFINED", True):
         raise PrescoreError(
-            f"posterior: a {type(posterior).__name__} without a score given; one from NPSE(...).build_posterior() is "
-            "needed"
+            f"posterior: a {type(posterior).__name__} without the score of an NPSE given; one from "
+            "NPSE(...).build_posterior() is needed (not of flow matching, nor an ensemble)"
         )
     assert estimator is not None
     if callable(stop := getattr(estimator, "eval", None)):
