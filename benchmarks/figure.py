@@ -1,4 +1,4 @@
-"""The first picture of the README: prescore beside DPM-Solver++(2M) and UniPC on two shipped models, from the same noise.
+"""The README's first picture: prescore beside DPM-Solver++(2M) and UniPC on two shipped models, from the same noise.
 
     python benchmarks/figure.py            # docs/figures/peers.png, and the numbers in it
 
