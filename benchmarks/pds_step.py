@@ -345,7 +345,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--no-network", action="store_true", help="do not time the SongUNet")
     parser.add_argument("--json", type=Path, default=HERE / "results" / "pds_step.json")
-    parser.add_argument("--readme", action="store_true", help="put the table into benchmarks/README.md")
+    parser.add_argument("--readme", action="store_true", help="put the table into docs/benchmarks.md")
     parser.add_argument("--network-call", type=int, nargs=2, metavar=("SIZE", "BATCH"), help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -374,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(text)
     options.json.write_text(json.dumps(content, indent=1) + "\n")
     if options.readme:
-        write_readme(HERE / "README.md", text.strip())
+        write_readme(HERE.parent / "docs" / "benchmarks.md", text.strip())
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from alpha_relation import SHIPPED, shown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, command, output_folder, publish, table
-from subjects import Subject, floor_text, kept, network, patches, rows
+from subjects import Subject, add_network_options, floor_text, kept, network, patches, rows
 
 import prescore
 from prescore.errors import SamplingError
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The automatic alpha beside the best alpha of a search")
     where = Path("data/natural.npz")
     parser.add_argument("--data", type=Path, nargs="+", action="extend", help=f"images of the mixtures [{where}]")
-    parser.add_argument("--model", default="mnist-ve", help="network")
+    add_network_options(parser, default="mnist-ve")
     parser.add_argument("--images", type=Path, help="its data; without them there is no network")
     parser.add_argument("--features", default="mnist-classifier", help="of the network's distance")
     parser.add_argument("--n", type=int, default=5000, help="samples of a mixture")
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for data in options.data or [where]
     }
     if options.images is not None:
-        own = network(options.model, options.images, options.features, options.n_network)
+        own = network(options.model, options.images, options.features, options.n_network, options.config)
         subjects[options.model] = own, options.network_steps
     panels = []
     for label, (subject, steps) in subjects.items():

@@ -17,7 +17,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, command, output_folder, publish, table
-from trained import Trained, add_model_options, alpha_of
+from subjects import described
+from trained import SHIPPED, Trained, add_models_options, alpha_of, steps_of
 
 from prescore.errors import SamplingError
 from prescore.metrics import Conditioning, coordinate_range, coordinate_variation
@@ -81,7 +82,7 @@ def draw(results: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-def text(results: dict[str, dict[str, Any]], T: int, n: int) -> str:
+def text(results: dict[str, dict[str, Any]], models: Sequence[str], T: int, n: int) -> str:
     """The section of docs/results.md."""
     rows = [
         [model, name, *(run[key] for key in ("V_coo", "R_coo", "V_coo_end", "R_coo_end"))]
@@ -89,14 +90,18 @@ def text(results: dict[str, dict[str, Any]], T: int, n: int) -> str:
         for name, run in runs.items()
     ]
     head = ["model", "sampler", "V_coo", "R_coo", "V_coo at the end", "R_coo at the end"]
-    both = [m for m, runs in results.items() if all(runs["PDS"][k] < runs["plain"][k] for k in ("V_coo", "R_coo"))]
-    changes = [runs["PDS"][k] / runs["plain"][k] - 1 for runs in results.values() for k in ("V_coo", "R_coo")]
-    alphas = {model: runs["PDS"]["alpha"] for model, runs in results.items()}
+    names = "the shipped models" if tuple(models) == SHIPPED else described(models)
+    names = f"{'is' if len(models) == 1 else 'are'} {names}"
+    complete = {model: runs for model, runs in results.items() if {"plain", "PDS"} <= runs.keys()}
+    both = [m for m, runs in complete.items() if all(runs["PDS"][k] < runs["plain"][k] for k in ("V_coo", "R_coo"))]
+    changes = [runs["PDS"][k] / runs["plain"][k] - 1 for runs in complete.values() for k in ("V_coo", "R_coo")]
+    moved = f", changes of {min(changes):+.1%} to {max(changes):+.1%}" if changes else "; the others' runs overflow"
+    alphas = {model: runs["PDS"]["alpha"] for model, runs in complete.items()}
     strengths = ", ".join(f"{model} {alpha:.3g}" if alpha else f"{model} none" for model, alpha in alphas.items())
     return f"""## Conditioning along the trajectory (Figure 10)
 
 The paper averages the variation V_coo and the range R_coo of the coordinates over samples and iterations, T = 100,
-for CIFAR-10, ImageNet and CelebA, and reports that PDS lowers both. Here are the shipped models, T = {T} ({2 * T}
+for CIFAR-10, ImageNet and CelebA, and reports that PDS lowers both. Here {names}, T = {T} ({2 * T}
 network calls, the solvers as many), {n} samples, alpha {strengths}:
 
 {table(head, rows)}
@@ -104,7 +109,7 @@ network calls, the solvers as many), {n} samples, alpha {strengths}:
 ![V_coo and R_coo along the trajectory](figures/conditioning.png)
 
 **{"Agrees in sign" if len(both) == len(results) else "Does not agree" if not both else "Agrees in part"}:** PDS
-lowers both averages for {len(both)} of {len(results)} models, changes of {min(changes):+.1%} to {max(changes):+.1%}.
+lowers both averages for {len(both)} of {len(results)} models{moved}.
 The averages are mostly noise, at the level σ V_coo is at least (d-1)σ², and cannot fall by much. At the end, where it
 is small, a state of smaller V_coo is no better conditioned but has less contrast: {n} samples are too few to say
 whether less than the data's.
@@ -113,23 +118,25 @@ whether less than the data's.
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="V_coo and R_coo along the trajectory (PDS, Figure 10)")
-    add_model_options(parser)
-    parser.add_argument("--steps", type=int, default=STEPS, help="T")
+    add_models_options(parser)
+    parser.add_argument("--steps", type=int, help=f"T [{STEPS}, or the preset's]")
     parser.add_argument("--n", type=int, default=16, help="samples")
     add_options(parser)
     options = parser.parse_args(arguments)
     if options.quick:
         options.models, options.steps, options.n = options.models[:1], 4, 2
-    kept = Runs.open(options, "conditioning", {"T": options.steps, "n": options.n})
+    options.steps = steps_of(options, STEPS)
+    settings = {"T": options.steps, "n": options.n} | ({"preset": options.preset} if options.preset else {})
+    kept = Runs.open(options, "conditioning", settings)
     results: dict[str, dict[str, Any]] = {}
     for name in options.models:
-        model = Trained.open(name, options.statistics)
+        model = Trained.open(name, options.statistics, options.config, options.preset)
         runs = {
             label: kept.get(f"{model.name}, {label}", partial(measure, model, sampler, options.n))
             for label, sampler in model.contenders(options.steps).items()
         }
         results[model.name] = {label: run for label, run in runs.items() if run is not None}
-    section = text(results, options.steps, options.n)
+    section = text(results, options.models, options.steps, options.n)
     publish(output_folder(options), "conditioning", draw(results), kept.numbers, section)
 
 

@@ -35,7 +35,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from publish import Runs, add_options, cell, command, output_folder, publish, table
-from subjects import Subject, kept, network, patches, rows
+from subjects import Subject, add_network_options, kept, network, patches, rows
 from torch import Tensor
 from trained import alpha_of
 
@@ -325,7 +325,7 @@ def cases(options: argparse.Namespace, subject: Subject) -> list[readings.Case]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Frechet distance against T (PDS, Tables 2 to 5 and 7)")
     parser.add_argument("--data", type=Path, default=Path("data/natural.npz"), help="photographs of the mixture")
-    parser.add_argument("--model", default="mnist-ve", help="network of the second subject")
+    add_network_options(parser, default="mnist-ve")
     parser.add_argument("--images", type=Path, help="its data; without them there is no second subject")
     parser.add_argument("--features", default="mnist-classifier", help="of the network's distance")
     parser.add_argument("--n", type=int, default=1000, help="samples of the mixture")
@@ -344,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = Runs.open(options, "distance_tables", settings)
     subjects = {"exact mixture": (patches(options.data, options.n, options.quick), options.steps)}
     if options.images is not None:
-        own = network(options.model, options.images, options.features, options.n_network)
+        own = network(options.model, options.images, options.features, options.n_network, options.config)
         subjects[options.model] = (with_inception_score(own, options.features), options.network_steps)
     results = []
     for label, (subject, steps) in subjects.items():

@@ -26,7 +26,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, cell, command, output_folder, publish, table
-from subjects import Subject, floor_text, kept, network, patches, rows, values
+from subjects import Subject, add_network_options, floor_text, kept, network, patches, rows, values
 from torch import Tensor
 
 NAME = "edm_stochasticity"
@@ -206,7 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_options(parser)
     parser.add_argument("--data", type=Path, default=Path("data/natural.npz"), help="photographs of the exact denoiser")
     parser.add_argument("--images", type=Path, help="images of the networks' data; none runs no network")
-    parser.add_argument("--model", action="append", help="network, by name or file; may be repeated [mnist-ve]")
+    add_network_options(
+        parser, action="append", help="network, may be repeated: a shipped one or any checkpoint [mnist-ve]"
+    )
     parser.add_argument("--features", default="mnist-classifier", help="of the networks' distance")
     parser.add_argument("--n", type=int, default=1000, help="samples of a run")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="N; a network is run with the first")
@@ -220,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for label, subject in {"exact": exact, "faulty": faulty(exact)}.items():
         sweep(runs, label, subject, steps)
     for model in (options.model or ["mnist-ve"]) if options.images else []:
-        sweep(runs, model, network(model, options.images, options.features, network_n), network_steps)
+        sweep(runs, model, network(model, options.images, options.features, network_n, options.config), network_steps)
     text = section(runs.runs, runs.settings)
     publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
     print(text)

@@ -41,6 +41,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, command, output_folder, publish, table
+from subjects import add_network_options, load_network
 from torch import Tensor
 
 import prescore
@@ -239,11 +240,17 @@ def section(setting: Setting, runs: Sequence[Mapping[str, Any]], ours: Mapping[s
     both = [s for s in settings if {(*s, "plain"), (*s, "PDS")} <= found.keys()]
     wins = [s for s in both if _is_less(found[*s, "PDS"], found[*s, "plain"])]
     multiplied = [s for s in both if _is_less(found.get((*s, "PDS, multiplied")), found[*s, "plain"])]
-    listed = " and ".join(f"T = {LEVELS * steps}, h = {h:g}" for steps, h in multiplied) or "no row"
+    listed = " and ".join(f"T = {LEVELS * steps}, h = {h:g}" for steps, h in multiplied)
     verdict = "Agrees" if len(wins) == len(both) else "Does not agree" if not wins else "Partly agrees"
     longer = [(steps, round(LAM**2 * h, 4)) for steps, h in multiplied]
     plain = [f"{found[*s, 'plain']:.3g} at h = {s[1]:g}" for s in longer if found.get((*s, "plain"))]
     as_long = f", and plain steps as long as its longest have {' and '.join(plain)}" if plain else ""
+    ahead = (
+        f"it is ahead in {listed}, as in the figure: it lengthens the steps of the frequencies that carry the "
+        f"digits{as_long}. Beyond"
+        if multiplied
+        else "it is ahead in none. It lengthens the steps of the frequencies that carry the digits, and beyond"
+    )
     return f"""## NCSN on MNIST (Figure 6)
 
 The paper draws digits from NCSN in T = 20 steps, plain and with the mask (r, lam) = (0.2 H, 1.6): the plain ones are
@@ -259,8 +266,7 @@ by the nearest one.
 
 **{verdict} as printed.** With the low frequencies divided by 1.6, PDS is ahead of plain in {len(wins)} of {len(both)}
 rows: no entry of its M exceeds 1, so that it only shortens steps, and with few steps it is distance that is missing.
-**Multiplied instead of divided** it is ahead in {listed}, as in the figure: it lengthens the steps of the frequencies
-that carry the digits{as_long}. Beyond h = 0.78 (1.6² h > 2) its own steps are unstable.
+**Multiplied instead of divided** {ahead} h = 0.78 (1.6² h > 2) its own steps are unstable.
 """
 
 
@@ -288,7 +294,7 @@ def prepare(options: argparse.Namespace) -> Setting:
     device, n = open_device(options.device), options.n
     if options.model != EXACT:
         check_choice("--dtype", options.dtype, DTYPES)
-        network = prescore.load(options.model, device=device, dtype=DTYPES[options.dtype])
+        network = load_network(options.model, options.config, device=device, dtype=DTYPES[options.dtype])
         return Setting(network, load(options.data, network.event_shape[-1]), n, options.batch_size)
     digits = load(options.data, 28)
     oracle = EmpiricalOracle(digits[:-n][:EXACT_DIGITS].double().to(device) / 255)
@@ -298,7 +304,7 @@ def prepare(options: argparse.Namespace) -> Setting:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="NCSN on MNIST with few Langevin steps, plain and preconditioned")
-    parser.add_argument("--model", default="mnist-ncsn", help="a shipped model, a file, or exact")
+    add_network_options(parser, default="mnist-ncsn", help="a shipped model, any checkpoint, or exact")
     parser.add_argument("--data", type=Path, default=Path("data/mnist.npz"), help="the digits, as the array train")
     parser.add_argument("--n", type=int, default=5000, help="samples of each run, and true ones for the floor")
     parser.add_argument("--batch-size", type=int, default=250)

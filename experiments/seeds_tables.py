@@ -24,7 +24,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, cell, command, output_folder, publish, table
-from subjects import Subject, floor_text, kept, network, patches, rows
+from subjects import Subject, add_network_options, floor_text, kept, network, patches, rows
 from torch import Tensor
 
 from prescore.grid import karras, log_snr
@@ -289,7 +289,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_options(parser)
     parser.add_argument("--data", type=Path, default=Path("data/natural.npz"), help="photographs of the exact denoiser")
     parser.add_argument("--images", type=Path, help="images of the networks' data; none runs no network")
-    parser.add_argument("--model", action="append", help="network, by name or file; may be repeated [mnist-ve]")
+    add_network_options(
+        parser, action="append", help="network, may be repeated: a shipped one or any checkpoint [mnist-ve]"
+    )
     parser.add_argument("--features", default="mnist-classifier", help="of the networks' distance")
     parser.add_argument("--n", type=int, default=2000, help="samples of a run")
     parser.add_argument("--network-n", type=int, default=200, help="samples of a run of a network")
@@ -301,7 +303,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sweep(runs, "exact", subject, budgets)
     sweep_churn(runs, subject, budgets[-1])
     for model in (options.model or ["mnist-ve"]) if options.images else []:
-        sweep(runs, model, network(model, options.images, options.features, options.network_n), NETWORK_BUDGETS)
+        sweep(
+            runs,
+            model,
+            network(model, options.images, options.features, options.network_n, options.config),
+            NETWORK_BUDGETS,
+        )
     text = section(runs.runs)
     publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
     print(text)

@@ -171,11 +171,14 @@ def verdict(runs: Mapping[str, Any]) -> str:
         return f"{solver} {length(solver, edm, many) / length(solver, edm, few):.2g}"
 
     noise, form = ((length("SEEDS-3", setting, few) for setting in half) for half in (SETTINGS[:2], SETTINGS[2:]))
+    overshoots = min(noise) > max(form)
+    verdict = "Agrees" if overshoots else "Does not agree"
     return (
-        f"**Agrees, and the length says more than the picture.** From {few} to {many} steps on EDM's levels and "
+        f"**{verdict}, and the length says more than the picture.** From {few} to {many} steps on EDM's levels and "
         f"coordinates a path gets longer by a factor of: {'; '.join(growth(solver) for solver in SOLVERS)}; a random "
-        f"walk with as many more steps by {cell((many / few) ** 0.5)}. In {few} steps SEEDS-3 overshoots in VP "
-        f"coordinates, with noise prediction ({' and '.join(cell(v) for v in noise)} long), not in EDM's form "
+        f"walk with as many more steps by {cell((many / few) ** 0.5)}. In {few} steps SEEDS-3 "
+        f"{'overshoots' if overshoots else 'does not overshoot more'} in VP coordinates, with noise prediction "
+        f"({' and '.join(cell(v) for v in noise)} long), {'not' if overshoots else 'than'} in EDM's form "
         f"({' and '.join(cell(v) for v in form)}); in {many} both are paths of the same SDE. Stochastic EDM, whose "
         "churn is not that of the reverse SDE, moves a pixel farther than SEEDS does."
     )

@@ -1,7 +1,8 @@
 """Pictures over the number of steps, plain above PDS: Figures 1 and 4 of the PDS paper, and 17 to 22 in form.
 
     python experiments/steps_grid.py --models mnist-ve natural-edm
-    python experiments/steps_grid.py --models ffhq.pth --statistics ffhq.statistics.safetensors --folder out
+    python experiments/steps_grid.py --models ffhq.pth --config ffhq1024-ncsnpp --preset pds-ffhq1024-t66 \
+        --steps 33 66 --statistics ffhq.statistics.safetensors --folder out
 
 One figure for each model: a column for each T, a row for each sampler, the same seeds everywhere. The preconditioned
 solvers make as many network calls as the predictor-corrector sampler, two for each step. The table has the error of the
@@ -17,7 +18,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from publish import add_options, command, output_folder, publish, table
 from torch import Tensor
-from trained import Trained, add_model_options, alpha_of
+from trained import Trained, add_models_options, alpha_of
 
 from prescore.errors import SamplingError
 from prescore.metrics import power_spectrum_error
@@ -82,7 +83,8 @@ def text(model: Trained, numbers: dict[str, Any], figure: str) -> str:
     helps = [t for t, a, b in zip(T, plain, pds, strict=True) if b is not None and (a is None or b < 0.9 * a)]
     ours = [min(values) for values in zip(*(errors[name] for name in list(errors)[2:]), strict=True)]
     below = [t for t, a, b in zip(T, ours, pds, strict=True) if b is None or a < 0.9 * b]
-    shown = f"{'shipped ' if model.name in DATA else ''}model `{model.name}`"
+    is_shipped = model.label == f"the shipped model `{model.name}`"
+    what = DATA.get(model.name, "samples") if is_shipped else "samples"
     said = (
         f"**Agrees** at T = {', '.join(map(str, helps))}: PDS is more than a tenth below plain there."
         if helps
@@ -91,8 +93,8 @@ def text(model: Trained, numbers: dict[str, Any], figure: str) -> str:
     return f"""## Pictures over T: `{model.name}` (Figures 1, 4)
 
 The paper shows faces of 1024x1024 pixels (NCSN++ on FFHQ) and rooms and churches of 256x256 for ever fewer iterations
-T: the plain sampler's fill with noise, those with PDS do not. Here are {DATA.get(model.name, "samples")}, the
-{shown}, the same seeds in every panel. The error of the spectrum of {numbers["n"]} samples (root mean
+T: the plain sampler's fill with noise, those with PDS do not. Here are
+{what}, {model.label}, the same seeds in every panel. The error of the spectrum of {numbers["n"]} samples (root mean
 square over frequencies of log(power / power of the data)); as many draws from a Gaussian with the data's spectrum
 have {numbers["floor"]:.2f}:
 
@@ -107,7 +109,7 @@ have {numbers["floor"]:.2f}:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Pictures over the number of steps (PDS, Figures 1 and 4)")
-    add_model_options(parser)
+    add_models_options(parser)
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="numbers of steps T")
     parser.add_argument("--n", type=int, default=16, help="samples of each run")
     parser.add_argument("--shown", type=int, default=4, help="of them shown")
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.models, options.steps, options.n = options.models[:1], [2, 4], 4
     for name in options.models:
-        model = Trained.open(name, options.statistics)
+        model = Trained.open(name, options.statistics, options.config, options.preset)
         pictures, numbers = draw_all(model, options.steps, options.n)
         figure = "steps_grid_" + re.sub(r"\W", "_", Path(name).stem)
         content = draw(model, pictures, numbers, min(options.shown, options.n))

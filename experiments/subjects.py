@@ -14,8 +14,10 @@ photographs.
 Larger ones are the mixture of 16x16 pixels itself, and one of 10 Gaussians of whole images, 32x32 pixels.
 
 networks: any model that `prescore.load` opens, with images of its data; the distance is that of classifier features.
+Scripts that take one offer it by `add_network_options`, and say of it what `described` says.
 """
 
+import argparse
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 import prescore
+from prescore.assets import shipped_models
 from prescore.data import load_images
 from prescore.errors import PrescoreError, SamplingError
 from prescore.grid import geometric
@@ -48,6 +51,25 @@ SOME = 16  # steps that every sampler can take
 REFERENCE = 10_000  # images that the samples of a network are compared with
 FIRST = 10**9  # seed of the first of them; samplers use lower ones
 Measures = dict[str, float]
+
+
+def add_network_options(parser: argparse.ArgumentParser, flag: str = "--model", **how: Any) -> None:
+    """Add the option of a network, or of several, and --config."""
+    parser.add_argument(flag, **{"help": "network: a shipped model, or any checkpoint that prescore opens"} | how)
+    parser.add_argument("--config", help="of a checkpoint that does not hold its own: a name, or a yml or JSON file")
+
+
+def load_network(name: str, config: str | None = None, **how: Any) -> prescore.Denoiser:
+    """A shipped model, which needs no configuration, or any checkpoint. Raises PrescoreError as `prescore.load`."""
+    return prescore.load(name, config=None if name in shipped_models() else config, **how)
+
+
+def described(names: Sequence[str]) -> str:
+    """Networks in words: "the shipped model `mnist-ve`", "the models `a` and `b`"."""
+    kind = "shipped model" if all(name in shipped_models() for name in names) else "model"
+    shown = [f"`{name if name in shipped_models() else Path(name).stem}`" for name in names]
+    listed = " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+    return f"the {kind}{'s' * (len(shown) > 1)} {listed}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -211,11 +233,11 @@ def patches(data: Path, n: int, quick: bool, size: int = PATCH) -> Subject:
     )
 
 
-def network(model: str, images: Path, features: str, n: int) -> Subject:
+def network(model: str, images: Path, features: str, n: int, config: str | None = None) -> Subject:
     """A model in its own range, beside images of its data: a reference of `REFERENCE` of them, and true samples.
 
     Args:
-        model: shipped name or file.
+        model, config: as for `load_network`.
         images: of its data: .npz, IDX file or folder.
         features: of the Frechet distance, a name of `prescore.metrics.make_features`.
         n: samples that will be drawn.
@@ -223,7 +245,7 @@ def network(model: str, images: Path, features: str, n: int) -> Subject:
     Raises:
         PrescoreError: the model, the images or the features cannot be had, or do not fit each other.
     """
-    denoiser = prescore.load(model)
+    denoiser = load_network(model, config)
     key = "train" if images.suffix == ".npz" else None
     x = load_images(images, key=key, pad=denoiser.event_shape[-1], n=REFERENCE + SETS * n)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]

@@ -2,7 +2,8 @@
 
 A step of the predictor-corrector sampler makes two network calls, so that the solvers beside it take 2 T steps of
 one. PDS has the paper's frequency mask. Its alpha is the one whose final spectrum comes nearest the data's on
-Gaussian data of the same statistics, which is known in closed form; the paper searches by FID.
+Gaussian data of the same statistics, which is known in closed form; the paper searches by FID. A preset (`prescore
+presets`) fixes alpha, snr and the rest instead.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any, Self
 
 import torch
 from matplotlib.axes import Axes
+from subjects import add_network_options, described, load_network
 from torch import Tensor
 
 import prescore
@@ -21,7 +23,8 @@ from prescore.errors import PrescoreError
 from prescore.gaussian import frequency_gaussian
 from prescore.images import grid, to_uint8
 from prescore.precondition import frequency_preconditioner
-from prescore.samplers import PredictorCorrector, Progress, Sampler, statistics_recursion
+from prescore.presets import PRESETS
+from prescore.samplers import PredictorCorrector, Progress, Sampler, find_sampler, statistics_recursion
 from prescore.statistics import Statistics
 
 SHIPPED = ("mnist-ve", "natural-edm", "topography-edm")
@@ -29,10 +32,23 @@ ALPHAS = (1 + torch.logspace(-0.5, 2, 26, dtype=torch.float64)).tolist()  # 1.3 
 SOLVERS = ("p-ode-2m", "p-ode-3m")
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --models and --statistics."""
-    parser.add_argument("--models", nargs="+", default=list(SHIPPED), help="shipped ones, or files")
+def add_model_options(parser: argparse.ArgumentParser, flag: str = "--models", **how: Any) -> None:
+    """Add --models, or another flag, --config, --statistics and --preset."""
+    add_network_options(parser, flag, **how)
     parser.add_argument("--statistics", type=Path, help="of the data of a model that is a file (prescore calibrate)")
+    parser.add_argument("--preset", choices=PRESETS, metavar="NAME", help="settings of a paper for PDS and plain")
+
+
+def add_models_options(parser: argparse.ArgumentParser) -> None:
+    """The same for several models, by default the shipped ones."""
+    how: dict[str, Any] = {"nargs": "+", "default": list(SHIPPED)}
+    add_model_options(parser, help="networks: shipped models, or any checkpoints that prescore opens", **how)
+
+
+def steps_of(options: argparse.Namespace, usual: int) -> int:
+    """T: what is given, else the preset's, else the usual."""
+    own = PRESETS[options.preset].options.get("steps", usual) if options.preset else usual
+    return own if options.steps is None else options.steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,19 +58,23 @@ class Trained:
     Args:
         denoiser: the network.
         statistics: in its range.
+        label: what it is, in words.
+        preset: whose settings plain and PDS have, or None.
     """
 
     denoiser: prescore.Denoiser
     statistics: Statistics
+    label: str = ""
+    preset: str | None = None
 
     @classmethod
-    def open(cls, model: str, statistics: Path | None) -> Self:
+    def open(cls, model: str, statistics: Path | None, config: str | None = None, preset: str | None = None) -> Self:
         """Raises PrescoreError if the model cannot be read, or is a file without statistics."""
-        denoiser = prescore.load(model)
+        denoiser = load_network(model, config)
         if statistics is None and Path(model).exists():
             raise PrescoreError(f"--statistics: needed for {model}; `prescore calibrate DATA --out FILE` makes them")
         known = prescore.load_statistics(model if statistics is None else statistics)
-        return cls(denoiser, prescore.in_range(known, denoiser.data_range))
+        return cls(denoiser, prescore.in_range(known, denoiser.data_range), described([model]), preset)
 
     @property
     def name(self) -> str:
@@ -76,8 +96,20 @@ class Trained:
         """A sampler by its name."""
         return prescore.plan(replace(self.denoiser, statistics=self.statistics), sampler=name, **asked).sampler
 
+    def plain(self, T: int) -> Sampler:
+        """The predictor-corrector sampler as it is, or the preset's without its preconditioner."""
+        if self.preset is None:
+            return PredictorCorrector(steps=T)
+        own = PRESETS[self.preset].options
+        name = "pc" if own["sampler"] == "pds" else own["sampler"]
+        kept = {key: own[key] for key in find_sampler(name).options if key in own}
+        return self.plan(name, steps=T, **kept)
+
     def pds(self, T: int, **options: Any) -> Sampler:
-        """The predictor-corrector sampler with the paper's mask and the best alpha."""
+        """The predictor-corrector sampler with the paper's mask and the best alpha, or the preset's."""
+        if self.preset is not None:
+            model = replace(self.denoiser, statistics=self.statistics)
+            return prescore.plan(model, preset=self.preset, steps=T, **options).sampler
         alpha = self.best_alpha(T)
         if math.isinf(alpha):
             return self.plan("pc", steps=T, **options)
@@ -89,7 +121,7 @@ class Trained:
 
     def contenders(self, T: int) -> dict[str, Sampler]:
         """Plain, PDS and the preconditioned solvers, each with 2 T network calls."""
-        samplers: dict[str, Sampler] = {"plain": PredictorCorrector(steps=T), "PDS": self.pds(T)}
+        samplers: dict[str, Sampler] = {"plain": self.plain(T), "PDS": self.pds(T)}
         return samplers | {name: self.solver(name, 2 * T) for name in SOLVERS}
 
     def draw(

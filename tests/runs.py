@@ -26,7 +26,7 @@ def digits(count=12, side=4, seed=0, channels=1) -> Tensor:
 
 def tiny(recipe="edm", data=None, **changes):
     """(task, config) of a recipe, in its smallest form."""
-    small = SMALL if recipe in ("edm", "ve", "vp") else {"model_channels": 4}
+    small = SMALL if recipe in ("edm", "ve", "vp", "flow") else {"model_channels": 4}
     settings, config = with_options(find_recipe(recipe), SHORT | small | changes)
     return settings.task(TrainingData(digits()) if data is None else data), config
 

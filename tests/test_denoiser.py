@@ -23,6 +23,7 @@ from prescore.denoiser import (
     from_flow,
     from_noise_prediction,
     from_score,
+    from_table,
     from_ve,
     from_velocity,
     from_x0,
@@ -539,6 +540,40 @@ def test_x0_prediction_is_the_answer_itself():
     vp = VP()
     out = from_x0(lambda x, t: x + t[:, None], vp, time_scale=999)(torch.ones(2, 3).double(), torch.tensor(2.0))
     torch.testing.assert_close(out, (vp.scale(2.0) + 999 * vp.t(2.0)).expand(2, 3))
+
+
+@pytest.mark.parametrize("is_falling", [False, True])
+@pytest.mark.parametrize("predicts", ["score", "noise", "x0"])
+def test_a_table_of_levels_is_called_by_its_index_in_unscaled_x(predicts, is_falling):
+    rising, C = torch.tensor([0.1, 0.5, 2.0, 10.0], dtype=torch.float64), 0.3
+    table = rising.flip(0) if is_falling else rising
+
+    def network(x, j):
+        """Exact for N(0, C) at the levels of the table, and between them in log sigma."""
+        level = table[j] if j.dtype == torch.int64 else (table[0].log() + (table[1] / table[0]).log() * j).exp()
+        D = C / (C + level[:, None] ** 2) * x
+        return {"score": (D - x) / level[:, None] ** 2, "noise": (x - D) / level[:, None], "x0": D}[predicts]
+
+    denoise = from_table(network, table, predicts=predicts)
+    assert (denoise.sigma_min, denoise.sigma_max) == pytest.approx((0.1, 10.0))
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(denoise(x, rising), C / (C + rising[:, None] ** 2) * x)
+    nearest = denoise(x, torch.full((4,), 0.53, dtype=torch.float64))  # takes the index of 0.5
+    at = torch.full((4,), 0.5, dtype=torch.float64)
+    expected = x - 0.53 * (x - denoise(x, at)) / 0.5 if predicts != "x0" else denoise(x, at)
+    torch.testing.assert_close(nearest, expected)
+    table = torch.logspace(-1, 1, 3, dtype=torch.float64).flip(0 if is_falling else ())
+    between = from_table(network, table, predicts=predicts, integer_time=False)
+    sigma = torch.tensor([0.1, 0.3, 4.0, 10.0], dtype=torch.float64)
+    torch.testing.assert_close(between(x, sigma), C / (C + sigma[:, None] ** 2) * x)
+
+
+def test_a_table_that_is_none_is_refused():
+    for bad in ([1.0], [1.0, 3.0, 2.0], [0.0, 1.0]):
+        with pytest.raises(PrescoreError, match="levels: "):
+            from_table(lambda x, j: x, bad)
+    with pytest.raises(PrescoreError, match="predicts: unknown value 'eps'"):
+        from_table(lambda x, j: x, [1.0, 2.0], predicts="eps")
 
 
 def test_guidance_keeps_the_noise_range_of_the_schedule():

@@ -43,6 +43,31 @@ def test_quick_run(latent, digits, tmp_path, monkeypatch):
     assert again == result
 
 
+def test_langevin_dynamics_on_latents(digits, tmp_path, monkeypatch):
+    module = experiment("latent_langevin")
+    short = {"steps": 2, "batch_size": 8, "warmup": 0, "cooldown": 0}
+    monkeypatch.setattr(module, "QUICK_VAE", short | {"model_channels": 4, "num_blocks": 0})
+    monkeypatch.setattr(module, "QUICK_LATENT", short | {"model_channels": 8, "num_blocks": 1})
+    result = quick(module, tmp_path / "first", "--data", str(digits), "--trained", str(tmp_path / "run"))
+    rows = [row for row in result["runs"].values() if "mask" in row]
+    masks = ["plain", "PDS, alpha 1.75", "PDS, alpha 2.5", "PDS, alpha 5", "M = m"]
+    dynamics = (module.LANGEVIN, module.OWN, module.CORRECTED)
+    assert {(row["dynamics"], row["mask"]) for row in rows} == {
+        *((d, mask) for d in dynamics for mask in masks),
+        (module.LANGEVIN, "original"),
+    }
+    model = module.load_model(tmp_path / "run" / "latent" / "model.safetensors")
+    setting = module.Setting(model, torch.zeros(9, 1, 32, 32, dtype=torch.uint8), 4, "pixels")
+    few, original = setting.langevin(50, 1, None, 20), setting.langevin(200, 5, None)
+    lengths = [s.start(s.levels(model.sigma_min, model.sigma_max)) for s in (few, original)]
+    assert lengths[0] == pytest.approx(20 * lengths[1])
+    in_colour = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "colour.npz", train=in_colour)
+    words = ["--subject", "colour", "--data", str(tmp_path / "colour.npz"), "--features", "means-2x2"]
+    found = quick(module, tmp_path / "second", *words, name="latent_colour")
+    assert {row["mask"] for row in found["runs"].values() if "mask" in row} >= {"PDS, alpha 4", "plain"}
+
+
 def test_the_control_lengthens_noise_as_pds_does(latent):
     statistics = prescore.calibrate(latents(), data_range=(-20.0, 20.0))
     impulses = torch.eye(32, dtype=torch.float64).reshape(32, 2, 4, 4)

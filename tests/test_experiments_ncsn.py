@@ -58,6 +58,28 @@ def test_runs_of_other_settings_are_refused(ncsn, flags, tmp_path):
         ncsn.main([*flags, "--folder", str(tmp_path), "--n", "16"])
 
 
+def test_ncsnv2_steps(tmp_path, monkeypatch):
+    module = experiment("ncsnv2_steps")
+    pictures = tmp_path / "digits.npz"
+    np.savez(pictures, train=np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8))
+    monkeypatch.setattr(module, "QUICK", module.QUICK | {"model_channels": 2})
+    monkeypatch.setattr(module, "SHOWN", 4)
+    result = quick(module, tmp_path, "--data", str(pictures))
+    rows = [row for row in result["runs"].values() if "T" in row]
+    assert {(row["T"], row["method"]) for row in rows} == {
+        *((T, method) for T in (3, 6) for method in module.methods()),
+        (18, "plain"),
+    }
+    assert module.numbers_of(3152, (25, 20, 15)) == [126, 157, 210]
+    assert module.numbers_of(3258, (50, 40, 30)) == [65, 81, 108]
+    model = module.Denoiser(lambda x, sigma: 0 * x, SHAPE, 0.01, 10.0)
+    setting = module.Setting(model, 40, torch.zeros(9, *SHAPE, dtype=torch.uint8), 4)
+    few, original = setting.sampler(12, "plain"), setting.sampler(120, "plain")
+    assert [s.total_calls(len(s.grid) - 1) for s in (few, original)] == [13, 121]
+    lengths = [s.start(s.levels(model.sigma_min, model.sigma_max)) for s in (few, original)]
+    assert lengths[0] == pytest.approx(10 * lengths[1])  # by the step rule
+
+
 def test_the_masks_shrink_opposite_ends(ncsn):
     """Constant pictures and checkerboards are the lowest and the highest frequency."""
     low = torch.ones(1, *SHAPE, dtype=torch.float64)

@@ -1,7 +1,9 @@
 """Every experiment of the PDS papers makes a quick run, and what it is built of is what it says."""
 
+import argparse
 import math
 
+import formats
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,16 @@ from test_experiments import experiment, quick
 import prescore
 from prescore import PrescoreError
 
-NAMES = ("steps_grid", "distance_tables", "seconds_per_iteration", "subspace", "conditioning", "skew")
+NAMES = (
+    "steps_grid",
+    "distance_tables",
+    "seconds_per_iteration",
+    "subspace",
+    "conditioning",
+    "skew",
+    "skew_steps",
+    "alpha_samples",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +46,7 @@ def results(data, tmp_path_factory):
     arguments = {
         "distance_tables": ["--data", str(data / "natural.npz"), "--images", str(data / "digits.npz")],
         "subspace": ["--data", str(data / "natural.npz")],
+        "alpha_samples": ["--data", str(data / "natural.npz")],
     }
 
     def result(name):
@@ -169,6 +181,73 @@ def test_skew(results):
     assert pictures["S, omega 1000"]["step"] == pytest.approx(1, abs=1e-4)
     assert pictures["S1, omega 1000"]["step"] < 1e-4
     assert pictures["S1, omega 1000"]["difference"] > 1e-3
+
+
+def test_skew_steps(results):
+    rows = results("skew_steps")["runs"].values()
+    assert {(row["T"], row["omega"], row["set"]) for row in rows} == {
+        (T, omega, k) for T in (3, 4) for omega in ("none", "1", "1000", "no corrector") for k in (0, 1)
+    }
+    module = experiment("skew_steps")
+    runs = {
+        f"{o} {k}": {"T": 3, "omega": o, "set": k, "spectrum": s}
+        for o, k, s in (("none", 0, 1.0), ("none", 1, 2.0), ("1", 0, 0.8), ("1", 1, 1.7), ("5", 0, None), ("5", 1, 2.5))
+    }
+    change, error = module.gain(runs, 3, "1")
+    assert (change, error) == pytest.approx((-0.25, 0.05))
+    assert module.gain(runs, 3, "5") == (0.5, 0.0)
+
+
+def test_alpha_samples(results):
+    rows = [row for row in results("alpha_samples")["runs"].values() if "T" in row]
+    middle = {row["T"]: row["alpha"] for row in rows if row["factor"] == 1}
+    for row in rows:
+        assert (
+            row["alpha"] is None
+            if row["factor"] is None
+            else row["alpha"] == pytest.approx(max(1, row["factor"] * middle[row["T"]]))
+        )
+    module = experiment("alpha_samples")
+    runs = {
+        f"{f} {k}": {"T": 9, "factor": f, "set": k, "frechet": d}
+        for f, k, d in ((1.0, 0, 2.0), (1.0, 1, 4.0), (0.9, 0, 3.0), (0.9, 1, 4.0), (1.1, 0, None), (1.1, 1, 4.0))
+    }
+    assert module.ratios(runs, 9, 0.9) == [1.5, 1.0]
+    assert module.change(runs, 9, 0.9) == "+25 ± 35 %"
+    assert module.ratios(runs, 9, 1.1) == [1.0]
+
+
+def test_a_preset_fixes_what_is_compared():
+    """Plain and PDS with the preset's settings, at any T; the usual T is the preset's."""
+    module = experiment("trained")
+    model = module.Trained.open("mnist-ve", None, preset="pds-cifar10-t50")
+    plain = model.plain(4)
+    with pytest.warns(prescore.presets.PresetWarning):
+        pds = model.pds(4)
+    assert (plain.snr, plain.preconditioner, pds.snr, pds.preconditioner.alpha) == (0.16, None, 0.16, 1.8)
+    parser = argparse.ArgumentParser()
+    module.add_models_options(parser)
+    parser.add_argument("--steps", type=int)
+    assert module.steps_of(parser.parse_args(["--preset", "pds-cifar10-t50"]), 100) == 50
+    assert module.steps_of(parser.parse_args(["--preset", "edm-cifar10", "--steps", "7"]), 100) == 7
+    assert module.steps_of(parser.parse_args([]), 100) == 100
+
+
+def test_any_checkpoint_with_its_configuration(tmp_path, monkeypatch):
+    """As `prescore.load` opens it; and the texts say that it is no shipped model."""
+    module = experiment("conditioning")
+    path, opened = formats.write("score-sde", tmp_path, monkeypatch)
+    x = torch.rand(20, *prescore.load(path, **opened).event_shape, generator=torch.Generator().manual_seed(0))
+    prescore.save_statistics(prescore.calibrate(x), tmp_path / "s.safetensors")
+    words = ["--models", str(path), "--config", opened["config"], "--statistics", str(tmp_path / "s.safetensors")]
+    quick(module, tmp_path / "out", *words)
+    text = " ".join((tmp_path / "out" / "conditioning.md").read_text().split())
+    assert "Here is the model `checkpoint_7`, T = 4" in text
+    assert "shipped" not in text
+    described = experiment("subjects").described
+    assert described(["mnist-ve"]) == "the shipped model `mnist-ve`"
+    assert described(["mnist-ve", "natural-edm"]) == "the shipped models `mnist-ve` and `natural-edm`"
+    assert described([str(tmp_path / "mine.pth"), "mnist-ve"]) == "the models `mine` and `mnist-ve`"
 
 
 def test_the_steady_state_diverges_where_the_step_does():

@@ -10,11 +10,14 @@ from prescore.checkpoints import load
 from prescore.comparison import compare, evaluate
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, SamplingError
+from prescore.film import Film, save_films, trace
 from prescore.gaussian import Gaussian, cosine_gaussian, frequency_gaussian, pca_gaussian, pixel_gaussian
+from prescore.output.drawing import Written, fitting_batch, write_samples
 from prescore.plan import Plan, draw, plan
 from prescore.precondition import (
     Preconditioner,
     frequency_preconditioner,
+    load_mask,
     pixel_preconditioner,
     radial_preconditioner,
 )
@@ -39,6 +42,7 @@ __all__ = [
     "PRESETS",
     "SAMPLERS",
     "Denoiser",
+    "Film",
     "Gaussian",
     "Plan",
     "Preconditioner",
@@ -47,6 +51,7 @@ __all__ = [
     "Sampler",
     "SamplingError",
     "Statistics",
+    "Written",
     "__version__",
     "auto_grid",
     "calibrate",
@@ -57,10 +62,12 @@ __all__ = [
     "cosine_gaussian",
     "draw",
     "evaluate",
+    "fitting_batch",
     "frequency_gaussian",
     "frequency_preconditioner",
     "in_range",
     "load",
+    "load_mask",
     "load_statistics",
     "log_likelihood",
     "make_sampler",
@@ -71,7 +78,10 @@ __all__ = [
     "plan",
     "radial_preconditioner",
     "sample",
+    "save_films",
     "save_statistics",
     "score_statistics",
     "subspace_sample",
+    "trace",
+    "write_samples",
 ]

@@ -39,8 +39,8 @@ import torch
 from torch import Tensor
 
 from prescore.defaults import SamplingDefaults
-from prescore.errors import PrescoreError, SamplingError, check_interval, check_number, is_whole
-from prescore.schedule import RectifiedFlow, Schedule, VariancePreserving
+from prescore.errors import PrescoreError, SamplingError, check_choice, check_interval, check_number, is_whole
+from prescore.schedule import RectifiedFlow, Schedule, TabulatedVE, VariancePreserving, float64
 
 Denoise = Callable[..., Tensor]
 NOTE = "raised by the model"
@@ -514,6 +514,47 @@ def from_flow(model: Denoise, *, time_scale: float = 1000.0, data_first: bool = 
     return Conversion(model, inputs, output, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max)
 
 
+def from_table(
+    model: Denoise, sigmas: Tensor | Sequence[float], *, predicts: str = "score", integer_time: bool = True
+) -> Denoise:
+    """Denoiser of a model `model(x, j, **condition)` of unscaled x, s = 1, that knows noise by its index in a table.
+
+    Args:
+        model: it is called with x = x0 + sigma n, (B, *event), and an index for each sample, (B,).
+        sigmas: the noise levels, rising or falling with j = 0, 1, ...
+        predicts: "score" (NCSN), "noise" or "x0".
+        integer_time: take the nearest level in log sigma (j of dtype int64), for models with a table of embeddings;
+            of a score that level's noise prediction is kept. Else j has fractions, linear in log sigma.
+
+    Returns:
+        A function that knows the lowest and the highest level, as its `sigma_min` and `sigma_max`.
+
+    Raises:
+        PrescoreError: the levels neither rise nor fall, or another prediction.
+    """
+    check_choice("predicts", predicts, ("score", "noise", "x0"))
+    levels = float64(sigmas)
+    is_falling = levels.ndim == 1 and len(levels) > 1 and bool(levels[0] > levels[-1])
+    schedule = TabulatedVE(levels.flip(0) if is_falling else levels)
+
+    def place(sigma: Tensor) -> Tensor:
+        t = schedule.t(sigma)
+        return t.round() if integer_time else t
+
+    def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        t = place(per_sample(sigma, x))
+        j = schedule.t_max - t if is_falling else t
+        return x.clone(), j.long() if integer_time else j.to(x.dtype)
+
+    def output(raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        level = per_sample(sigma, x)
+        if predicts == "score":
+            return x + expand(level * schedule.sigma(place(level)), x) * raw
+        return raw if predicts == "x0" else denoised_from_noise(raw, x, sigma)
+
+    return Conversion(model, inputs, output, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max)
+
+
 def from_edm(model: Denoise, sigma_data: float = 0.5) -> Denoise:
     """Denoiser of a raw EDM network `model(c_in x, c_noise, **condition)`; c_noise is (B,)."""
 
@@ -524,6 +565,38 @@ def from_ve(model: Denoise) -> Denoise:
     """Denoiser of a raw VE network in EDM's form: D = x + sigma F(x, log(sigma / 2)); the label is (B,)."""
 
     return _from_coefficients(model, ve_coefficients)
+
+
+CLIPS = ("range", "dynamic")
+QUANTILE = 0.995  # of dynamic thresholding, as in its paper
+
+
+def clipped(model: Denoiser, how: str = "range") -> Denoiser:
+    """The model with its predictions of x0 brought into the range of the data.
+
+    A heuristic, and no posterior mean any more: it holds back networks that overshoot, at high noise or under guidance,
+    and changes nothing where predictions lie inside. "range" cuts them off at the ends; "dynamic" divides those of a
+    sample whose 0.995 quantile lies outside by it, so that few values saturate (dynamic thresholding, Saharia et al.,
+    https://arxiv.org/abs/2205.11487, section 2.3, for a range that is symmetric about its middle).
+
+    Raises:
+        PrescoreError: another word; the model does not say the range of its data, or their mean was removed.
+    """
+    check_choice("clip", how, CLIPS)
+    if model.data_range is None or model.data_mean_removed:
+        raise PrescoreError("clip: the model does not say the range of its data in its own coordinates")
+    low, high = model.data_range
+    middle, half = (low + high) / 2, (high - low) / 2
+
+    def predict(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        x0 = model.function(x, sigma, **condition)
+        if how == "range":
+            return x0.clamp(low, high)
+        size = (x0 - middle).abs().flatten(1).float().quantile(QUANTILE, dim=1).clamp(min=half).to(x0.dtype)
+        size = size.reshape(-1, *(1,) * (x0.ndim - 1))
+        return middle + (x0 - middle).clamp(-size, size) * (half / size)
+
+    return replace(model, function=predict)
 
 
 @overload

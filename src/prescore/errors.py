@@ -22,6 +22,10 @@ class ModelWarning(UserWarning):
     """A model that works, but not as it should: see what is said of it before its samples are trusted."""
 
 
+class SampleWarning(UserWarning):
+    """Samples that do not look like the data: far outside their range, or of other energy."""
+
+
 class SamplingError(PrescoreError):
     """A sampler or the model under it produced something unusable (non-finite values, a wrong shape)."""
 

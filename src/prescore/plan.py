@@ -17,15 +17,24 @@ from typing import Any
 
 from torch import Tensor
 
-from prescore.denoiser import Denoise, Denoiser, Evaluator, check_shape
-from prescore.errors import ModelWarning, PrescoreError, check_choice, check_number, is_whole, suggest
+from prescore.denoiser import Denoise, Denoiser, Evaluator, check_shape, clipped
+from prescore.errors import ModelWarning, PrescoreError, SampleWarning, check_choice, check_number, is_whole, suggest
+from prescore.examine import Examination
 from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian, trusted_level
 from prescore.grid import GRIDS, check_apart, check_grid
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.noise import NoiseSource, check_seeds
 from prescore.operators import Identity
 from prescore.operators.skew import RollSkew
-from prescore.precondition import PIXEL_MASKS, Preconditioner, frequency_preconditioner, radial_preconditioner
+from prescore.precondition import (
+    PIXEL_MASKS,
+    Preconditioner,
+    PublishedMask,
+    frequency_preconditioner,
+    is_mask,
+    load_mask,
+    radial_preconditioner,
+)
 from prescore.presets import PresetWarning, find_preset
 from prescore.samplers import (
     AlphaRelation,
@@ -43,14 +52,16 @@ from prescore.samplers import sample as run
 from prescore.samplers.base import steps_for_calls
 from prescore.samplers.calibrated import errors_of, levels_source, prediction_of
 from prescore.samplers.choose import choose_measured, describe_errors
+from prescore.samplers.subspace import BlockMeans, orthonormal, subspace_denoiser
 from prescore.samplers.table import which_take
 from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
-from prescore.tuned import HIDING, WIDE
+from prescore.tuned import HIDING, SMALL, WIDE
 
 AUTO = "auto"  # a sampler, noise levels, or a strength that is to be chosen
 USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is said
 RHO = 7.0  # of the grid "karras"
 WEAKEST_ALPHA = 1e4  # what stands for no preconditioner among the settings
+DETAIL_HIDDEN = 4.0  # noise, in standard deviations of the detail, in which subspace diffusion may take it as Gaussian
 FEW = 16  # steps, fewer than which are enough for any sampler
 SAMPLER_LEFT = ("sampler", AUTO)  # which a preset names then
 INSTEAD = (
@@ -82,6 +93,7 @@ class Plan:
         warnings: what is doubtful about the run, and what to do.
         start: the Gaussian model of the data, of whose noisy data at the highest level, N(mu, C + sigma^2), samples are
             made where the sampler would begin with noise alone; or None.
+        statistics: of the data in the model's own coordinates, if there are any: what samples are held against.
         found: (lowest, highest) value of the data in the statistics, where the run has read some.
     """
 
@@ -94,6 +106,7 @@ class Plan:
     reasons: Mapping[str, str]
     warnings: Sequence[str] = ()
     start: Gaussian | None = None
+    statistics: Statistics | None = None
     found: tuple[float, float] | None = None
 
     @property
@@ -148,7 +161,7 @@ def plan(
     steps: int | None = None,
     grid: str | Tensor | Sequence[float] | None = None,
     rho: float | None = None,
-    statistics: Statistics | str | Path | None = None,
+    statistics: Statistics | PublishedMask | str | Path | None = None,
     basis: str | None = None,
     alpha: float | str | None = None,
     pixel: bool | None = None,
@@ -160,6 +173,9 @@ def plan(
     omega: float | None = None,
     reference: Gaussian | None = None,
     preconditioner: Preconditioner | None = None,
+    subspace: Denoiser | None = None,
+    switch: float | None = None,
+    clip: str | None = None,
     event_shape: Sequence[int] | None = None,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
@@ -180,7 +196,9 @@ def plan(
             "auto", levels that serve the model, from what `calibrate` measured of it. By default the sampler's usual
             ones, or with sampler="auto" levels that serve the model if they are known.
         rho: of grid="karras", by default 7.
-        statistics: of the model's data, or the path of their file; by default those that the model brings.
+        statistics: of the model's data, or the path of their file; by default those that the model brings. Or a mask of
+            the authors of PDS (`prescore.load_mask`) or the path of its .npy, of which samplers that take a
+            preconditioner make theirs with a given alpha; nothing else can be had from one.
         basis: in which the Gaussian model of the data is diagonal, for samplers that have one: "cosine" (the default),
             "frequency", "pixel", "pca" or, the default of vectors, "covariance".
         alpha: strength of a preconditioner, at least 1, which is the strongest; "auto", and the default of samplers
@@ -189,13 +207,19 @@ def plan(
         pixel_alpha: alpha of the pixels, by default that of the frequencies.
         pixel_mask: what pixels are scaled by, a name in `prescore.precondition.PIXEL_MASKS`: "log", the papers'
             logarithm (the default), "square", as in the authors' code, or "mean", the mean image over its largest
-            value, which takes no alpha.
+            value, which takes no alpha; or the path of the authors' mask of pixels, an .npy.
         alpha_relation: alphas that were measured, {T: alpha}, of which that for the steps of this run is predicted
             (`AlphaRelation`, fitted to relative errors).
         radial: (R, lam), the mask of the papers' NCSN experiments instead of one from statistics: a disc of R times the
             height of the image.
         skew, omega: a skew-symmetric term of Langevin dynamics, "S1", "S2" or "S3", and its weight.
         reference, preconditioner: objects made by hand, instead of those that are made from the statistics.
+        subspace: for subspace diffusion, a model of the means of blocks of pixels, such as 2x2, in the same data range.
+            It is called in the model's place at noise levels above `switch`; the detail is then a Gaussian of one
+            variance, by the statistics (`prescore.samplers.subspace.subspace_denoiser`).
+        switch: by default DETAIL_HIDDEN times the standard deviation of the detail.
+        clip: bring the model's predictions of x0 into the range of the data: "range" cuts them off, "dynamic" is
+            dynamic thresholding (`prescore.denoiser.clipped`). For networks that overshoot; it changes what is sampled.
         event_shape: of a sample, for a function; by default that of the statistics.
         sigma_min, sigma_max: noise range, which a function needs, and a `Denoiser` may be limited to.
         data_range: of a function's data, by default that of the statistics, if they know one.
@@ -221,11 +245,26 @@ def plan(
         raise PrescoreError(f"sampler: {kind} given; a name is needed (prescore.sample runs a sampler itself)")
     if grid is not None and not isinstance(grid, str):
         grid = check_grid(grid)
-    if isinstance(statistics, str | Path):
+    mask: PublishedMask | None = None
+    if isinstance(statistics, PublishedMask) or is_mask(statistics):
+        mask = statistics if isinstance(statistics, PublishedMask) else load_mask(str(statistics))
+        statistics = None
+    elif isinstance(statistics, str | Path):
         statistics = load_statistics(statistics)
     given = {"event_shape": event_shape, "sigma_min": sigma_min, "sigma_max": sigma_max, "data_range": data_range}
     denoiser = _denoiser(model, statistics, given)
-    known = _Known(denoiser, statistics)
+    known = _Known(denoiser, statistics, mask)
+    if mask is not None:
+        _check_mask("statistics", mask, denoiser, "" if sampler == AUTO else sampler)
+    spaces: dict[str, Any] = {}
+    if subspace is not None:
+        denoiser, spaces = _through_subspace(known, subspace, switch)
+        known = replace(known, denoiser=denoiser)
+    elif switch is not None:
+        raise PrescoreError("switch: belongs to subspace")
+    if clip is not None:
+        denoiser, spaces = clipped(denoiser, clip), {**spaces, "clip": clip}
+        known = replace(known, denoiser=denoiser)
     if calls is not None and (not is_whole(calls) or calls < 1):
         raise PrescoreError(f"calls: {calls!r} is not a positive whole number")
     check_count("calls", calls or 0, MOST_LEVELS)
@@ -263,12 +302,13 @@ def plan(
         elif grid is None:
             reasons["grid"] = known.why_usual(sampler)
     is_usual = sigma_max is None and (grid is None or (isinstance(grid, str) and grid != AUTO))
+    is_usual = is_usual and find_sampler(sampler).cls is not Fitted
     if is_usual and (span := known.span) is not None and denoiser.sigma_max > WIDE * span:
         hidden = hiding_level(denoiser, known.statistics)
         if denoiser.sigma_min < hidden < denoiser.sigma_max:
             reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
             denoiser, known = known.limited(hidden)
-    entry, facts = find_sampler(sampler), dict[str, object]()
+    entry, facts = find_sampler(sampler), dict[str, object](spaces)
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
     made: dict[str, Any] = {name: value for name, value in objects.items() if value is not None}
@@ -298,6 +338,8 @@ def plan(
         facts.update(spread)
         return method
 
+    if mask is not None and "preconditioner" not in wanted:
+        raise PrescoreError(f"statistics: {mask.source} does nothing beside a preconditioner that is given")
     if "preconditioner" in wanted:
         bare = on_levels(preconditioner=Preconditioner(Identity())) if alpha in (None, AUTO) else None
         if alpha_relation is not None and bare is not None:
@@ -305,11 +347,12 @@ def plan(
             strength, reason = _related(alpha_relation, T, bool(pixel))
         else:
             strength, reason = _strength(alpha, sampler, bare, known, bool(pixel))
-        made["preconditioner"] = frequency_preconditioner(known.needed, strength)
+        made["preconditioner"] = known.frequency_part(strength)
+        facts |= {"alpha": strength, "pixel": bool(pixel)} | dict(mask.facts if mask else {})
         if pixel:
-            made["preconditioner"] @= _pixel_part(known.needed, pixel_mask, pixel_alpha, strength)
-        facts |= {"alpha": strength, "pixel": bool(pixel)}
-        facts |= {} if pixel_mask is None else {"pixel_mask": pixel_mask}
+            part, own_facts = _pixel_part(known, pixel_mask, pixel_alpha, strength)
+            made["preconditioner"] @= part
+            facts |= own_facts
         facts |= {} if pixel_alpha is None else {"pixel_alpha": float(pixel_alpha)}
         reasons |= {"alpha": reason} if reason else {}
     if skew is not None or omega is not None:
@@ -321,7 +364,7 @@ def plan(
         facts["basis"] = made["reference"].label
     if "statistics" in wanted:
         made["statistics"] = known.needed
-    if known.given is not None and not wanted and not for_grid:
+    if known.given is not None and not wanted and not for_grid and subspace is None:
         reasons["statistics"] = f"given, but {sampler} has no use for them"
     method = on_levels(**made)
     levels = method.levels(denoiser.sigma_min, denoiser.sigma_max)
@@ -344,7 +387,10 @@ def plan(
         start = None  # the sampler starts so by itself
     if start is not None:
         facts["start"] = start.label
-    if wanted or start is not None or facts.get("grid") == AUTO:
+    by_statistics = [argument for argument in wanted if argument != "preconditioner" or mask is None]
+    if subspace is not None and not levels[0] > spaces["switch"]:
+        raise PrescoreError(f"switch: {spaces['switch']} is above all noise levels of the run, up to {levels[0]:g}")
+    if by_statistics or subspace is not None or start is not None or facts.get("grid") == AUTO:
         facts |= known.facts
     settings = {
         "sampler": sampler,
@@ -359,7 +405,8 @@ def plan(
     total = None if each is None else each * denoiser.network_calls
     for doubt in known.doubts:
         warnings.warn(doubt, ModelWarning, stacklevel=2)
-    return Plan(denoiser, sampler, method, levels, total, settings, reasons, known.doubts, start, known.found)
+    doubts, known_data = known.doubts, known.statistics
+    return Plan(denoiser, sampler, method, levels, total, settings, reasons, doubts, start, known_data, known.found)
 
 
 def draw(
@@ -383,6 +430,10 @@ def draw(
         progress: show a bar that counts network calls, on a terminal.
         planned: everything else that `plan` takes, such as sampler, calls, statistics.
 
+    Warns:
+        ModelWarning: as `plan`.
+        SampleWarning: values far outside the data's range, or energies far from the data's (`prescore.examine`).
+
     Returns:
         (n, *shape): samples, or what they decode to if the model is one of latents; float64 on the model's device.
 
@@ -397,7 +448,22 @@ def draw(
     if not is_whole(seed):
         raise PrescoreError(f"seed: {seed!r} is not a whole number")
     x = decided.sample(range(seed, seed + n), batch_size=batch_size, condition=condition, progress=progress)
+    for doubt in examined(decided, x):
+        warnings.warn(doubt, SampleWarning, stacklevel=2)
     return decided.denoiser.decode(x)
+
+
+def examination(plan: Plan) -> Examination:
+    """What samples of this plan are held against."""
+    denoiser = plan.denoiser
+    return Examination(None if denoiser.data_mean_removed else denoiser.data_range, plan.statistics)
+
+
+def examined(plan: Plan, x: Tensor) -> tuple[str, ...]:
+    """What is doubtful about samples of a plan, (N, *event) in the model's own coordinates, one line each."""
+    found = examination(plan)
+    found.add(x)
+    return found.doubts
 
 
 def hiding_level(denoiser: Denoiser, statistics: Statistics | None = None) -> float:
@@ -408,12 +474,13 @@ def hiding_level(denoiser: Denoiser, statistics: Statistics | None = None) -> fl
 
     Args:
         denoiser: the model.
-        statistics: as it sees its data; without, all of their power is supposed to be in one coordinate, at a quarter
-            of the data range, or at 1 where none is known.
+        statistics: as it sees its data; without, their root mean square is taken to be a quarter of the largest value
+            in the data range, or 1 where none is known, a quarter of their power to be in one coordinate, and the
+            coordinates to be `SMALL` at least, since a range may be a guess.
     """
     if statistics is None:
-        low, high = denoiser.data_range or (-2.0, 2.0)
-        return HIDING * prod(denoiser.event_shape) ** 0.5 * (high - low) / 4
+        largest = max(map(abs, denoiser.data_range or (-4.0, 4.0)))
+        return HIDING * max(prod(denoiser.event_shape), SMALL) ** 0.5 * largest / 8
     reference = reference_of(statistics)
     square = reference.variances + reference.transform(reference.mean[None].double())[0] ** 2
     return HIDING * square.max().sqrt().item()
@@ -436,10 +503,11 @@ def reference_of(statistics: Statistics, basis: str | None = None) -> Gaussian:
 @dataclass(frozen=True)
 class _Known:
     """What is known of a model's data: the statistics that were given or that the model brings, read when they are
-    first needed."""
+    first needed; and a mask, of which preconditioners are made instead."""
 
     denoiser: Denoiser
     given: Statistics | None
+    mask: PublishedMask | None = None
 
     @cached_property
     def read(self) -> Statistics | None:
@@ -480,12 +548,18 @@ class _Known:
         """The model limited to less noise, and the same of it."""
         own: dict[str, Any] = {"statistics": self.read} if self.given is None else {}
         denoiser = replace(self.denoiser, sigma_max=sigma_max, **own)
-        return denoiser, _Known(denoiser, self.given)
+        return denoiser, _Known(denoiser, self.given, self.mask)
 
     @property
     def needed(self) -> Statistics:
         assert self.statistics is not None
         return self.statistics
+
+    def frequency_part(self, alpha: float) -> Preconditioner:
+        """What scales frequencies."""
+        if self.mask is not None:
+            return self.mask.preconditioner(alpha)
+        return frequency_preconditioner(self.needed, alpha)
 
     def require(self, option: str, with_model: bool) -> None:
         """Raise PrescoreError unless there are statistics, which this option needs."""
@@ -615,6 +689,28 @@ def _denoiser(model: Denoise, statistics: Statistics | None, given: Mapping[str,
     return replace(model, sigma_min=low, sigma_max=high, data_range=told.get("data_range", model.data_range))
 
 
+def _through_subspace(known: _Known, subspace: Denoiser, switch: float | None) -> tuple[Denoiser, dict[str, Any]]:
+    """The model with that of block means above the switch, and what of them decides a sample."""
+    fine = known.denoiser
+    if not isinstance(subspace, Denoiser):
+        raise PrescoreError(f"subspace: {type(subspace).__name__} given; a Denoiser is needed, as of prescore.load")
+    for name in ("data_range", "data_mean_removed"):
+        if getattr(subspace, name) != getattr(fine, name):
+            raise PrescoreError(
+                f"subspace: its {name} is {getattr(subspace, name)}, the model's {getattr(fine, name)}; the means of "
+                "blocks of the same data are needed"
+            )
+    known.require("subspace", with_model=False)
+    blocks = BlockMeans(tuple(fine.event_shape), tuple(subspace.event_shape))
+    mean, variance = blocks.moments_of(known.needed)
+    if switch is None:
+        switch = float(f"{DETAIL_HIDDEN * variance**0.5:.3g}")
+    check_number("switch", switch)
+    both = subspace_denoiser(fine, orthonormal(subspace, blocks), switch, variance=variance, mean=mean)
+    name = subspace.name or "x".join(map(str, subspace.event_shape))
+    return replace(both, sigma_max=min(both.sigma_max, fine.sigma_max)), {"subspace": name, "switch": float(switch)}
+
+
 def _wrapped(function: Denoise, statistics: Statistics | None, told: Mapping[str, Any]) -> Denoiser:
     """A function or an `nn.Module` with what is told, else what it says of itself, else what the statistics say."""
     known: dict[str, Any] = {}
@@ -653,10 +749,11 @@ def _wanted(
             raise PrescoreError(f"{option}: does nothing beside a {argument} that is given")
     taken = [a for a in ("preconditioner", "reference", "statistics") if entry.takes(a) and a not in made]
     needs = {"preconditioner": alpha, "reference": basis}
-    wanted = [a for a in taken if a in entry.needs or known.given is not None or needs.get(a) is not None]
+    is_given = known.given is not None or known.mask is not None
+    wanted = [a for a in taken if a in entry.needs or is_given or needs.get(a) is not None]
     if pixel is not None and "preconditioner" not in wanted:
         raise PrescoreError("pixel: there is no preconditioner; give alpha or statistics")
-    if wanted:
+    if wanted and not (known.mask is not None and wanted == ["preconditioner"]):
         given = [option for option, value in (("alpha", alpha), ("basis", basis)) if value is not None]
         known.require((*given, "sampler")[0], with_model="statistics" in wanted)
     return wanted
@@ -704,12 +801,35 @@ def _radial(radial: tuple[float, float], shape: tuple[int, ...]) -> Precondition
     return radial_preconditioner(shape, R * shape[-2] if len(shape) > 1 else R, lam)
 
 
-def _pixel_part(statistics: Statistics, mask: str | None, alpha: float | None, strength: float) -> Preconditioner:
-    """What scales pixels, by default as strongly as frequencies are scaled."""
-    check_choice("pixel_mask", mask := mask or "log", PIXEL_MASKS)
+def _check_mask(option: str, mask: PublishedMask, denoiser: Denoiser, sampler: str) -> None:
+    """Raise PrescoreError unless a mask fits the model, and the sampler, if one is named, takes a preconditioner."""
+    if not sampler or not find_sampler(sampler).takes("preconditioner"):
+        raise PrescoreError(
+            f"{option}: {mask.source} is a mask, of which a preconditioner is made and nothing else; name a sampler "
+            "that takes one, such as pds, or measure statistics by `prescore calibrate DATA --out FILE`"
+        )
+    if mask.event_shape != tuple(denoiser.event_shape):
+        raise PrescoreError(
+            f"{option}: {mask.source} is a mask for events of shape {mask.event_shape}, the model's have "
+            f"{tuple(denoiser.event_shape)}"
+        )
+
+
+def _pixel_part(
+    known: _Known, mask: str | None, alpha: float | None, strength: float
+) -> tuple[Preconditioner, Mapping[str, object]]:
+    """What scales pixels, by default as strongly as frequencies are scaled, and what of it decides a sample."""
     if mask == "mean" and alpha is not None:
         raise PrescoreError("pixel_alpha: does nothing beside the pixel_mask 'mean'")
-    return PIXEL_MASKS[mask](statistics, strength if alpha is None else alpha)
+    alpha = strength if alpha is None else alpha
+    if mask is not None and is_mask(mask):
+        stored = load_mask(mask, "pixel")
+        _check_mask("pixel_mask", stored, known.denoiser, "pds")
+        return stored.preconditioner(alpha), stored.facts
+    if known.mask is not None:
+        raise PrescoreError("pixel_mask: a mask of frequencies says nothing of pixels; give the authors' .npy of these")
+    check_choice("pixel_mask", mask or "log", PIXEL_MASKS)
+    return PIXEL_MASKS[mask or "log"](known.needed, alpha), {} if mask is None else {"pixel_mask": mask}
 
 
 def _with_skew(M: Preconditioner | None, skew: str | None, omega: float | None) -> Preconditioner:
@@ -780,6 +900,8 @@ def _strength(
             f"alpha: is chosen for predictor-corrector samplers only; give sampler {name!r} a number, such as 5 "
             "(1 is the strongest)"
         )
+    if known.mask is not None:
+        raise PrescoreError(f"alpha: cannot be chosen from the mask {known.mask.source}; give a number, such as 5")
     denoiser = known.denoiser
     choice = choose_alpha(bare, known.needed, denoiser.sigma_min, denoiser.sigma_max, pixel=pixel)
     # Three digits are all that matters, and do not depend on how a processor rounds.

@@ -17,8 +17,9 @@ LOWEST_LEVEL = 0.5  # of the data's deviation, over the number of steps
 UNLIKE = 10.0  # deviations of vectors, largest over smallest, from which on a reference serves: examples/vectors.py
 LOWEST_OF_VECTORS = 0.25  # of the smallest deviation of a vector, the same: benchmarks/sbi_tasks.py
 UNRESOLVED = 1e-5  # of the largest deviation of a vector, below which a direction is taken to be constant
-WIDE = 100.0  # a noise range that goes beyond so many widths of the data range starts where the noise hides the data
+WIDE = 64.0  # a noise range that goes beyond so many widths of the data range starts where the noise hides the data
 HIDING = 16.0  # of the largest root mean square of a coordinate: noise that hides the data
+SMALL = 64  # coordinates that an event is taken to have where nothing was measured of it
 
 # Levels from errors of steps (`prescore.statistics.steps`): benchmarks/solvers.py --grids auto.
 WINDOW = 0.7  # in lam, over which errors are averaged on either side
@@ -30,3 +31,9 @@ TRIED_LENGTHS = (0.125, 0.25, 0.5, 1.0)  # lowest level of geometric ones: of th
 # alpha of PDS (`prescore.samplers.alpha`, `recursion`): experiments/automatic_alpha.py.
 FARTHEST = 1.1  # that samples may be from the marginals on the way, relative to the plain sampler
 PRIOR = 2.0  # weight of what is known of a sample's scale beforehand, in the network's estimate of it
+
+# What of samples is doubtful (`prescore.examine`): benchmarks/doubtful.py.
+BEYOND = 0.1  # of the width of the data's range
+BEYOND_SHARE = 0.01  # of all values, from which on it is said
+ENERGY_RATIO = 4.0  # of a band of frequencies, and its inverse
+ENOUGH_NUMBERS = 256  # in a band, of all samples

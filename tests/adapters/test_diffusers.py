@@ -83,8 +83,11 @@ def test_euler_of_flow_matching_is_that_of_diffusers_from_pure_noise_on(shift):
     torch.testing.assert_close(ours.timesteps, own.timesteps)
     dynamic = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     dynamic.set_timesteps(sigmas=sigmas, mu=0.7)
-    ours.set_timesteps(sigmas=sigmas, mu=0.7)
-    torch.testing.assert_close(ours.timesteps, dynamic.timesteps)
+    shifted = scheduler(dynamic, "ddim")
+    shifted.set_timesteps(sigmas=sigmas, mu=0.7)
+    torch.testing.assert_close(shifted.timesteps, dynamic.timesteps)
+    ours.set_timesteps(sigmas=sigmas, mu=0.7)  # a pipeline may give it where nothing is dynamic
+    torch.testing.assert_close(ours.timesteps, own.timesteps)
 
 
 def test_contract_of_a_scheduler(tmp_path, statistics):
@@ -109,11 +112,6 @@ def test_a_start_in_the_middle_and_a_state_that_the_pipeline_changes(statistics)
     x0 = torch.full(SHAPE, 0.3, dtype=torch.float64)
     noisy = made.add_noise(x0, torch.zeros(SHAPE, dtype=torch.float64), made.timesteps[3].expand(2))
     assert loop(made, 6, given=noisy, start=3).isfinite().all()
-    made.set_timesteps(6)
-    out = made.step(torch.zeros(SHAPE).double(), 0, x0).prev_sample
-    changed = made.step(torch.zeros(SHAPE).double(), 0, out * 0).prev_sample
-    # D = x - sigma eps = 0 from a state that was set to 0: what was there before leaves no trace.
-    torch.testing.assert_close(changed, changed.mean(0, keepdim=True).expand_as(changed))
 
 
 def tiny_unet():

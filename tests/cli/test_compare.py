@@ -28,7 +28,16 @@ from prescore.cli.compare.command import command_line
 from prescore.cli.compare.panels import COLOURS
 from prescore.denoiser import Denoiser
 from prescore.images import to_uint8
-from prescore.metrics import METRICS, evaluate, hold_out, make_features, measure, power_spectrum_error
+from prescore.metrics import (
+    CONDITIONING,
+    METRICS,
+    Conditioning,
+    evaluate,
+    hold_out,
+    make_features,
+    measure,
+    power_spectrum_error,
+)
 
 Cli = Callable[..., Any]
 Refused = Callable[..., str]
@@ -129,8 +138,10 @@ def test_the_numbers_are_those_of_sample_and_evaluate(cli: Cli, model: Path, dat
             prescore.make_sampler(run["sampler"], steps=run["steps"]),
             seeds=range(3, 3 + N),
             batch_size=5,
+            callback=(conditioning := Conditioning()),
             progress=False,
         )
+        assert run["conditioning"] == pytest.approx(conditioning.values, rel=1e-12)
         assert run["metrics"] == pytest.approx(evaluate(measure(to_uint8(x), features), reference), rel=1e-6)
         assert run["seconds"] > 0
         with np.load(out / "runs" / f"{run['sampler']}-{run['steps']}.npz") as file:
@@ -145,7 +156,7 @@ def test_the_numbers_are_those_of_sample_and_evaluate(cli: Cli, model: Path, dat
     assert [row["sampler"] for row in rows] == ["dpmpp-2m", "ddim", "dpmpp-2m", "ddim", "true samples"]
     for row, values in zip(rows, [*(run["metrics"] for run in found["runs"]), floor], strict=True):
         assert {name: float(row[name]) for name in METRICS} == pytest.approx(values, rel=1e-6)
-    assert [text for tag, text in page_of(out).texts if tag == "button"][5:] == list(METRICS)
+    assert [text for tag, text in page_of(out).texts if tag == "button"][7:] == list(METRICS)
 
 
 def test_without_a_reference_spectra_stand_beside_the_model_s_own(
@@ -210,16 +221,18 @@ def test_the_report_needs_nothing_else_and_is_well_formed(
     assert all(figure["role"] == "img" and figure["aria-label"] for figure in figures)
     assert "frechet (lower is better), against network calls" in [figure["aria-label"] for figure in figures]
     headers = [a for a in page.all("th") if "aria-sort" in a]
-    columns = ["sampler", "allowed", "calls", "steps", "seconds", "frechet", "precision", "spectrum"]
+    columns = ["sampler", "allowed", "calls", "steps", "seconds", *CONDITIONING]
+    columns += ["frechet", "precision", "spectrum"]
     assert [text for tag, text in page.texts if tag == "button"] == columns
-    assert [a["data-first"] for a in headers] == ["ascending"] * 6 + ["descending", "ascending"]
+    assert [a["data-first"] for a in headers] == ["ascending"] * 8 + ["descending", "ascending"]
     cells = [a["data-value"] for tag, a in page.tags if tag in ("td", "th") and "data-value" in a]
     rows = [cells[k : k + len(columns)] for k in range(0, len(cells), len(columns))]
     expected = [
-        [run["sampler"], run["allowed"], run["calls"], run["steps"], run["seconds"]] for run in results(out)["runs"]
+        [*(run[name] for name in columns[:5]), *(run["conditioning"][name] for name in CONDITIONING)]
+        for run in results(out)["runs"]
     ]
-    assert [row[:5] for row in rows] == [[str(value) for value in row] for row in expected]
-    assert [float(row[5] or 0) for row in rows] == [run["metrics"]["frechet"] for run in results(out)["runs"]]
+    assert [row[:7] for row in rows] == [[str(value) for value in row] for row in expected]
+    assert [float(row[7] or 0) for row in rows] == [run["metrics"]["frechet"] for run in results(out)["runs"]]
     best = min(results(out)["runs"][:2], key=lambda run: run["metrics"]["frechet"])["metrics"]["frechet"]
     assert f'data-value="{best}" class="best"' in text
     facts = dict(zip(*[[t for tag, t in page.texts if tag == kind] for kind in ("dt", "dd")], strict=False))
@@ -392,7 +405,15 @@ def test_folders_that_hold_something_else(
     cli(*given)
     file = folder / "runs" / "p-ode-1-2.json"
     whole = file.read_text()
-    tampered = {"notes": 3, "spectrum": [1, 2], "metrics": {"frechet": "x"}, "seconds": None, "failure": [], "more": 1}
+    tampered = {
+        "notes": 3,
+        "spectrum": [1, 2],
+        "metrics": {"frechet": "x"},
+        "seconds": None,
+        "conditioning": {"x": 1},
+        "failure": [],
+        "more": 1,
+    }
     wrong = [json.dumps(json.loads(whole) | {name: value}) for name, value in tampered.items()]
     for damaged in (whole[:-20], "[]", "{}", whole.replace('"seconds": ', '"seconds": 1e999, "x": '), *wrong):
         file.write_text(damaged)

@@ -1,6 +1,8 @@
 """`prescore evaluate` prints what the library computes, and refuses bad input in one line."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from prescore.data import load_images
+from prescore.images import save_png
 from prescore.metrics import METRICS, evaluate, make_features, measure
+from prescore.output.shards import Shards
 
 GENERATOR = np.random.default_rng(0)
 SAMPLES = GENERATOR.integers(0, 256, (12, 6, 8), dtype=np.uint8)
@@ -232,7 +237,7 @@ def test_weights_that_were_not_downloaded(
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     message = refused("evaluate", samples, "--reference", data, "--features", "inception")
     assert f"weights are not there, {tmp_path / 'checkpoints' / 'weights-00000000.pth'}" in message
-    assert "download https://example.org/weights-00000000.pth to" in message
+    assert "00000000.pth https://example.org/weights-00000000.pth`, or take" in message
     assert "or take efficientnet-lite0; other extractors: mnist-classifier" in message
 
 
@@ -256,3 +261,31 @@ def test_values_that_are_not_finite_are_null(tmp_path: Path, data: Path, cli: Ca
     assert code == 0
     assert rows(out)["spectrum"][0] == "inf"
     assert json.loads((tmp_path / "out.json").read_bytes())["metrics"]["spectrum"] is None
+
+
+def test_files_are_read_in_batches_and_shared_by_processes(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Of shards, a folder of pictures and an array: as of all of them in one array, by one process and by two."""
+    pytest.importorskip("accelerate")
+    images = torch.randint(0, 256, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    shards = Shards(tmp_path / "shards", range(20), {}, 8)
+    for (batch,) in shards.units(8):
+        shards.add(batch, images[batch])
+    (tmp_path / "pictures").mkdir()
+    for k in range(20, 40):
+        save_png(tmp_path / "pictures" / f"{k}.png", images[k])
+    np.save(tmp_path / "rest.npy", images[40:, 0].numpy())
+    np.save(tmp_path / "all.npy", images[:, 0].numpy())
+    parts = [tmp_path / name for name in ("shards", "pictures", "rest.npy")]
+    how = ["--reference", tmp_path / "all.npy", "--features", "pixels", "--batch-size", 7, "--json"]
+    assert cli("evaluate", tmp_path / "all.npy", *how, tmp_path / "whole.json").code == 0
+    assert cli("evaluate", *parts, *how, tmp_path / "parts.json").code == 0
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    many = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "prescore"]
+    command = [*many, "evaluate", *parts, *how, tmp_path / "pair.json"]
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    whole, *others = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "parts", "pair"))
+    for found in others:
+        assert found["samples"]["digest"] == whole["samples"]["digest"]
+        assert found["samples"]["path"] == [str(part) for part in parts]
+        assert found["metrics"] == pytest.approx(whole["metrics"], rel=1e-9, abs=1e-9)

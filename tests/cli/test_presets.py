@@ -17,6 +17,18 @@ def test_presets_are_listed_and_shown(cli):
     code, out, _ = cli("presets")
     assert code == 0
     assert all(name in out for name in PRESETS)
+    assert max(map(len, out.splitlines())) < 80
+    # Each is set out with all that it sets, what several share above them.
+    for block in out.split("\n\n")[:-1]:
+        text = " ".join(block.split())
+        for name in PRESETS.keys() & set(text.split()):
+            options = PRESETS[name].options
+            assert PRESETS[name].source in text
+            for key, value in options.items():
+                word = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                assert {"True": key, "False": f"no {key}"}.get(word, f"{key} {word}") in text, (name, key)
+    for name in PRESETS:
+        assert max(map(len, cli("presets", name).out.splitlines())) < 80
     code, out, _ = cli("presets", "pds-church96-t157")
     assert code == 0
     for part in ("LSUN church, NCSNv2", "church96-ncsnv2", "0.2, 1.6", "supplement, Table 1", "3152"):

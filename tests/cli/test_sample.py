@@ -27,7 +27,8 @@ from prescore.denoiser import Denoiser
 from prescore.gaussian import GAUSSIANS, Gaussian
 from prescore.grid import geometric, iddpm, karras, uniform_t
 from prescore.images import grid, to_uint8
-from prescore.samplers import SAMPLERS, Entry
+from prescore.metrics import CONDITIONING, Conditioning
+from prescore.samplers import SAMPLERS, Entry, Progress
 from prescore.samplers.table import options_of
 from prescore.schedule import VP
 
@@ -95,7 +96,7 @@ def test_samples_do_not_depend_on_the_batch_size(tmp_path: Path, cli: Cli, model
 def test_the_settings_and_the_calls_are_printed(tmp_path: Path, cli: Cli, model: Path) -> None:
     out = cli("sample", model, *PC, "--steps", 3, "--n", 5, "--batch-size", 2, "--out", tmp_path / "a.png").out
     facts = facts_of(out)
-    expected = {"sampler": "pc", "steps": "3", "snr": "0.16", "seeds": "0 to 4", "batch_size": "2", "device": "cpu"}
+    expected = {"sampler": "pc", "steps": "3", "snr": "0.16", "seeds": "0-4", "batch_size": "2", "device": "cpu"}
     assert expected.items() <= facts.items()
     assert facts["calls"] == "18"  # 3 batches of 3 steps of 2 calls
     assert out.splitlines()[-1].startswith("18 network calls in ")
@@ -518,11 +519,11 @@ def test_options_that_would_do_nothing_are_refused(
 
 
 BAD: dict[str, list[object]] = {
-    "n: 0 samples asked for": ["--n", 0],
-    "n: -2 samples asked for": ["--n", -2],
+    "--n: 0 samples asked for": ["--n", 0],
+    "--n: -2 samples asked for": ["--n", -2],
     "steps: 0 is not a positive": ["--steps", 0],
     "steps: -1 is not a positive": ["--steps", -1],
-    "--batch-size: 0 is not positive": ["--batch-size", 0],
+    "--batch-size: 0 is not a positive": ["--batch-size", 0],
     "seeds: -1 is not": ["--seed", -1],
     "alpha: 0.5 given; it must be at least 1": ["--alpha", 0.5],
     "alpha: nan given": ["--alpha", "nan"],
@@ -781,3 +782,36 @@ def test_a_network_that_cannot_be_compiled(
     monkeypatch.setattr(prescore.Plan, "sample", fail)
     message = refused("sample", model, *PC, "--steps", 2, "--out", tmp_path / "a.npz", "--compile")
     assert "--compile: the network cannot be compiled here (No working C++ compiler found); leave it out" in message
+
+
+def test_the_states_along_the_trajectory(tmp_path: Path, cli: Cli, refused: Refused, model: Path) -> None:
+    file, folder = tmp_path / "states.npy", tmp_path / "out"
+    words = ("sample", model, *PC, "--steps", 3, "--n", 5, "--seed", 2, "--batch-size", 2, "--trajectory", file)
+    assert cli(*words, "--out", folder).code == 0
+    conditioning, states = Conditioning(), []
+
+    def keep(progress: Progress) -> None:
+        conditioning(progress)
+        states.append(progress.x.float())
+
+    sampler = prescore.make_sampler("pc", steps=3)
+    prescore.sample(prescore.load(model), sampler, seeds=range(2, 7), callback=keep, progress=False)
+    assert np.allclose(np.load(file), torch.stack(states).numpy(), rtol=1e-4, atol=1e-4)
+    np.save(tmp_path / "data.npy", np.zeros((9, 8, 8), np.uint8))
+    given: tuple[object, ...] = ("evaluate", folder, "--reference", tmp_path / "data.npy", "--features", "pixels")
+    given += ("--metrics", "pixel-mean")
+    code, out, _ = cli(*given, "--trajectory", file, "--floor", "--json", tmp_path / "result.json")
+    assert code == 0
+    found = json.loads((tmp_path / "result.json").read_text())["trajectory"]
+    assert {name: found[name] for name in CONDITIONING} == pytest.approx(conditioning.values, rel=1e-5)
+    assert (found["steps"], found["n"], found["path"]) == (3, 5, str(file))
+    assert re.search(rf"^V_coo +{re.escape(format(found['V_coo'], '.4g'))} +lower$", out, re.MULTILINE)
+    assert f"--trajectory: {folder} holds samples, which are not drawn again" in refused(*words, "--out", folder)
+    assert "an .npy file is written" in refused(*words[:-1], tmp_path / "a.npz", "--out", tmp_path / "b")
+    for name, values, message in (
+        ("flat", np.zeros((3, 4)), "holds float64 values of shape (3, 4); floating point (T, n, ...) is needed"),
+        ("bytes", np.zeros((3, 4, 5), np.uint8), "holds uint8 values"),
+        ("nan", np.full((3, 4, 5), np.nan), "has values that are not finite"),
+    ):
+        np.save(tmp_path / f"{name}.npy", values)
+        assert message in refused(*given, "--trajectory", tmp_path / f"{name}.npy")

@@ -102,7 +102,7 @@ def test_is_the_function_with_the_same_settings(cli, data, tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("name", ["ncsn", "ncsnv2", "ve", "vp", "edm"])
+@pytest.mark.parametrize("name", ["ncsn", "ncsnv2", "ve", "vp", "flow", "edm"])
 def test_defaults_are_those_of_the_recipe(cli, data, tmp_path, seen, name):
     words = ["train", data, "--key", "train", "--pad", 8, "--out", tmp_path / "run"]
     assert cli(*words, "--recipe", name).code == 0

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from prescore.cli.output import open_output
 from prescore.data import DataWarning, load_images
 from prescore.errors import PrescoreError
+from prescore.output import open_output
 
 GREY = np.random.default_rng(0).integers(0, 256, (6, 9, 7), dtype=np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (6, 9, 7, 3), dtype=np.uint8)
@@ -260,8 +260,7 @@ def test_what_sample_writes_is_read(tmp_path: Path, event: tuple[int, ...], as_n
     samples = torch.rand(3, *event, generator=torch.Generator().manual_seed(0))
     samples = samples if as_numbers else (255 * samples).to(torch.uint8)
     output = open_output(tmp_path / "a.npz", range(3), {"model": "a"}, event, as_numbers=as_numbers)
-    output.add(range(3), samples)
-    output.finish()
+    output.write(samples)
     assert torch.equal(load_images(tmp_path / "a.npz"), samples)
     assert torch.equal(load_images(tmp_path / "a.npz", n=3, seed=1), samples)
 

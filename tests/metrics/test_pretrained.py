@@ -4,6 +4,7 @@ The networks themselves are tried where they are installed; torch-fidelity's is 
 """
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from prescore.errors import PrescoreError
-from prescore.metrics import EXTRACTORS, Preprocessing, inception_score, make_features, measure
+from prescore.metrics import EXTRACTORS, Preprocessing, frechet_distance, inception_score, make_features, measure
 from prescore.metrics.pretrained import load_weights
 
 NEW = ["efficientnet-lite0", "inception"]
@@ -133,7 +134,8 @@ def test_weights_of_the_inception_network_are_not_downloaded(hub):
         make_features("inception", (3, 32, 32))
     message = str(caught.value)
     assert message.startswith(f"inception: its weights are not there, {folder}")
-    assert f"download {module.URL_INCEPTION_V3} to {folder}, or take efficientnet-lite0" in message
+    file = folder / "weights-00000000.pth"
+    assert f"fetch them once, `curl -L --create-dirs -o {file} {module.URL_INCEPTION_V3}`, or take" in message
     assert list(folder.iterdir()) == []
 
 
@@ -150,6 +152,39 @@ def test_the_inception_network_is_given_rounded_bytes(hub):
     torch.testing.assert_close(features(x), expected, rtol=0, atol=0.02)
     score = measure(x, features, ["inception-score"]).answers.score
     assert score == pytest.approx(inception_score(features(x) @ weights["fc.weight"].T), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*mode.*:DeprecationWarning")
+def test_fid_from_the_command_line(hub, tmp_path):
+    """With a stand-in for the network: the number is the Frechet distance of its features."""
+    pytest.importorskip("typer")
+    from prescore.cli import main
+
+    folder, module = hub
+    weights = {"fc.weight": torch.randn(5, 2048), "fc.bias": torch.zeros(5)}
+    module.URL_INCEPTION_V3 = f"https://example.org/{written(folder, weights).name}"
+    images = {name: pictures(n) for name, n in (("samples", 4), ("true", 6))}
+    for name, x in images.items():
+        np.save(tmp_path / f"{name}.npy", x.movedim(1, -1).numpy())
+    words = ["evaluate", tmp_path / "samples.npy", "--reference", tmp_path / "true.npy", "--features", "inception"]
+    words += ["--metrics", "frechet", "--json", tmp_path / "out.json"]
+    assert main([str(word) for word in words]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    features = make_features("inception", tuple(images["true"].shape[1:]))
+    expected = frechet_distance(*(features.moments(x) for x in images.values()))
+    assert found["metrics"]["frechet"] == pytest.approx(expected, rel=1e-4)
+    assert found["features"]["name"] == "inception"
+
+
+def test_a_torchvision_of_another_build_is_said(hub, monkeypatch):
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("prescore.metrics.pretrained.importlib.import_module", broken)
+    with pytest.raises(
+        PrescoreError, match=r"nms does not exist\); pip install 'prescore\[fid\]', with a torchvision of"
+    ):
+        make_features("inception", (3, 32, 32))
 
 
 def test_torch_fidelity_itself():

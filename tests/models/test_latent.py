@@ -6,7 +6,7 @@ import torch
 import prescore
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
-from prescore.models.latent import BATCH, LatentDenoiser, encode
+from prescore.models.latent import LatentDenoiser, encode
 from prescore.models.vae import VAE
 from prescore.samplers import PredictorCorrector
 
@@ -66,9 +66,9 @@ def test_a_counted_model_is_still_one_of_latents(model):
 
 
 def test_latents_are_the_means_of_the_posteriors_whatever_the_batch(model, vae):
-    x = images(BATCH + 3)
+    x = images(VAE.at_once + 3)
     z = model.encode(x)
-    assert z.shape == (BATCH + 3, 2, 2, 2)
+    assert z.shape == (VAE.at_once + 3, 2, 2, 2)
     assert torch.allclose(z[-3:], vae.encode(x[-3:]).mean, atol=1e-6)
     assert model.decode(z).shape == x.shape
 

@@ -75,9 +75,9 @@ SAMPLERS = {
     "ddim, eta 0.5": (DDIM, {"eta": 0.5}, 1),
     "ddpm": (DDPM, {}, 1),
     "ddpm, large": (DDPM, {"variance": "large"}, 1),
-    "analytic-ddim": (AnalyticDDIM, {"clip": None}, 0.5),
-    "analytic-ddim, eta 0.5": (AnalyticDDIM, {"clip": None, "eta": 0.5}, 1),
-    "analytic-ddpm": (AnalyticDDIM, {"clip": None, "eta": 1.0}, 1),
+    "analytic-ddim": (AnalyticDDIM, {"last_noise": None}, 0.5),
+    "analytic-ddim, eta 0.5": (AnalyticDDIM, {"last_noise": None, "eta": 0.5}, 1),
+    "analytic-ddpm": (AnalyticDDIM, {"last_noise": None, "eta": 1.0}, 1),
 }
 STOCHASTIC = [name for name, (_, _, strong) in SAMPLERS.items() if strong is not None]
 

@@ -58,7 +58,7 @@ def test_theorem_1_in_the_coordinates_of_the_paper(name, eta, steps):
     table = Tabulated.from_betas(betas).levels
     grid = torch.cat([table[index].flip(0), torch.zeros(1)])
     statistics = with_gamma(Gamma.flip(0), levels=table.flip(0), data_range=(-1e6, 1e6))
-    ours = AnalyticDDIM(eta=eta, statistics=statistics, clip=None, grid=grid).noise_variance(grid[:-1], grid[1:])
+    ours = AnalyticDDIM(eta=eta, statistics=statistics, last_noise=None, grid=grid).noise_variance(grid[:-1], grid[1:])
     for i, (n, previous) in enumerate(pairwise(index.flip(0).tolist())):
         bar, bar_previous = alpha_bar[n], alpha_bar[previous]
         alpha = bar / bar_previous
@@ -74,7 +74,7 @@ def test_theorem_1_in_the_coordinates_of_the_paper(name, eta, steps):
 def test_one_step_on_isotropic_data_lands_on_the_exact_variance(c, eta, estimate, s, t):
     """Between the measured levels too, where the interpolation is exact for such data."""
     grid = torch.tensor([s, t], dtype=torch.float64)
-    ((kept, std),) = AnalyticDDIM(eta=eta, statistics=gaussian([c]), estimate=estimate, clip=None).start(grid)
+    ((kept, std),) = AnalyticDDIM(eta=eta, statistics=gaussian([c]), estimate=estimate, last_noise=None).start(grid)
     shrink = c / (c + s**2)
     assert (shrink + kept * (1 - shrink)) ** 2 * (c + s**2) + std**2 == pytest.approx(c + t**2, rel=1e-9)
 
@@ -82,7 +82,7 @@ def test_one_step_on_isotropic_data_lands_on_the_exact_variance(c, eta, estimate
 def test_one_step_of_eta_1_is_the_exact_reverse_step():
     c, grid = 0.3, torch.tensor([3.0, 0.4], dtype=torch.float64)
     s, t = grid.tolist()
-    ((_, std),) = AnalyticDDIM(eta=1.0, statistics=gaussian([c]), clip=None).start(grid)
+    ((_, std),) = AnalyticDDIM(eta=1.0, statistics=gaussian([c]), last_noise=None).start(grid)
     assert std**2 == pytest.approx((s**2 - t**2) * (c + t**2) / (c + s**2), rel=1e-9)
 
 
@@ -93,7 +93,7 @@ def test_the_variance_is_the_best_isotropic_one(eta):
     s, t = 2.0, 0.9
     grid = torch.tensor([s, t], dtype=torch.float64)
     levels = torch.cat([LEVELS, grid[:1]]).sort(descending=True).values
-    sampler = AnalyticDDIM(eta=eta, statistics=gaussian(c, levels), clip=None)
+    sampler = AnalyticDDIM(eta=eta, statistics=gaussian(c, levels), last_noise=None)
     kept, std = sampler.start(grid)[0]
     bridge = sampler.bridge_variance(*grid).item()
     # The law of x_t given x: the bridge about x0, x0 having variance c s^2 / (c + s^2).
@@ -111,7 +111,7 @@ def test_without_spread_it_is_ddim():
     grid = torch.tensor([5.0, 1.0, 0.1, 0.0], dtype=torch.float64)
     known = with_gamma(torch.ones_like(LEVELS))
     for eta in ETAS:
-        ours = AnalyticDDIM(eta=eta, statistics=known, clip=None).noise_variance(grid[:-1], grid[1:])
+        ours = AnalyticDDIM(eta=eta, statistics=known, last_noise=None).noise_variance(grid[:-1], grid[1:])
         assert torch.allclose(ours, DDIM(eta=eta).bridge_variance(grid[:-1], grid[1:]), rtol=0, atol=1e-10)
 
 
@@ -130,14 +130,14 @@ def test_bounds(gamma, estimate):
 def test_the_last_noise_is_at_most_clip_grey_levels():
     grid = torch.tensor([5.0, 1.0, 0.5, 0.3, 0.0], dtype=torch.float64)
     statistics = gaussian([1.0], data_range=(-1.0, 1.0))
-    free = [std for _, std in AnalyticDDIM(statistics=statistics, clip=None).start(grid)]
-    for clip in (1.0, 2.0):
-        stds = [std for _, std in AnalyticDDIM(statistics=statistics, clip=clip).start(grid)]
+    free = [std for _, std in AnalyticDDIM(statistics=statistics, last_noise=None).start(grid)]
+    for last_noise in (1.0, 2.0):
+        stds = [std for _, std in AnalyticDDIM(statistics=statistics, last_noise=last_noise).start(grid)]
         assert stds[:2] == free[:2]
-        assert stds[2] * math.sqrt(2 / math.pi) * 255 / 2 == pytest.approx(clip)  # mean of |z| is sqrt(2 / pi)
+        assert stds[2] * math.sqrt(2 / math.pi) * 255 / 2 == pytest.approx(last_noise)  # mean of |z| is sqrt(2 / pi)
         assert stds[3] == 0
     assert free[2] > stds[2]
-    assert [std for _, std in AnalyticDDIM(statistics=statistics, clip=1e6).start(grid)] == free
+    assert [std for _, std in AnalyticDDIM(statistics=statistics, last_noise=1e6).start(grid)] == free
     assert AnalyticDDIM(statistics=statistics).start(grid[[2, 4]]) == ((0.0, 0.0),)
 
 
@@ -155,7 +155,7 @@ def test_measured_and_sampled(eta):
     statistics = replace(calibrate(data, data_range=(-1.0, 2.0)), model=ModelStatistics(score=score))
     grid = torch.tensor([8.0, 1.0, 0.2, 0.05, 0.02], dtype=torch.float64)
     variance = {}
-    for sampler in (AnalyticDDIM(eta=eta, statistics=statistics, grid=grid, clip=None), DDIM(eta=eta, grid=grid)):
+    for sampler in (AnalyticDDIM(eta=eta, statistics=statistics, grid=grid, last_noise=None), DDIM(eta=eta, grid=grid)):
         x = sample(denoise, sampler, seeds=range(40), progress=False)
         variance[type(sampler)] = (x - 0.5).square().mean().item() / (0.01 + 0.02**2)
     assert abs(variance[AnalyticDDIM] - 1) < 5 * math.sqrt(2 / 20000)
@@ -183,7 +183,7 @@ def test_what_it_declares():
     ("make", "message"),
     [
         (lambda: AnalyticDDIM(estimate="scor"), "estimate: unknown value 'scor'; did you mean score"),
-        (lambda: AnalyticDDIM(clip=0.0), "clip: 0.0 is not positive"),
+        (lambda: AnalyticDDIM(last_noise=0.0), "last_noise: 0.0 is not positive"),
         (lambda: AnalyticDDIM(eta=2.0), "eta: 2.0 is outside"),
         (lambda: AnalyticDDIM().check(SHAPE, LEVELS), "prescore calibrate DATA --model MODEL"),
         (lambda: AnalyticDDIM().start(LEVELS), "prescore calibrate DATA --model MODEL"),

@@ -382,6 +382,18 @@ def test_the_last_step_to_zero_is_the_denoiser(method):
         assert relative(last, MIXTURE(x, LEVELS[-1])) < 1e-14
 
 
+@pytest.mark.parametrize("corrector", [False, True])
+def test_a_state_that_was_changed_between_steps_is_where_the_next_one_begins(corrector):
+    """As inpainting changes it; what is known of the remainder is kept."""
+    sampler = make_sampler("p-ode-2m", reference=VARIED, corrector=corrector)
+    x, state = sampler.step(MIXTURE, X, LEVELS[0], LEVELS[1], sampler.start(LEVELS), Replay([]))
+    changed, after = sampler.step(MIXTURE, x + 1, LEVELS[1], LEVELS[2], state, Replay([]))
+    plain = make_sampler("p-ode-2m", reference=VARIED, corrector=False)
+    _, bare = plain.step(MIXTURE, X, LEVELS[0], LEVELS[1], plain.start(LEVELS), Replay([]))
+    torch.testing.assert_close(changed, plain.step(MIXTURE, x + 1, LEVELS[1], LEVELS[2], bare, Replay([]))[0])
+    assert len(after.past) == 1
+
+
 @pytest.mark.parametrize("s", [0.3, 1.0])
 def test_the_last_step_keeps_the_variance_that_the_network_leaves_missing(s):
     """Two narrow clusters: D has less variance than the data, the Gaussian solution more."""

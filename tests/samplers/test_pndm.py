@@ -1,12 +1,14 @@
+from itertools import pairwise
+
 import pytest
 import torch
-from flow import GAUSSIAN, MIXTURE, X, end
+from flow import GAUSSIAN, MIXTURE, START, X, end
 from support import relative
 
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.grid import append_zero, geometric, uniform_t
-from prescore.samplers import sample
+from prescore.samplers import make_sampler, sample
 from prescore.samplers.deis import DEIS
 from prescore.samplers.pndm import PNDM, VARIANTS
 from prescore.schedule import EDM, VP, Cosine
@@ -85,3 +87,14 @@ def test_too_few_steps(variant, least):
     PNDM(variant=variant).check((4,), geometric(least + 1))
     with pytest.raises(PrescoreError, match=f"steps: {least - 1} given, but {variant} needs at least {least}"):
         PNDM(variant=variant).check((4,), geometric(least, 1.0, 2.0) if least > 2 else torch.tensor([1.0, 0.5]))
+
+
+def test_ipndm_is_its_paper_s_formula():
+    """Written out: order k + 1 at step k, up to 4, with the weights of equal steps."""
+    levels, x, slopes = geometric(7, 0.05, START), X.double(), []
+    weights = [[1], [3 / 2, -1 / 2], [23 / 12, -4 / 3, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -3 / 8]]
+    for s, t in pairwise(levels.tolist()):
+        slopes = [(x - MIXTURE(x, torch.tensor(s, dtype=torch.float64))) / s, *slopes][:4]
+        x = x + (t - s) * sum(w * d for w, d in zip(weights[len(slopes) - 1], slopes, strict=True))
+    assert torch.allclose(end(PNDM(variant="ipndm"), levels), x, rtol=1e-12)
+    assert make_sampler("ipndm").total_calls(7) == 7

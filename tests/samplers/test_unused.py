@@ -54,7 +54,7 @@ OTHERS: dict[str, list[object]] = {
     "order": [1],
     "alpha": [0.6],
     "eta": [0.5, 0.0],
-    "clip": [1.0],
+    "last_noise": [1.0],
     "degree": [0, 1, 2],
     "p": [1, 2],
     "precondition_prior": [True, False],

@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from prescore.checkpoints.native import read_description, save_model
 from prescore.errors import PrescoreError
+from prescore.processes import Processes
 from prescore.training.data import TrainingData
 from prescore.training.initial import check_same, check_same_arguments, model_weights
 from prescore.training.loop import train
-from prescore.training.processes import Processes
 from prescore.training.state import new_state
 
 ALONE = Processes(torch.device("cpu"))
@@ -27,7 +27,7 @@ def stored(folder, recipe="edm", seed=1, **changes):
     return folder / "first.safetensors"
 
 
-@pytest.mark.parametrize("recipe", ["ncsn", "ncsnv2", "ve", "vp", "edm", "vae"])
+@pytest.mark.parametrize("recipe", ["ncsn", "ncsnv2", "ve", "vp", "flow", "edm", "vae"])
 def test_a_run_begins_with_the_weights_and_a_new_optimizer(tmp_path, recipe):
     path = stored(tmp_path, recipe)
     task, config = tiny(recipe)

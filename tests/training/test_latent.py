@@ -99,7 +99,10 @@ def test_a_run_goes_on_only_with_the_same_autoencoder(tmp_path, autoencoder):
         ({"flip": True}, "flip: belongs to recipes for images"),
         ({"data_range": (0.0, 1.0)}, "data_range: belongs to recipes for images"),
         ({"channel_mult": (1, 2)}, "channel_mult: belongs to the networks ddpmpp and ncsnpp"),
-        ({"preconditioning": "score-labels"}, "score-labels does not go with the network mlp; give edm or ve or vp"),
+        (
+            {"preconditioning": "score-labels"},
+            "score-labels does not go with the network mlp; give edm or ve or vp or flow",
+        ),
     ],
 )
 def test_settings_that_do_nothing_here(given, message):

@@ -182,7 +182,7 @@ def test_model_file_says_how_it_was_trained(tmp_path):
     assert torch.equal(weights["map_layer0.weight"], tensors(tmp_path)["average/map_layer0.weight"].half())
 
 
-@pytest.mark.parametrize("name", ["ncsn", "ncsnv2", "ve", "vp", "edm"])
+@pytest.mark.parametrize("name", ["ncsn", "ncsnv2", "ve", "vp", "flow", "edm"])
 def test_models_of_every_recipe_are_loaded_as_they_were_trained(tmp_path, name):
     task, config = tiny(name, steps=2, cooldown=0, batch_size=2)
     loaded = load_model(train(task, config, tmp_path, QUIET).model)

@@ -10,7 +10,8 @@ from prescore.training.recipes import RECIPES, configured, find_recipe, with_opt
 
 
 @pytest.mark.parametrize(
-    ("name", "network"), [("ncsn", "NCSN"), ("ncsnv2", "NCSNv2"), ("ve", "SongUNet"), ("vp", "SongUNet")]
+    ("name", "network"),
+    [("ncsn", "NCSN"), ("ncsnv2", "NCSNv2"), ("ve", "SongUNet"), ("vp", "SongUNet"), ("flow", "SongUNet")],
 )
 def test_recipes_describe_their_models(name, network):
     description = find_recipe(name).settings.task(TrainingData(digits(4, 32, channels=3))).describe("m", {})

@@ -7,7 +7,9 @@ from support import relative
 
 from prescore.checkpoints import open_model
 from prescore.checkpoints.labels import Classes, classes_of
+from prescore.denoiser import from_flow
 from prescore.errors import PrescoreError
+from prescore.plan import plan
 from prescore.training import score
 from prescore.training.augment import augmentation_labels, augmented
 from prescore.training.data import TrainingData
@@ -15,7 +17,7 @@ from prescore.training.losses import LOSSES
 from prescore.training.recipes import find_recipe
 from prescore.training.state import generator_of_step
 
-NAMES = ("ncsn", "ncsnv2", "ve", "vp", "edm")
+NAMES = ("ncsn", "ncsnv2", "ve", "vp", "flow", "edm")
 LABELLED = TrainingData(digits(9), labels=torch.arange(9) % 3)
 
 
@@ -29,7 +31,7 @@ def parts(task, count=4):
     ("name", "loss"), [*(("edm", loss) for loss in LOSSES), *((name, "ssm-vr") for name in NAMES if name != "edm")]
 )
 def test_losses_train_the_networks_of_recipes(name, loss):
-    changes = {"attn_resolutions": (4,)} if name in ("ve", "vp", "edm") else {}
+    changes = {"attn_resolutions": (4,)} if name in ("ve", "vp", "flow", "edm") else {}
     task, _ = tiny(name, loss=loss, **changes)
     network, objective, batch = parts(task)
     value = objective(0, **batch)
@@ -51,8 +53,42 @@ def test_the_loss_of_a_recipe_is_that_of_the_table(name):
         error = task._preconditioned(network)(x0 + level * n, sigma) - x0
     sd = task.sigma_data
     weight = {"edm": (level**2 + sd**2) / (level * sd) ** 2, "ve": 1 / level**2, "vp": 1 / level**2}
+    weight["flow"] = (1 + 1 / level) ** 2
     expected = (weight.get(name, 1 / (2 * level**2)) * error**2).mean()
     assert objective(0, **batch).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_loss_of_flow_matching_is_that_of_n_minus_x0():
+    task, _ = tiny("flow")
+    network, objective, batch = parts(task, 8)
+    x0, n, t = batch["x0"].double(), batch["n"].double(), (batch["sigma"].double() / (1 + batch["sigma"].double()))
+    t = t.reshape(-1, 1, 1, 1)
+    with torch.no_grad():
+        v = network(((1 - t) * x0 + t * n).float(), (1000 * t).flatten().float())
+    assert objective(0, **batch).item() == pytest.approx((v - (n - x0)).square().mean().item(), rel=1e-4)
+    times = task.draw(1000, generator_of_step(0, 0)).numbers["sigma"].double()
+    times = (times / (1 + times)).sort().values
+    torch.testing.assert_close(times, torch.linspace(1e-3, 1, 1000).double(), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("noise", [{}, {"noise": "log-normal", "P_mean": 0.0, "P_std": 1.0, "sigma_max": 200.0}])
+def test_the_file_of_a_flow_model_is_that_of_from_flow(tmp_path, noise):
+    task, _ = tiny("flow", **noise)
+    network = task.build(generator_of_step(0, -1)).eval()
+    task.save(tmp_path / "m.safetensors", network.state_dict(), "m", {})
+    model = open_model(tmp_path / "m.safetensors")[1]
+    own = from_flow(network)
+    if not noise:
+        assert (model.sigma_min, model.sigma_max) == (own.sigma_min, own.sigma_max)
+    x = torch.randn(4, *model.event_shape, generator=torch.Generator().manual_seed(0))
+    for level in (0.01, 1.0, 50.0, 1e9):
+        sigma = torch.tensor(level)
+        with torch.no_grad():
+            expected = own(x * (1 + level), sigma)
+            torch.testing.assert_close(model(x * (1 + level), sigma), expected, rtol=2e-3, atol=2e-3)
+    samples = plan(model, sampler="dpmpp-2m", calls=6).sample([0, 1], progress=False)
+    assert samples.abs().max() < 10
+    assert task.preview(network, 2, 0).abs().max() < 10
 
 
 def test_the_scores_of_ncsn_begin_with_the_size_they_will_have():

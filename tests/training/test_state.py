@@ -2,8 +2,8 @@ import pytest
 import torch
 from runs import assert_equal, tiny
 
+from prescore.processes import Processes
 from prescore.training.ema import ema_decay
-from prescore.training.processes import Processes
 from prescore.training.state import averaged_network, generator_of_step, new_state, prepare, train_step
 
 ALONE = Processes(torch.device("cpu"))

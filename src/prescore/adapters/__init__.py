@@ -1,4 +1,4 @@
-"""Doors from other libraries: one file each, which alone imports that library."""
+"""Doors from other libraries: one file or folder each, which alone imports that library."""
 
 from contextlib import suppress
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.plan import Plan, plan
+from prescore.samplers.table import find_sampler
 
 # What stands in where the levels that a caller lists are too few for a solver: the same method of a lower order.
 LOWER = {"p-ode-3m": "p-ode-2m", "p-ode-2m": "p-ode-1", "p-sde-2m": "p-seeds-1", "p-seeds-3": "p-seeds-2"}
@@ -17,6 +18,8 @@ LOWER |= dict.fromkeys(("dpmpp-2m", "dpmpp-2s", "dpm-solver-2", "unipc"), "ddim"
 
 def plan_on(levels: Tensor, denoiser: Denoiser, name: str, **planned: Any) -> Plan:
     """The sampler of this name on the noise levels of a caller, of a lower order where they are few.
+
+    Options of the sampler that the lower one has no use for are left out then.
 
     Args:
         levels: strictly decreasing, at least two.
@@ -29,4 +32,6 @@ def plan_on(levels: Tensor, denoiser: Denoiser, name: str, **planned: Any) -> Pl
         return plan(denoiser, sampler=name, grid=levels, **planned)
     with suppress(PrescoreError):
         return plan(denoiser, sampler=name, grid=levels, **planned)
-    return plan_on(levels, denoiser, LOWER[name], **planned)
+    lower = LOWER[name]
+    idle = set(find_sampler(name).options) - set(find_sampler(lower).options)
+    return plan_on(levels, denoiser, lower, **{key: value for key, value in planned.items() if key not in idle})

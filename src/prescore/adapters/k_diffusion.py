@@ -18,6 +18,7 @@ from prescore.errors import PrescoreError
 from prescore.samplers import Progress
 from prescore.samplers import sample as run
 from prescore.samplers.table import find_sampler
+from prescore.schedule.flow import FAR
 from prescore.statistics import Statistics, load_statistics
 
 Callback = Callable[[dict[str, Any]], object]
@@ -31,8 +32,8 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
     - `model(x, sigma, **extra_args)` returns the denoised x, sigma (B,);
     - x (B, *event) is the state at sigmas[0], pure noise or a noisy picture;
     - sigmas do not rise; repeats are skipped, a last 0 may be missing, and less than two leave x as it is;
-    - callback receives {"x", "i", "sigma", "sigma_hat", "denoised"} after each step, x before it, i the index of the
-      step among sigmas;
+    - callback receives {"x", "i", "sigma", "sigma_hat", "denoised"} after each step: x before it, denoised what the
+      model made of that, i the index of the step among sigmas;
     - seed is that of the first row, for samplers that draw noise; the next ones count up.
 
     Where the levels are too few for a solver, the same method of a lower order takes them.
@@ -66,9 +67,13 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
         if len(at) < 2:
             return x
         rows, before = x.new_ones(len(x)), x
+        answers: list[Tensor] = []  # of the step under way
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return model(x, sigma * rows, **(extra_args or {}))
+            answer = model(x, sigma * rows, **(extra_args or {}))
+            if callback is not None and not answers:
+                answers.append(answer.clone())
+            return answer
 
         def tell(done: Progress) -> None:
             nonlocal before
@@ -80,7 +85,7 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
                     "i": at[done.step + 1] - 1,
                     "sigma": sigma,
                     "sigma_hat": sigma,
-                    "denoised": done.denoised.to(x),
+                    "denoised": answers.pop().to(x),
                 }
             )
             before = done.x.to(x)
@@ -100,3 +105,40 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
         return end.to(x)
 
     return sample
+
+
+def as_flow(sample: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function that `sampler` made, for models of flow matching, which are called in x_t = (1 - t) x0 + t n.
+
+    For the function that is returned, and its callback, x is x_t and sigmas are times t, 1 at most.
+    """
+
+    def sample_flow(
+        model: Callable[..., Tensor],
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        disable: bool | None = None,
+        **how: Any,
+    ) -> Tensor:
+        t = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
+        levels = (t / (1 - t)).clamp(max=FAR)
+        if not len(levels):
+            return x
+
+        def unscaled(y: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+            level = sigma.double()
+            scale = (1 / (1 + level)).reshape(-1, *(1,) * (y.ndim - 1)).to(y)
+            return model(y * scale, (level / (1 + level)).to(y), **extra)
+
+        def tell(done: dict[str, Any]) -> None:
+            assert callback is not None
+            level = done["sigma"].double()
+            time = (level / (1 + level)).to(done["sigma"])
+            callback({**done, "x": done["x"] / (1 + level.item()), "sigma": time, "sigma_hat": time})
+
+        first, last = (1 + levels[0]).item(), (1 + levels[-1]).item()
+        return sample(unscaled, x * first, levels, extra_args, tell if callback else None, disable, **how) / last
+
+    return sample_flow

@@ -1,8 +1,10 @@
-"""Model folders of Hugging Face diffusers: a `UNet2DModel` and the scheduler that says what its output means.
+"""Model folders of Hugging Face diffusers: a `UNet2DModel`, or a DiT with its autoencoder, and the scheduler that says
+what its output means.
 
-A pipeline folder holds the network in `unet/` and the scheduler in `scheduler/`; older ones, among them the
-google/ncsnpp and google/ddpm models, hold both files beside each other. What the network predicts, at which noise
-levels and under which name of the level is written in the scheduler's configuration alone (`diffusers_schedulers`).
+A pipeline folder holds the network in `unet/` or `transformer/`, the autoencoder of latents in `vae/`, and the
+scheduler in `scheduler/`; older ones, among them the google/ncsnpp and google/ddpm models, hold both files beside each
+other. What the network predicts, at which noise levels and under which name of the level is written in the scheduler's
+configuration alone (`diffusers_schedulers`).
 
 A folder does not tell whether its weights are an average. Those of `unet_ema/`, which diffusers' training scripts
 write, are, and so are those beside a variant `non_ema`, which has the others; else they are called "raw", which here
@@ -24,7 +26,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json, shorten
+from prescore.checkpoints.arguments import MAX_JSON_BYTES, is_of, parse_json, shorten
 from prescore.checkpoints.diffusers_schedulers import SCHEDULER, Config, Meaning, scheduler_meaning
 from prescore.checkpoints.native import open_safetensors
 from prescore.checkpoints.stored import (
@@ -41,7 +43,15 @@ from prescore.checkpoints.tensors import check_tensors
 from prescore.checkpoints.torch_files import load_torch
 from prescore.errors import PrescoreError, check_choice
 
-NETWORK = "UNet2DModel"
+NETWORK, TRANSFORMER = "UNet2DModel", "DiTTransformer2DModel"
+LATENT_RANGE = (-4.0, 4.0)  # of latents that are scaled to deviation 1
+# Networks of pipelines that `prescore.adapters.diffusers.denoiser_of` takes, and what it is to be told.
+IN_PYTHON = {
+    NETWORK: "",
+    "UNet2DConditionModel": ", prompt='a photograph of a cat'",
+    "SD3Transformer2DModel": ", prompt='a photograph of a cat'",
+    TRANSFORMER: ", class_label=0",
+}
 CONFIG = "config.json"
 FILE = "diffusion_pytorch_model"
 VARIANTS = ("", ".fp32", ".bf16", ".fp16")  # of the weights' file, the most precise first
@@ -73,12 +83,16 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
         PrescoreError: a file is missing, malformed or too large; the network is not a `UNet2DModel`; the scheduler is
             not one of the kinds above; diffusers is not installed.
     """
-    _refuse_latents(path)
-    folder = _network_folder(path, weights)
-    arguments = _arguments(_read_json(folder / CONFIG))
+    is_dit = _is_dit(path)
+    folder = path / "transformer" if is_dit else _network_folder(path, weights)
+    network = TRANSFORMER if is_dit else NETWORK
+    arguments = _arguments(_read_json(folder / CONFIG), network)
     scheduler = _read_json(_scheduler_file(path, config))
-    meaning = scheduler_meaning(scheduler, arguments)
-    _check_embedding(arguments, meaning)
+    meaning = scheduler_meaning(scheduler, {"time_embedding_type": "positional"} | arguments)
+    if not is_dit:
+        _check_embedding(arguments, meaning)
+    elif meaning.negated:
+        raise PrescoreError(f"{SCHEDULER}: v_prediction with EDM's preconditioning is not known of a {TRANSFORMER}")
     variant, files = _weights_files(folder, weights)
     average = _average_of(folder, variant)
     state = _modern_names(_read_weights(files))
@@ -86,15 +100,24 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
         state = {name: -value if _is_output(name) else value for name, value in state.items()}
     if meaning.levels is not None:
         state["precond.levels"] = meaning.levels
+    if is_dit and arguments["out_channels"] is None:
+        arguments["out_channels"] = arguments["in_channels"]
+    event_shape, autoencoder = _event_shape(arguments), None
+    if is_dit:
+        autoencoder = _autoencoder(path / "vae", event_shape[-1])
+        _, parts = _weights_files(path / "vae", weights)
+        own = _modern_names(_read_weights(parts))
+        state |= {f"{AUTOENCODER}vae.{name}": value for name, value in own.items()}
     description = ModelDescription(
-        network=NETWORK,
+        network=network,
         arguments=arguments,
         preconditioning=meaning.preconditioning,
         preconditioning_arguments=meaning.arguments,
         sigma_min=meaning.sigma_min,
         sigma_max=meaning.sigma_max,
-        event_shape=_event_shape(arguments),
-        data_range=meaning.data_range,
+        event_shape=event_shape,
+        data_range=LATENT_RANGE if is_dit else meaning.data_range,
+        autoencoder=autoencoder,
         weights="ema" if average else "raw",
         name=name_of(path.resolve().name),
         training={
@@ -106,15 +129,32 @@ def read(path: Path, *, config: str | None = None, weights: str = "ema") -> Stor
     return StoredModel(description, state)
 
 
-def _refuse_latents(path: Path) -> None:
-    """A pipeline with an autoencoder has no images for its data."""
-    if (index := path / "model_index.json").is_file():
-        for part in ("vqvae", "vae"):
-            if part in _read_json(index):
-                raise PrescoreError(
-                    f"model_index.json: the UNet works on the latents of a {part!r}, which is not read; open the "
-                    "folder 'unet' with --config scheduler/ to sample latents"
-                )
+def _is_dit(path: Path) -> bool:
+    """Whether this is a pipeline of a DiT.
+
+    Raises:
+        PrescoreError: it has to be opened in Python: it is one of other latents, of text, or with another network.
+    """
+    if not (index := path / "model_index.json").is_file():
+        return False
+    parts = {name: part[1] for name, part in _read_json(index).items() if is_of(part, list[str]) and len(part) == 2}
+    network = parts.get("transformer", parts.get("unet"))
+    is_of_latents = "vae" in parts or "vqvae" in parts
+    if network == TRANSFORMER and "vae" in parts:
+        return True
+    if network is None or (network == NETWORK and not is_of_latents):
+        return False
+    start = f"{index.name}: the network of this pipeline, a {shorten(network)},"
+    opened = f"from diffusers import DiffusionPipeline; pipe = DiffusionPipeline.from_pretrained({str(path)!r})"
+    if network not in IN_PYTHON:
+        raise PrescoreError(
+            f"{start} is not read; in Python its scheduler can be one of prescore: {opened}; "
+            "from prescore.adapters.diffusers import scheduler; pipe.scheduler = scheduler(pipe.scheduler, 'dpmpp-2m')"
+        )
+    raise PrescoreError(
+        f"{start} needs the other parts; this opens it in Python: {opened}; "
+        f"from prescore.adapters.diffusers import denoiser_of; model = denoiser_of(pipe{IN_PYTHON[network]})"
+    )
 
 
 def _network_folder(path: Path, weights: str) -> Path:
@@ -138,18 +178,28 @@ def _scheduler_file(path: Path, config: str | None) -> Path:
     raise PrescoreError(message)
 
 
-def _arguments(config: Config) -> dict[str, Any]:
+def _arguments(config: Config, network: str = NETWORK) -> dict[str, Any]:
     """All keyword arguments of the network: those of its configuration, defaults for the others.
 
     Further entries (of EMAModel, or of other versions of diffusers) are left out, as diffusers does.
     """
     name = config.get("_class_name")
-    if name != NETWORK:
-        raise PrescoreError(f"{CONFIG}: the network is a {shorten(name)}; of diffusers' networks {NETWORK} can be read")
+    if name != network:
+        raise PrescoreError(f"{CONFIG}: the network is a {shorten(name)}; of diffusers' networks {network} can be read")
     if re.search(r"'K(Down|Up)Block2D'", repr([config.get(f"{way}_block_types") for way in ("down", "up")])):
         raise PrescoreError(f"{CONFIG}: K blocks have filters that are not among the weights; they cannot be read")
-    parameters = inspect.signature(network_class(NETWORK)).parameters
+    parameters = inspect.signature(network_class(network)).parameters
     return {name: config.get(name, parameter.default) for name, parameter in parameters.items()}
+
+
+def _autoencoder(folder: Path, side: int) -> dict[str, Any]:
+    """The arguments of the `KLAutoencoder` in a folder, for latents of this side."""
+    config = _read_json(folder / CONFIG)
+    widths: Any = config.get("block_out_channels")
+    if config.get("_class_name") != "AutoencoderKL" or not is_of(widths, list[int]):
+        raise PrescoreError(f"{folder.name}/{CONFIG}: an AutoencoderKL is needed, with its block_out_channels")
+    own = {name: value for name, value in config.items() if not name.startswith("_")}
+    return {"img_resolution": side * 2 ** (len(widths) - 1), "config": own}
 
 
 def _event_shape(arguments: dict[str, Any]) -> tuple[int, int, int]:

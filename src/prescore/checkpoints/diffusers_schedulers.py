@@ -37,7 +37,7 @@ from torch import Tensor
 from prescore.checkpoints.arguments import is_of, shorten
 from prescore.checkpoints.stored import MAX_TABLE
 from prescore.errors import PrescoreError, check_choice
-from prescore.schedule import VP, RectifiedFlow, Tabulated
+from prescore.schedule import VP, RectifiedFlow, Schedule, Tabulated
 
 SCHEDULER = "scheduler_config.json"
 # Default beta_start and beta_end of the schedulers over a table of betas; configurations may leave defaults out.
@@ -86,6 +86,16 @@ class Meaning(NamedTuple):
     levels: Tensor | None = None
     negated: bool = False
     data_range: tuple[float, float] = (-1.0, 1.0)
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """That of the network's x and time, where it is given these."""
+        if self.levels is not None:
+            return Tabulated(self.levels)
+        if self.preconditioning == "flow":
+            return RectifiedFlow()
+        named = {name: value for name, value in self.arguments.get("schedule", {}).items() if name != "kind"}
+        return VP(**named) if named else None
 
 
 def scheduler_meaning(scheduler: Config, arguments: Mapping[str, Any]) -> Meaning:

@@ -35,11 +35,13 @@ class Classes:
         count: of classes.
         one_hot: whether the network takes rows with a single 1, instead of indices.
         optional: whether it was trained without a class too.
+        none: the index that stands for no class, if the network has to be given one.
     """
 
     count: int
     one_hot: bool
     optional: bool
+    none: int | None = None
 
     def condition(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The condition of one sample for each index, as a denoiser takes it.
@@ -110,9 +112,15 @@ class Condition:
             needed = f"(B, {self.augmentations}) is needed"
             raise PrescoreError(f"{AUGMENTATION}: {_described(augmentation)} given for {len(x)} samples; {needed}")
 
-    def hook(self, _: nn.Module, arguments: tuple[Tensor, ...], condition: dict[str, Tensor | None]) -> None:
-        """`check` before a module is called as module(x, sigma, **condition)."""
-        self.check(arguments[0], condition)
+    def hook(
+        self, _: nn.Module, arguments: tuple[Tensor, ...], condition: dict[str, Tensor | None]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor | None]] | None:
+        """`check` before a module is called as module(x, sigma, **condition); of none, its index if it has one."""
+        self.check(x := arguments[0], condition)
+        if self.classes is None or self.classes.none is None or condition.get(ARGUMENT) is not None:
+            return None
+        none = torch.full((len(x),), self.classes.none, device=x.device)
+        return arguments, {**condition, ARGUMENT: none}
 
 
 def classes_of(description: Described) -> Classes | None:
@@ -122,6 +130,8 @@ def classes_of(description: Described) -> Classes | None:
         return Classes(arguments["label_dim"], one_hot=True, optional=bool(arguments.get("label_dropout")))
     if arguments.get("num_class_embeds") and not arguments.get("class_embed_type"):
         return Classes(arguments["num_class_embeds"], one_hot=False, optional=False)
+    if count := arguments.get("num_embeds_ada_norm"):  # of DiT, whose embedding has an entry for no class
+        return Classes(count, one_hot=False, optional=True, none=count)
     return None
 
 

@@ -10,12 +10,13 @@ are built, but for the least size of images of the RefineNets. Those of other pa
 and no numbers: a second for a network of 256 x 256 pixels, half of one or less for most.
 """
 
+import copy
 import importlib
 import inspect
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from prescore.defaults import SamplingDefaults
 from prescore.denoiser import Denoiser
 from prescore.device import open_device
 from prescore.errors import PrescoreError, printable, suggest
+from prescore.models.kl import KLAutoencoder
 from prescore.models.latent import LatentDenoiser
 from prescore.models.precond import PRECONDITIONINGS, Precond, ScoreLabelsPrecond
 from prescore.models.vae import VAE
@@ -50,6 +52,7 @@ NETWORKS: Mapping[str, str] = {
     "NCSNv2": "prescore.models.ncsn",
     "ScoreMLP": "prescore.models.mlp",
     "UNet2DModel": "diffusers",
+    "DiTTransformer2DModel": "diffusers",
 }
 # Prefixes of the preconditioning's and of the autoencoder's tensors among the weights.
 TABLE, AUTOENCODER = "precond.", "autoencoder."
@@ -79,7 +82,8 @@ class ModelDescription:
         weights: which weights these are, "ema" or "raw".
         name: of the model, for messages and tables.
         training: facts for the reader (source format, steps, loss, ...), not interpreted.
-        autoencoder: of a model of latents, keyword arguments of the `VAE` that makes them.
+        autoencoder: of a model of latents, keyword arguments of the `VAE` that makes them, or of the `KLAutoencoder`,
+            which are those with a `config`.
         sampling: how its authors sample it, if that is known; a mapping of its attributes becomes one.
 
     Raises:
@@ -229,7 +233,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype) 
     network.load_state_dict(state, assign=True)
 
 
-def build_parts(stored: StoredModel) -> tuple[Precond, VAE | None]:
+def build_parts(stored: StoredModel) -> tuple[Precond, VAE | KLAutoencoder | None]:
     """The preconditioned network of a stored model, and its autoencoder if it is one of latents, without their weights,
     which are known to fit.
 
@@ -255,7 +259,7 @@ def build_network(stored: StoredModel) -> nn.Module:
     return network
 
 
-def build_autoencoder(stored: StoredModel) -> VAE | None:
+def build_autoencoder(stored: StoredModel) -> VAE | KLAutoencoder | None:
     """The autoencoder of a model of latents without its weights, which are known to fit; None of other models.
 
     Raises:
@@ -266,7 +270,12 @@ def build_autoencoder(stored: StoredModel) -> VAE | None:
         if weights:
             raise PrescoreError(f"the weight {shorten(AUTOENCODER + next(iter(weights)))} belongs to no autoencoder")
         return None
-    autoencoder = construct_autoencoder(arguments, weights)
+    autoencoder: VAE | KLAutoencoder
+    if "config" in arguments:
+        check_arguments("the autoencoder", KLAutoencoder, arguments)
+        autoencoder = _construct("the autoencoder", KLAutoencoder, arguments, weights)
+    else:
+        autoencoder = construct_autoencoder(arguments, weights)
     if autoencoder.latent_shape != stored.description.event_shape:
         made, needed = autoencoder.latent_shape, stored.description.event_shape
         raise PrescoreError(f"the autoencoder makes latents of shape {made}, the model needs {needed}")
@@ -284,11 +293,29 @@ def _construct(what: str, cls: type[Network], arguments: Mapping[str, Any], weig
     with _constructing(what), torch.device("meta"), _no_more_than(weights):
         network = cls(**arguments)
     state = network.state_dict()
+    _check_weights(state, weights)
+    if cls.__name__ in CONSTANTS:
+        CONSTANTS[cls.__name__](network)
     for name, buffer in network.named_buffers():
         if buffer.is_meta and name not in state:
             raise PrescoreError(f"{what} needs the constant {name!r}, which no file holds; take blocks without it")
-    _check_weights(state, weights)
     return network
+
+
+def _positions(network: Any) -> None:
+    """Gives a DiT the numbers that tell its patches apart, which its file does not hold."""
+    from diffusers.models.embeddings import get_2d_sincos_pos_embed
+
+    side, patch, width = network.config.sample_size, network.config.patch_size, network.inner_dim
+    if (side // patch) ** 2 * width > MAX_EVENT:
+        raise PrescoreError(f"sample_size = {side}: its patches of {patch} are too many")
+    count = side // patch
+    numbers = get_2d_sincos_pos_embed(width, count, base_size=count, output_type="pt")
+    network.pos_embed.pos_embed = numbers.float().unsqueeze(0)
+
+
+# What networks compute when they are built, and files do not hold.
+CONSTANTS: Mapping[str, Callable[[Any], None]] = {"DiTTransformer2DModel": _positions}
 
 
 @contextmanager
@@ -348,7 +375,7 @@ def _check_sizes(description: ModelDescription) -> None:
         name: list(shape[1:]) == (list(value) if isinstance(value, (list, tuple)) else [value] * 2)
         for name, value in sides.items()
     }
-    right["out_channels"] = arguments.get("out_channels", shape[0]) >= shape[0]
+    right["out_channels"] = (arguments.get("out_channels", shape[0]) or 0) >= shape[0]
     for name, is_right in right.items():
         if not is_right:
             raise PrescoreError(f"{name} = {arguments[name]} does not fit samples of the shape {shape}")
@@ -365,6 +392,8 @@ def _check_runs(network: nn.Module, description: ModelDescription) -> None:
             raise PrescoreError(f"the network {name} knows noise levels by number; it goes with 'score-labels' alone")
     if NETWORKS[name].startswith("prescore."):
         return
+    if any(not buffer.is_meta for buffer in network.buffers()):  # made of numbers: the position of each patch
+        network = copy.deepcopy(network).to("meta")
     with torch.device("meta"), torch.no_grad():
         try:
             out = network(torch.empty(1, *shape), _a_time(description), **_a_class(description))

@@ -15,6 +15,7 @@ from prescore.cli.presets import presets
 from prescore.cli.recipes import recipes
 from prescore.cli.sample import sample
 from prescore.cli.samplers import samplers
+from prescore.cli.trace import trace
 from prescore.cli.train import train
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
 )
 app.command(cls=SampleCommand)(sample)
 app.command(cls=TrainCommand)(train)
-for command in (samplers, presets, recipes, calibrate, evaluate, compare, info, convert, demo):
+for command in (samplers, presets, recipes, calibrate, evaluate, compare, trace, info, convert, demo):
     app.command(cls=Command)(command)
 
 

@@ -19,7 +19,9 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except PrescoreError as error:
-            flags = {p.name.rstrip("_"): flag for p in self.params for flag in p.opts if flag.startswith("--")}
+            flags = {
+                p.name.rstrip("_"): flag for p in self.params for flag in reversed(p.opts) if flag.startswith("--")
+            }
             flags |= {name: "--" + name.replace("_", "-").lower() for name in ctx.obj or ()}
             names, colon, rest = str(error).partition(": ")
             words = names.split(", ")

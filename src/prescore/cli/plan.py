@@ -1,6 +1,7 @@
 """From the words of a command line to what `prescore.plan` takes, and models opened as they ask."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -257,6 +258,48 @@ def count_seeds(seed: int, n: int) -> list[int]:
     check_count("n", n, MOST_SAMPLES)
     check_size("n", n, SEED_BYTES)
     return check_seeds(range(seed, seed + n))
+
+
+def parse_seeds(text: str | None, seed: int | None, n: int | None) -> list[int]:
+    """The seeds in a list of numbers and ranges with commas, "0-99,200"; or n from `seed` on, 16 from 0 by default.
+
+    Raises:
+        PrescoreError: both are given, the list is none, or the seeds are more than memory holds.
+    """
+    if text is None:
+        return count_seeds(seed or 0, 16 if n is None else n)
+    for option, value in {"--seed": seed, "--n": n}.items():
+        if value is not None:
+            raise PrescoreError(f"{option}: does nothing beside --seeds")
+    ranges = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,20})(?:-(\d{1,20}))?", part.strip())
+        if match is None:
+            raise PrescoreError(f"--seeds: {part.strip()!r} in it; numbers and ranges are needed, as in 0-99,200")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise PrescoreError(f"--seeds: {part.strip()} ends before it begins")
+        ranges.append(range(first, last + 1))
+    count = sum(last - first + 1 for first, last in ((part[0], part[-1]) for part in ranges))
+    check_count("--seeds", count, MOST_SAMPLES)
+    check_size("--seeds", count, SEED_BYTES)
+    return check_seeds(seed for part in ranges for seed in part)
+
+
+def text_of(seeds: Sequence[int]) -> str:
+    """The list that `parse_seeds` reads as these seeds, with spaces that a line may break at.
+
+    >>> text_of([0, 1, 2, 7])
+    '0-2, 7'
+    """
+    parts: list[tuple[int, int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][1] + 1:
+            parts[-1] = parts[-1][0], seed
+        else:
+            parts.append((seed, seed))
+    shown = [f"{first}-{last}" if last > first else str(first) for first, last in parts]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:7], f"and {len(shown) - 7} more ranges"])
 
 
 def _digest(path: Path) -> str:

@@ -6,7 +6,7 @@ from prescore.errors import printable
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns aligned, numbers to the right, floating point to four digits.
+    """Columns aligned, those of numbers, some of which may be missing (""), to the right; floats to four digits.
 
     >>> print(table(["name", "calls", "error"], [["pc", 20, 0.51234], ["pds", 100, 2.0]]))
     name  calls   error
@@ -15,7 +15,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """
     cells = [list(header), *([show(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    is_number = [all(type(value) in (int, float) for value in column) for column in zip(*rows, strict=True)]
+    kinds = [{type(value) for value in column if value != ""} for column in zip(*rows, strict=True)]
+    is_number = [bool(found) and found <= {int, float} for found in kinds]
     lines = [
         "  ".join(f"{cell:>{width}}" if right else f"{cell:<{width}}" for cell, width, right in columns)
         for columns in (zip(row, widths, is_number, strict=True) for row in cells)

@@ -1,10 +1,7 @@
 """`prescore sample`."""
 
-import math
-import time
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,20 +15,15 @@ from prescore.cli.shared import (
     Guidance,
     Model,
     Raw,
-    Seed,
     StatisticsFile,
     which_weights,
 )
 from prescore.errors import PrescoreError
 
-USUAL_BATCH = 16
+MANY = "Many samples"
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from prescore import Plan
-    from prescore.cli.output import Output
-    from prescore.cli.plan import ChosenClasses
+    from prescore.output import Output
 
 
 def sample(
@@ -40,7 +32,8 @@ def sample(
     out: Annotated[
         Path,
         typer.Option(
-            help="NAME.png: one grid; NAME.npz: samples of any shape, seeds, settings; else a folder, one PNG a sample."
+            help="NAME.png: one grid; NAME.npz: samples of any shape, seeds, settings; else a folder, one PNG a sample "
+            "or --shard-size."
         ),
     ],
     sampler: Annotated[
@@ -75,13 +68,36 @@ def sample(
     rho: Annotated[float | None, typer.Option(help="Exponent of --grid karras.", show_default="7")] = None,
     sigma_min: Annotated[float | None, typer.Option(help="Lowest noise level.", show_default="the model's")] = None,
     sigma_max: Annotated[float | None, typer.Option(help="Highest noise level.", show_default="the model's")] = None,
-    n: Annotated[int, typer.Option("--n", help="Number of samples.")] = 16,
-    seed: Seed = 0,
+    n: Annotated[int | None, typer.Option("--n", "--samples", help="Number of samples.", show_default="16")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the first sample; the next ones count up.", show_default="0")
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="A-B,C", help="Instead of --n and --seed: the seeds, one by one and in ranges: 0-99,200."),
+    ] = None,
     batch_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INT|auto",
+            help="Samples in every network call; the last batch is filled up to it. auto: the size beyond which calls "
+            "are no faster for each sample, or do not fit into memory.",
+            show_default="16, or --n if that is less",
+        ),
+    ] = None,
+    shard_size: Annotated[
         int | None,
         typer.Option(
-            help="Samples in every network call; the last batch is filled up to it.",
-            show_default=f"{USUAL_BATCH}, or --n if that is less",
+            help="Of a folder: .npz files, each for this many seeds, instead of one PNG a sample.", rich_help_panel=MANY
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N|slurm",
+            help="Draw only the K-th of N equal shares into a folder that other runs complete; slurm: that of this "
+            "task of an array.",
+            rich_help_panel=MANY,
         ),
     ] = None,
     statistics: StatisticsFile = None,
@@ -101,7 +117,8 @@ def sample(
     pixel_mask: Annotated[
         str | None,
         typer.Option(
-            help="With --pixel: what scales pixels: log, square or mean.", show_default="log, as in the paper"
+            help="With --pixel: what scales pixels: log, square, mean, or the authors' mask, FILE.npy.",
+            show_default="log, as in the paper",
         ),
     ] = None,
     alpha_relation: Annotated[
@@ -126,11 +143,42 @@ def sample(
             show_default="cosine; covariance of vectors",
         ),
     ] = None,
+    subspace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Subspace diffusion: a model of the means of blocks of pixels, called at the noise above --switch.",
+        ),
+    ] = None,
+    subspace_config: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The --config of --subspace, where it has not the model's.")
+    ] = None,
+    switch: Annotated[
+        float | None,
+        typer.Option(
+            help="Noise level of --subspace.", show_default="4 standard deviations of the detail, by the statistics"
+        ),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="range|dynamic",
+            help="Bring the model's predictions into the range of the data: cut off, or by dynamic thresholding.",
+        ),
+    ] = None,
     class_: Class = None,
     guidance: Guidance = None,
     as_numbers: Annotated[
-        bool, typer.Option("--float", help="Write an .npz of float32 in the units of the data, instead of bytes.")
+        bool,
+        typer.Option("--float", help="Write .npz files of float32 in the units of the data, instead of bytes."),
     ] = False,
+    trajectory: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npy",
+            help="Write the state after each step too, float32 (T, n, ...) in the model's own coordinates.",
+        ),
+    ] = None,
     config: Config = None,
     raw: Raw = False,
     device: Device = None,
@@ -158,139 +206,103 @@ def sample(
 
     Sample k is a function of its seed alone, not of the others; of the batch size only by how the network rounds. A
     folder may be interrupted by Ctrl-C: finished samples stay, and the same command draws the others, bit for bit.
+
+    On several GPUs or machines, each process with a share of the samples, files as those of one process:
+    torchrun --nproc-per-node 8 -m prescore sample MODEL --samples 50000 --shard-size 1000 --device cuda --out DIR
     """
-    from prescore.cli.output import Folder, open_output
     from prescore.cli.plan import (
         choose_classes,
-        count_seeds,
         open_model,
         parse_alpha,
         parse_grid,
         parse_pairs,
         parse_radial,
+        parse_seeds,
         settings_of,
+        text_of,
     )
-    from prescore.limits import check_size
-    from prescore.plan import plan
-
-    seeds = count_seeds(seed, n)
-    batch_size = min(USUAL_BATCH, n) if batch_size is None else batch_size
-    if batch_size < 1:
-        raise PrescoreError(f"batch_size: {batch_size} is not positive")
-    opened = open_model(
-        model,
-        config=config,
-        weights=which_weights(raw),
-        device=device,
-        dtype=dtype,
-        channels_last=channels_last,
-        compile=compile,
-        guidance=guidance,
-    )
-    chosen = choose_classes(opened.description, class_, guidance)
-    decided = plan(
-        opened.denoiser,
-        preset=preset,
-        sampler=sampler,
-        calls=calls,
-        steps=steps,
-        grid=parse_grid(grid),
-        rho=rho,
-        statistics=statistics,
-        basis=basis,
-        pixel=pixel,
-        pixel_alpha=pixel_alpha,
-        pixel_mask=pixel_mask,
-        alpha_relation=parse_pairs(alpha_relation),
-        radial=parse_radial(radial),
-        skew=skew,
-        omega=omega,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
-        **{"alpha": parse_alpha(alpha), **context.obj},
-    )
-    settings = settings_of(opened, decided, chosen)
-    if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
-        settings |= {"seed": seed, "n": n, "batch_size": batch_size}
-    as_numbers = as_numbers or (decided.picture_range is None and out.suffix.lower() == ".npz")
-    output = open_output(out, seeds, settings, opened.denoiser.picture_shape, as_numbers=as_numbers)
-    if decided.picture_range is None and not output.as_numbers:
-        raise PrescoreError("model: it knows no range of values, by which pictures are scaled; write an .npz file")
-    if not isinstance(output, Folder):  # which writes each batch as it comes
-        check_size("n", n, 2 * (4 if output.as_numbers else 1) * math.prod(opened.denoiser.picture_shape))
-    draw(decided, output, batch_size, chosen)
-
-
-def draw(plan: "Plan", output: "Output", batch_size: int, chosen: "ChosenClasses | None" = None) -> None:
-    """Draw what the output still misses, batch by batch, and say what it took."""
     from prescore.cli.report import calls_text, facts, show
-    from prescore.limits import is_exhausted
+    from prescore.output.drawing import PATIENCE, write_samples
+    from prescore.plan import plan
+    from prescore.processes import processes_on
 
-    batches = split(output, batch_size)
-    calls = None if plan.calls is None else len(batches) * plan.calls
-    seeds = f"{output.seeds[0]} to {output.seeds[-1]}"
-    how = {
-        "noise levels": plan.shown_levels,
-        "seeds": seeds,
-        "batch_size": batch_size,
-        "device": plan.denoiser.device,
-        "calls": "as many as the tolerance needs" if calls is None else calls,
-        "out": output.path,
-    }
-    print(facts(dict(output.settings) | how), flush=True)
-    start = time.perf_counter()
-    try:
-        made = _run(plan, output, batches, batch_size, calls, chosen)
-        output.finish()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(output.remains()) from None
-    except PrescoreError:
-        raise
-    except Exception as error:
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = str(error).strip().partition("\n")[0]
-            raise PrescoreError(f"--compile: the network cannot be compiled here ({reason}); leave it out") from None
-        if is_exhausted(error):
-            raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
-        raise
-    print(f"{calls_text(made, 'network ')} in {time.perf_counter() - start:.1f} s, written to {show(output.path)}")
+    numbers = parse_seeds(seeds, seed, n)
+    size = int(batch_size) if batch_size is not None and batch_size.lstrip("-").isdecimal() else batch_size
+    with processes_on(device or "cpu", PATIENCE) as processes:
+        how_opened: dict[str, Any] = {"weights": which_weights(raw), "dtype": dtype, "guidance": guidance}
+        how_opened |= {"device": None if device is None else str(processes.device)}
+        how_opened |= {"channels_last": channels_last, "compile": compile}
+        opened = open_model(model, config=config, **how_opened)
+        chosen = choose_classes(opened.description, class_, guidance)
+        if subspace_config is not None and subspace is None:
+            raise PrescoreError("subspace_config: belongs to subspace")
+        coarse = None if subspace is None else open_model(subspace, config=subspace_config, **how_opened)
+        decided = plan(
+            opened.denoiser,
+            preset=preset,
+            sampler=sampler,
+            calls=calls,
+            steps=steps,
+            grid=parse_grid(grid),
+            rho=rho,
+            statistics=statistics,
+            basis=basis,
+            pixel=pixel,
+            pixel_alpha=pixel_alpha,
+            pixel_mask=pixel_mask,
+            alpha_relation=parse_pairs(alpha_relation),
+            radial=parse_radial(radial),
+            skew=skew,
+            omega=omega,
+            subspace=None if coarse is None else coarse.denoiser,
+            switch=switch,
+            clip=clip,
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+            **{"alpha": parse_alpha(alpha), **context.obj},
+        )
+        settings = settings_of(opened, decided, chosen)
+        if coarse is not None:
+            settings |= {"subspace_sha256": coarse.settings["model_sha256"], "subspace_config": subspace_config}
+        if settings.get("norm") == "batch":  # then a sample depends on its batch-mates
+            settings |= {"seeds": text_of(numbers), "batch_size": size}
 
+        def announce(output: "Output", size: int, calls: int | None) -> None:
+            how = {
+                "noise levels": decided.shown_levels,
+                "seeds": text_of(numbers),
+                "batch_size": size,
+                **({"shard": shard} if shard else {}),
+                "device": decided.denoiser.device,
+                **({"processes": processes.count} if processes.count > 1 else {}),
+                "calls": "as many as the tolerance needs" if calls is None else calls * processes.count,
+                "out": output.path,
+            }
+            print(facts(dict(output.settings) | how), flush=True)
 
-def split(output: "Output", size: int) -> list[list[int]]:
-    """The seeds in batches, those of which a sample is missing: whole, as a run that nothing interrupts has them."""
-    missing = set(output.missing())
-    batches = [output.seeds[k : k + size] for k in range(0, len(output.seeds), size)]
-    return [batch for batch in batches if not missing.isdisjoint(batch)]
-
-
-def _run(
-    plan: "Plan",
-    output: "Output",
-    batches: list[list[int]],
-    size: int,
-    calls: int | None,
-    chosen: "ChosenClasses | None",
-) -> int:
-    from tqdm import tqdm
-
-    from prescore.images import to_uint8
-    from prescore.samplers.base import fill
-
-    with tqdm(total=calls, unit="call", disable=None, leave=False) as bar:
-        denoiser, made, missing = plan.denoiser, 0, set(output.missing())
-
-        def counted(x: "Tensor", sigma: "Tensor", **condition: "Tensor") -> "Tensor":
-            nonlocal made
-            made += denoiser.network_calls
-            bar.update(denoiser.network_calls)
-            return denoiser(x, sigma, **condition)
-
-        counting = replace(plan, denoiser=replace(denoiser, function=counted))
-        for seeds in batches:
-            condition = chosen.condition(seeds) if chosen else None
-            x = counting.sample(seeds, batch_size=size, condition=condition, progress=False)
-            pictures = denoiser.decode(fill(x, size))[: len(seeds)]
-            numbers = pictures.cpu().float() if output.as_numbers else to_uint8(pictures, plan.picture_range)
-            new = [k for k, seed in enumerate(seeds) if seed in missing]
-            output.add([seeds[k] for k in new], numbers[new])
-    return made
+        try:
+            written = write_samples(
+                decided,
+                out,
+                numbers,
+                batch_size=size,
+                shard_size=shard_size,
+                as_numbers=as_numbers,
+                condition=chosen.condition if chosen else None,
+                share=shard,
+                trajectory=trajectory,
+                settings=settings,
+                processes=processes,
+                before=announce,
+            )
+        except Exception as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = str(error).strip().partition("\n")[0]
+                raise PrescoreError(
+                    f"--compile: the network cannot be compiled here ({reason}); leave it out"
+                ) from None
+            raise
+        if processes.is_first:
+            took = f"{calls_text(written.calls, 'network ')} in {written.seconds:.1f} s"
+            rest = "" if written.is_complete else ", other shares are still to be drawn"
+            print(f"{took}, written to {show(written.path)}{rest}")

@@ -40,7 +40,10 @@ Dtype = Annotated[
 ]
 StatisticsFile = Annotated[
     str | None,
-    typer.Option(help="Statistics of the data, from `prescore calibrate`.", show_default="the shipped model's own"),
+    typer.Option(
+        help="Statistics of the data, from `prescore calibrate`; or an .npy mask of the authors of PDS.",
+        show_default="the shipped model's own",
+    ),
 ]
 Class = Annotated[
     str | None,

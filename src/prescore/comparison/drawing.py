@@ -15,6 +15,7 @@ from prescore.comparison.runs import Result, Run
 from prescore.denoiser import Denoiser, Evaluator
 from prescore.errors import PrescoreError, SamplingError
 from prescore.limits import is_exhausted
+from prescore.metrics import Conditioning
 from prescore.metrics.measuring import finite
 from prescore.samplers import Progress
 from prescore.samplers.base import fill
@@ -119,10 +120,11 @@ def _warm_up(denoiser: Denoiser, seeds: Sequence[int], condition_of: Condition |
 def _draw(
     run: Run, batches: Sequence[list[int]], size: int, condition_of: Condition | None, bar: tqdm
 ) -> tuple[Tensor | None, Result]:
-    """The pictures of a run, float32, with the seconds it took; or why there are none."""
-    seconds, pictures, done = 0.0, [], bar.n
+    """The pictures of a run, float32, with the seconds it took and its conditioning; or why there are none."""
+    seconds, pictures, done, conditioning = 0.0, [], bar.n, Conditioning()
 
     def advance(progress: Progress) -> None:
+        conditioning(progress)
         bar.update(done + progress.calls - bar.n)
 
     for seeds in batches:
@@ -137,7 +139,7 @@ def _draw(
         pictures.append(run.plan.denoiser.decode(fill(x, size))[: len(seeds)].cpu().float())
         if not pictures[-1].isfinite().all():
             return None, Result(failure="samples are beyond the range of float32")
-    return torch.cat(pictures), Result(seconds=seconds)
+    return torch.cat(pictures), Result(seconds=seconds, conditioning=finite(conditioning.values))
 
 
 def _measured(

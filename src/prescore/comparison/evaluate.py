@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.data import load_images, subset
+from prescore.data import ImageSet, open_images, subset
 from prescore.errors import PrescoreError
 from prescore.metrics.extractors import make_features
 from prescore.metrics.features import Features
@@ -22,8 +22,9 @@ from prescore.metrics.measuring import (
     usual_range,
 )
 from prescore.metrics.sets import SetStatistics
+from prescore.processes import Processes
 
-Samples = Tensor | np.ndarray | str | Path
+Samples = Tensor | np.ndarray | str | Path | Sequence[str | Path] | ImageSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +68,13 @@ def evaluate(
     data_range: tuple[float, float] | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
+    processes: Processes | None = None,
 ) -> Evaluation:
     """Compare samples with true ones: distances, fidelity and diversity, spectra, the numbers themselves.
 
     Args:
-        samples: (N, *event), or the path of a file or folder as `prescore.data.load_images` reads it; bytes, or
-            floating point.
+        samples: (N, *event), bytes or floating point; or the path of a file or folder as `prescore.data.load_images`
+            reads it, or several, which are read in batches.
         reference: true ones, likewise; or statistics of them, of `prescore.metrics.measure`, or their file.
         features: what sees the samples, a name in `prescore.metrics.EXTRACTORS`, or made by hand.
         metrics: names in `prescore.metrics.METRICS`; by default all that are possible.
@@ -84,6 +86,10 @@ def evaluate(
             axes, and none for others, whose numbers are compared as they are. Samples beyond it are clipped.
         device: where the extractor works.
         progress: show bars on a terminal.
+        processes: that share the work (`prescore.processes.processes_on`); each gets the result.
+
+    Memory does not grow with the number of samples in files, if the metrics are sums: all but kernel, precision,
+    recall, density, coverage and sliced-wasserstein, which need the features of all at once.
 
     Raises:
         PrescoreError: the two do not fit each other or the features, or do not allow what is asked for.
@@ -91,10 +97,11 @@ def evaluate(
     x = as_samples("samples", samples, n, seed, data_range, clip=True)
     shape = tuple(x.shape[1:])
     value_range = data_range or usual_range(shape)
-    if value_range is not None and x.is_floating_point():
+    if value_range is not None and isinstance(x, Tensor) and x.is_floating_point():
         x = x.clamp(*value_range)
     extractor = make_features(features, shape, device) if isinstance(features, str) else features
-    measuring = Measuring(extractor, None if metrics is None else list(metrics), batch_size, value_range, progress)
+    names = None if metrics is None else list(metrics)
+    measuring = Measuring(extractor, names, batch_size, value_range, progress, processes)
     stored = Path(reference) if isinstance(reference, str | Path) and is_reference(reference) else reference
     if isinstance(stored, SetStatistics) or stored is not reference:
         if reference_n is not None:
@@ -115,10 +122,14 @@ def as_samples(
     seed: int,
     data_range: tuple[float, float] | None,
     clip: bool = False,
-) -> Tensor:
-    """At most n of the samples, read if they are a path."""
+) -> Tensor | ImageSet:
+    """At most n of the samples."""
     if isinstance(given, str | Path):
-        return load_images(given, n=n, seed=seed, data_range=data_range, clip=clip)
+        given = [given]
+    if isinstance(given, Sequence) and given and all(isinstance(path, str | Path) for path in given):
+        return open_images(given, n=n, seed=seed, data_range=data_range, clip=clip)
+    if isinstance(given, ImageSet):
+        return given if n is None or n >= len(given) else given.take(subset(len(given), n, seed))
     x = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
     if not isinstance(x, Tensor) or x.ndim < 2 or not len(x):
         found = tuple(x.shape) if isinstance(x, Tensor) else type(given).__name__

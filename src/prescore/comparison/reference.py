@@ -31,6 +31,7 @@ from prescore.metrics.measuring import (
 from prescore.metrics.sets import WORD, SetStatistics, check_shapes, image_digest, image_power, spectrum_axes
 from prescore.metrics.spectrum import power_error
 from prescore.models.latent import LatentDenoiser
+from prescore.precondition import is_mask
 from prescore.statistics import Statistics, load_statistics
 
 SHOWN = 16  # digits of a digest
@@ -200,6 +201,8 @@ def _named(given: object) -> str:
 def _of_model(denoiser: Denoiser, statistics: Statistics | str | None) -> Reference:
     """The power spectrum in the statistics of the data, where the model brings them or they are given."""
     shape, known = denoiser.picture_shape, statistics or denoiser.statistics
+    if isinstance(known, str | Path) and is_mask(known):
+        known = denoiser.statistics
     own = value_range(denoiser, None)
     found = load_statistics(known) if isinstance(known, str | Path) else known
     if not isinstance(found, Statistics) or isinstance(denoiser, LatentDenoiser) or denoiser.data_mean_removed:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from prescore.denoiser import Denoiser
@@ -10,6 +11,7 @@ from prescore.errors import PrescoreError, suggest
 from prescore.grid import GRIDS
 from prescore.options import Option
 from prescore.plan import AUTO, Plan, plan
+from prescore.precondition import is_mask, load_mask
 from prescore.samplers.table import find_sampler, options_of
 from prescore.statistics import Statistics, load_statistics
 
@@ -79,6 +81,7 @@ class Result:
 
     Attributes:
         seconds: that sampling took, without the network's first call and without decoding and measuring.
+        conditioning: V_coo and R_coo, the states' variation and range averaged over samples and steps.
         metrics: by name; None is a value that is not finite.
         spectrum: power on rings of equal frequency, mean over channels, of images in [0, 1]; vectors have none.
         notes: what to know about the metrics, one line each.
@@ -86,6 +89,7 @@ class Result:
     """
 
     seconds: float | None = None
+    conditioning: Mapping[str, float | None] | None = None
     metrics: Mapping[str, float | None] | None = None
     spectrum: Sequence[float] | None = None
     notes: Sequence[str] = ()
@@ -105,19 +109,23 @@ def plan_runs(
         denoiser: the model.
         names: of the samplers, each as `parse_run` reads it; auto is what `choose_sampler` says.
         allowed: numbers of network calls.
-        statistics: for the samplers that need statistics, or their file; by default those that the model brings.
+        statistics: for the samplers that need statistics, or their file, or a mask for those that precondition; by
+            default those that the model brings.
         settings: what of the model decides a sample, JSON values.
 
     Raises:
         PrescoreError: a sampler cannot run on this model, with so few calls, or makes as many as it likes.
     """
-    known = statistics or denoiser.statistics
+    mask = load_mask(statistics) if isinstance(statistics, str | Path) and is_mask(statistics) else None
+    known = statistics if statistics is not None and mask is None else denoiser.statistics
     if known is not None and any(map(uses_statistics, names)):  # read once for all
         denoiser = replace(denoiser, statistics=load_statistics(known) if isinstance(known, str) else known)
     runs = []
     for calls in allowed:
         for text in names:
-            decided = plan(denoiser, calls=calls, **parse_run(text))
+            asked = parse_run(text)
+            asked |= {"statistics": mask} if mask is not None and preconditions(asked) else {}
+            decided = plan(denoiser, calls=calls, **asked)
             runs.append(Run(text, calls, decided, {**(settings or {}), **decided.settings}))
     return runs
 
@@ -155,6 +163,12 @@ def parse_run(text: str) -> dict[str, Any]:
             raise PrescoreError(f"--samplers: {text!r} has unknown option {word!r}; {how}")
         arguments[option.name] = key == option.flag[2:] if option.is_switch else option.parse(value.replace(":", ","))
     return arguments
+
+
+def preconditions(asked: Mapping[str, Any]) -> bool:
+    """Whether a run has a preconditioner that is made of statistics, or of a mask."""
+    name = asked["sampler"]
+    return name != AUTO and ("preconditioner" in find_sampler(name).needs or "alpha" in asked)
 
 
 def uses_statistics(text: str) -> bool:

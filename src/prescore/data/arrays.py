@@ -67,12 +67,22 @@ class StoredArray:
                 raise PrescoreError(f"{self.name}: damaged, longer than the {self.size} bytes that its header promises")
             values = values.reshape(self.shape, order="F" if self.is_fortran else "C")
             return values if rows is None else values[list(rows)]
-        size, content, at = self.size // self.shape[0], bytearray(), 0
-        for row in rows:
-            skip(self.file, (row - at) * size)
-            content += read_exactly(self.file, size)
-            at = row + 1
-        return np.frombuffer(content, self.dtype).reshape(len(rows), *self.shape[1:])
+        return next(self.chunks(rows, len(rows)))
+
+    def chunks(self, rows: Sequence[int], size: int) -> Iterator[np.ndarray]:
+        """The values of some rows, which come in increasing order, `size` rows at a time. Raises as `read`."""
+        if self.is_fortran:
+            values = self.read()
+            yield from (values[list(rows[k : k + size])] for k in range(0, len(rows), size))
+            return
+        width, at = self.size // self.shape[0], 0
+        for k in range(0, len(rows), size):
+            chunk, content = rows[k : k + size], bytearray()
+            for row in chunk:
+                skip(self.file, (row - at) * width)
+                content += read_exactly(self.file, width)
+                at = row + 1
+            yield np.frombuffer(content, self.dtype).reshape(len(chunk), *self.shape[1:])
 
 
 @contextmanager

@@ -7,15 +7,18 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+import numpy as np
 
 from prescore.errors import PrescoreError
 
 MAX_BYTES = 2**33  # of all that is kept, uncompressed: a guard against forged files, far above what statistics need
 CHUNK = 2**24
+NAMED = 5  # files that a warning names
 SHOWN = 200  # characters of a name, or of another text out of a file, in a message
 
 # What readers raise when a file is damaged; RuntimeError is zipfile's for an encrypted member.
@@ -37,6 +40,46 @@ DAMAGE = (
 
 class DataWarning(UserWarning):
     """Something about data that are read all the same: what was left out, what was clipped."""
+
+
+class Notes:
+    """What is to be said of data when all of them are read, whatever the parts were that they were read in."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, None] = {}  # each once, in their order
+        self.names: dict[str, list[str]] = {}
+        self.values: dict[str, tuple[int, int, float, float, tuple[float, float]]] = {}
+
+    def say(self, text: str) -> None:
+        self.texts[text] = None
+
+    def animated(self, name: str, pictures: list[str]) -> None:
+        """Of these pictures only the first frame is read."""
+        self.names[name] = [*self.names.get(name, []), *pictures]
+
+    def seen(self, name: str, outside: int, a: np.ndarray, bounds: tuple[float, float]) -> None:
+        """So many of these values lie outside the range, and are clipped."""
+        count, total, least, most, _ = self.values.get(name, (0, 0, np.inf, -np.inf, bounds))
+        least, most = min(least, float(a.min())), max(most, float(a.max()))
+        self.values[name] = (count + outside, total + a.size, least, most, bounds)
+
+    def lines(self) -> list[str]:
+        """All of it, one line each."""
+        lines = list(self.texts)
+        lines += [f"{name}: only the first frame is read of {some(names)}" for name, names in self.names.items()]
+        for name, (outside, total, least, most, (low, high)) in self.values.items():
+            if outside:
+                lines.append(
+                    f"{name}: {outside} of {total} values lie outside [{low:g}, {high:g}], from {least:.4g} to "
+                    f"{most:.4g}; they were clipped"
+                )
+        return lines
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return shown(", ".join(names[:NAMED])) + more
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from prescore.data.guards import check_total, gibibytes, in_one_line, open_regular, reading, shown
+from prescore.data.guards import DAMAGE, Notes, check_total, gibibytes, in_one_line, open_regular, reading, shown, some
 from prescore.data.sizes import Look
 from prescore.errors import PrescoreError
 
@@ -50,7 +50,7 @@ SUFFIXES = tuple(" ".join(FORMATS.values()).split())
 OWN = ("settings.json",)  # what `prescore sample` writes beside its pictures
 MAX_FILE = 2**30  # bytes of one file
 HEAD = 2**16  # bytes at its beginning, among which its depth stands
-NAMED = 5  # files that a warning names
+PLAIN = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "PPM")  # formats whose head says whether they are grey
 GREY, WIDE = ("1", "L", "LA", "La"), ("I", "F")  # Pillow's modes of one channel; the wide ones by their first letter
 FRAMES = ("PNG", "WEBP", "AVIF", "TIFF", "GIF")  # formats of several; other formats have previews, sizes, layers
 DEEP = {"uchar": 255, "ushort": 65535, "float": 1}  # types of pyvips, and their full scale
@@ -84,7 +84,7 @@ class Pictures:
     def check(self) -> None:
         """Raise PrescoreError if there are none."""
         if not self.names:
-            there = f"; there is {_some(self.left_out)}" if self.left_out else ""
+            there = f"; there is {some(self.left_out)}" if self.left_out else ""
             raise PrescoreError(f"{self.name}: no images in it (png, jpg, webp, tif, ...){there}")
 
 
@@ -144,22 +144,34 @@ def _is_hidden(name: str) -> bool:
     return parts[0] == "__MACOSX" or any(part.startswith(".") and part not in (".", "..") for part in parts)
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return shown(", ".join(names[:NAMED])) + more
+@dataclass(frozen=True)
+class Kind:
+    """What several pictures become together.
+
+    Attributes:
+        channels: 1 if all are grey, else 3.
+        dtype: uint8, or float32 if one has more than 8 bits.
+    """
+
+    channels: int = 1
+    dtype: str = "uint8"
+
+    def __or__(self, other: "Kind") -> "Kind":
+        deep = "float32" in (self.dtype, other.dtype)
+        return Kind(max(self.channels, other.channels), "float32" if deep else "uint8")
 
 
 def read_pictures(
     pictures: Pictures,
     names: Sequence[str],
     look: Look,
-    check: Callable[[tuple[int, ...]], object] | None,
-    notes: list[str],
+    notes: Notes,
+    kind: Kind | None = None,
 ) -> np.ndarray:
     """Pictures as one array (N, C, H, W), C = 1 if all are grey, else 3; what was left out is added to the notes.
 
-    The array is uint8, or float32 in the units of `look` if one of them has more than 8 bits. `check` is called with
-    the shape as soon as it is known, from the first one.
+    The array is uint8, or float32 in the units of `look` if one of them has more than 8 bits; `kind` says it of all
+    pictures, where these are not all.
 
     Raises:
         PrescoreError: one cannot be read, has transparent pixels and there is no background, or is of another size.
@@ -174,8 +186,6 @@ def read_pictures(
         animated += [name] if has_more else []
         if not images:
             check_total(pictures.name, len(names) * image.nbytes)
-            if check is not None:
-                check((len(names), *image.shape))
         elif image.shape[1:] != images[0].shape[1:]:
             sizes = (f"{shown(n)} is {a.shape[2]} x {a.shape[1]}" for n, a in ((names[0], images[0]), (name, image)))
             raise PrescoreError(
@@ -185,16 +195,16 @@ def read_pictures(
         images.append(image)
     if left := len(pictures.left_out):
         all_of = f"{left} of {left + len(pictures.names)} files left out (in no format that is read, or there twice)"
-        notes.append(f"{pictures.name}: {all_of}: {_some(pictures.left_out)}")
+        notes.say(f"{pictures.name}: {all_of}: {some(pictures.left_out)}")
     if animated:
-        notes.append(f"{pictures.name}: only the first frame is read of {_some(animated)}")
-    return _stacked(pictures.name, images, look)
+        notes.animated(pictures.name, animated)
+    return _stacked(pictures.name, images, look, kind or Kind())
 
 
-def _stacked(name: str, images: list[np.ndarray], look: Look) -> np.ndarray:
+def _stacked(name: str, images: list[np.ndarray], look: Look, kind: Kind) -> np.ndarray:
     """The images, each of which is let go as soon as it is copied."""
-    channels = max(len(image) for image in images)
-    dtype = np.result_type(*{image.dtype for image in images})
+    channels = max(kind.channels, *(len(image) for image in images))
+    dtype = np.result_type(kind.dtype, *{image.dtype for image in images})
     check_total(name, len(images) * channels * images[0][0].size * dtype.itemsize)
     stacked = np.empty((len(images), channels, *images[0].shape[1:]), dtype)
     while images:
@@ -238,6 +248,23 @@ def _decode(name: str, file: IO[bytes], size: int, look: Look) -> tuple[np.ndarr
         raise PrescoreError(f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except Exception as error:  # whatever a decoder does with a damaged file
         raise PrescoreError(f"{name}: cannot be read ({in_one_line(error)})") from None
+
+
+def kind_of(name: str, file: IO[bytes], size: int) -> Kind:
+    """What a picture alone becomes, from its head where that tells, else from its pixels. Raises PrescoreError."""
+    from PIL import Image, UnidentifiedImageError
+
+    head = file.read(HEAD)
+    file.seek(0)
+    is_deep_png = head[12:16] == b"IHDR" and len(head) > 24 and head[24] > 8
+    if not head.startswith(TIFF_MAGIC) and not is_deep_png:
+        with contextlib.suppress(UnidentifiedImageError, *DAMAGE), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # decoding will say what is wrong
+            with Image.open(file, formats=PLAIN) as image:
+                return Kind(1 if image.mode in GREY else 3)
+    file.seek(0)
+    pixels, _ = _decode(name, file, size, Look(background=(0, 0, 0)))
+    return Kind(len(pixels), "uint8" if pixels.dtype == np.uint8 else "float32")
 
 
 def _check_size(name: str, size: int, pixels: int | None = None) -> None:

@@ -1,6 +1,6 @@
 """Measures of samples: features, their statistics, metrics made of them, and the conditioning of the coordinates."""
 
-from prescore.metrics.conditioning import Conditioning, coordinate_range, coordinate_variation
+from prescore.metrics.conditioning import CONDITIONING, Conditioning, coordinate_range, coordinate_variation
 from prescore.metrics.evaluation import METRICS, cautions, evaluate, hold_out, measure, obstacles
 from prescore.metrics.extractors import EXTRACTORS, make_features
 from prescore.metrics.features import Features, Preprocessing, module_features
@@ -15,6 +15,7 @@ from prescore.metrics.sliced import sliced_wasserstein
 from prescore.metrics.spectrum import power_spectrum_error, radial_power
 
 __all__ = [
+    "CONDITIONING",
     "EXTRACTORS",
     "METRICS",
     "Conditioning",

@@ -7,7 +7,10 @@ over the samples and the steps of the sampler. Smaller is better conditioned.
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+CONDITIONING = ("V_coo", "R_coo")  # the papers' names
 
 
 def coordinate_variation(x: Tensor) -> Tensor:
@@ -34,22 +37,32 @@ class Conditioning:
 
     Attributes:
         count: states seen, samples times steps.
-        variation, range: the averages so far; NaN before the first state.
+        variation, range: the averages so far, in the coordinates of the states; NaN before the first state.
+        values: both by the names in `CONDITIONING`.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self._variation = self._range = 0.0
+        # Sums that stay on the states' device: to read one at each step would wait for it.
+        self._variation = self._range = torch.zeros((), dtype=torch.float64)
 
     def __call__(self, progress: HasState) -> None:
-        self.count += len(progress.x)
-        self._variation += coordinate_variation(progress.x).sum().item()
-        self._range += coordinate_range(progress.x).sum().item()
+        self.add(progress.x)
+
+    def add(self, states: Tensor) -> None:
+        """Count states, (B, *event), such as those of a trajectory that was kept."""
+        self.count += len(states)
+        self._variation = coordinate_variation(states).double().sum() + self._variation
+        self._range = coordinate_range(states).double().sum() + self._range
 
     @property
     def variation(self) -> float:
-        return self._variation / self.count if self.count else float("nan")
+        return self._variation.item() / self.count if self.count else float("nan")
 
     @property
     def range(self) -> float:
-        return self._range / self.count if self.count else float("nan")
+        return self._range.item() / self.count if self.count else float("nan")
+
+    @property
+    def values(self) -> dict[str, float]:
+        return dict(zip(CONDITIONING, (self.variation, self.range), strict=True))

@@ -20,13 +20,14 @@ samples only, the floor: hold n of them out of the reference (`hold_out`) and co
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import astuple, dataclass, replace
-from typing import Any
+from dataclasses import astuple, dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from prescore.data import ImageSet
 from prescore.errors import PrescoreError, check_choice
 from prescore.metrics.features import Features, unit_images
 from prescore.metrics.frechet import Moments, frechet_distance
@@ -111,7 +112,7 @@ HIGHER_IS_BETTER = frozenset({"precision", "recall", "density", "coverage", "inc
 
 
 def measure(
-    images: Tensor | Iterable[Tensor],
+    images: Tensor | ImageSet | Iterable[Tensor],
     features: Features,
     metrics: Collection[str] | None = None,
     *,
@@ -122,8 +123,8 @@ def measure(
     """What metrics need to know of a set of images, in one pass over it.
 
     Args:
-        images: all of them, (N, C, H, W) or (N, *event), or batches of any size; uint8, or floating point within
-            `data_range`.
+        images: all of them, (N, C, H, W) or (N, *event), those of files (`prescore.data.open_images`), or batches of
+            any size; uint8, or floating point within `data_range`.
         features: what is made of them.
         metrics: which will be asked for; by default all that these features allow.
         batch_size: images in one call of the extractor; the result is the same for all, up to its rounding.
@@ -136,8 +137,9 @@ def measure(
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not a positive whole number")
     kept = _kept(features, metrics)
+    length = len(images) if isinstance(images, Tensor | ImageSet) else None
     parts = (images,) if isinstance(images, Tensor) else images
-    length = len(images) if isinstance(images, Tensor) else None
+    parts = parts.batches(batch_size) if isinstance(parts, ImageSet) else parts
     total: SetStatistics | None = None
     with tqdm(total=length, unit="image", disable=None if progress else True, leave=False) as bar:
         for batch in (batch for part in parts for batch in part.split(batch_size) if len(batch)):
@@ -146,7 +148,7 @@ def measure(
             bar.update(len(batch))
     if total is None:
         raise PrescoreError("images: none given")
-    return replace(total, rows=(total.features,) if total.features is not None else ())
+    return total.joined()
 
 
 def evaluate(
@@ -227,12 +229,17 @@ def cautions(samples: SetStatistics, reference: SetStatistics, metrics: Collecti
     return lines
 
 
-def hold_out(images: Tensor, n: int, seed: int = 0) -> tuple[Tensor, Tensor] | None:
+Images = TypeVar("Images", bound=Tensor | ImageSet)
+
+
+def hold_out(images: Images, n: int, seed: int = 0) -> tuple[Images, Images] | None:
     """n images drawn at random, and the others; None if these would be fewer than n."""
     if len(images) < 2 * n:
         return None
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images[order[:n].sort().values], images[order[n:].sort().values]
+    held, others = order[:n].sort().values, order[n:].sort().values
+    parts: Any = [images[rows] if isinstance(images, Tensor) else images.take(rows.tolist()) for rows in (held, others)]
+    return parts[0], parts[1]
 
 
 def _kept(features: Features, metrics: Collection[str] | None) -> set[str]:

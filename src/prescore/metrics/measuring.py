@@ -2,17 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import isfinite
+from operator import add
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from prescore.data import ImageSet, reading
+from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError, check_choice
+from prescore.limits import check_size
+from prescore.metrics.conditioning import Conditioning
 from prescore.metrics.evaluation import METRICS, cautions, evaluate, hold_out, measure
 from prescore.metrics.evaluation import obstacles as obstacles_of
 from prescore.metrics.features import Features
 from prescore.metrics.io import load_reference
 from prescore.metrics.sets import SetStatistics, check_shapes
+from prescore.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class Measuring:
         batch_size: images in one call of the extractor.
         data_range: of images that are not bytes; None takes samples in their own units.
         progress: whether bars are shown on a terminal.
+        processes: that share the images; each measures its part, and all get the whole.
     """
 
     features: Features
@@ -32,8 +43,17 @@ class Measuring:
     batch_size: int = 256
     data_range: tuple[float, float] | None = (0.0, 1.0)
     progress: bool = True
+    processes: Processes | None = None
 
-    def __call__(self, images: Tensor) -> SetStatistics:
+    def __call__(self, images: Tensor | ImageSet) -> SetStatistics:
+        if self.processes is None or self.processes.count == 1:
+            return self._of(images)
+        rank, count, n = self.processes.rank, self.processes.count, len(images)
+        rows = range(rank * n // count, (rank + 1) * n // count)  # which follow each other, so that the order is kept
+        part = images.take(rows) if isinstance(images, ImageSet) else images[rows.start : rows.stop]
+        return reduce(add, self.processes.gathered([self._of(part)] if len(rows) else [])).joined()
+
+    def _of(self, images: Tensor | ImageSet) -> SetStatistics:
         return measure(
             images,
             self.features,
@@ -91,7 +111,7 @@ def stored_reference(
 
 
 def measured_reference(
-    data: Tensor, shape: tuple[int, ...], n: int, measuring: Measuring, floor: bool, seed: int
+    data: Tensor | ImageSet, shape: tuple[int, ...], n: int, measuring: Measuring, floor: bool, seed: int
 ) -> ReferenceSets:
     """Statistics of true images, in two parts where a floor is asked for and there are enough.
 
@@ -132,6 +152,26 @@ def metric_names(metrics: str | None) -> list[str] | None:
     if not names:
         raise PrescoreError(f"--metrics: none named; known: {', '.join(METRICS)}")
     return names
+
+
+def conditioning_of(path: Path) -> dict[str, Any]:
+    """V_coo and R_coo of the states in an .npy or .npz file, (T, n, *event), with the path, T and n, JSON values.
+
+    Raises:
+        PrescoreError: the file cannot be read, or does not hold such states, finite.
+    """
+    conditioning = Conditioning()
+    with reading(path), open_array(path, None) as array:
+        if len(array.shape) < 3 or 0 in array.shape or array.dtype.kind != "f":
+            what = f"{array.dtype} values of shape {array.shape}"
+            raise PrescoreError(f"--trajectory: {path} holds {what}; floating point (T, n, ...) is needed")
+        check_size("--trajectory", 1, array.size)
+        for states in array.read():
+            conditioning.add(torch.from_numpy(states.astype(np.float64)))
+    if not all(map(isfinite, conditioning.values.values())):
+        raise PrescoreError(f"--trajectory: {path} has values that are not finite")
+    T, n = array.shape[:2]
+    return {"path": str(path), "steps": T, "n": n, **conditioning.values}
 
 
 def usual_range(shape: Sequence[int]) -> tuple[float, float] | None:

@@ -17,6 +17,7 @@ in the original code.
 import hashlib
 import importlib
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,19 @@ def inception(shape: tuple[int, ...], device: torch.device) -> Features:
     """Features of torch-fidelity's Inception network, for images of any size, grey or in three colours.
 
     Raises:
-        PrescoreError: torch-fidelity or its file of weights is missing or damaged, or the images have other channels.
+        PrescoreError: torch-fidelity or its file of weights is missing or damaged, torchvision is of another build than
+            torch, or the images have other channels.
     """
     preprocessing = Preprocessing((3, 299, 299), (0.0, 255.0), "resize")
     preprocessing.check_shape((1, *shape))
     offer = f"or take efficientnet-lite0; {OTHERS}"
     name = "torch_fidelity.feature_extractor_inceptionv3"
-    package = _import("inception", name, f"pip install torch-fidelity, {offer}")
+    install = "pip install 'prescore[fid]', with a torchvision of torch's own build (CPU or CUDA)"
+    package = _import("inception", name, f"{install}, {offer}")
     url = package.URL_INCEPTION_V3
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     # The package unpickles whatever the file holds; this looks first whether it holds tensors and nothing else.
-    _, digest = load_weights("inception", path, f"download {url} to {path.parent}, {offer}")
+    _, digest = load_weights("inception", path, f"fetch them once, {fetching(url, path)}, {offer}")
     network = package.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
     network.eval().requires_grad_(False).to(device)
 
@@ -78,6 +81,11 @@ def inception(shape: tuple[int, ...], device: torch.device) -> Features:
         return x @ network.fc.weight.mT
 
     return Features("inception", 2048, preprocessing, features, device, logits, digest)
+
+
+def fetching(url: str, path: Path) -> str:
+    """The command that puts what a URL has into a file."""
+    return f"`curl -L --create-dirs -o {shlex.quote(str(path))} {url}`"
 
 
 def file_digest(path: Path) -> str:

@@ -7,7 +7,7 @@ Wasserstein distance, are the features themselves, n rows of d numbers; all othe
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -84,6 +84,10 @@ class SetStatistics:
             pixels=_sum(self.pixels, other.pixels),
             power=power,
         )
+
+    def joined(self) -> "SetStatistics":
+        """The same with the features in one part."""
+        return replace(self, rows=() if self.features is None else (self.features,))
 
     def check_comparable(self, shape: tuple[int, ...], extractor: Mapping[str, Any]) -> None:
         """Raise PrescoreError unless images of this shape and features with these facts can be compared with these."""

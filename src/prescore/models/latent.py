@@ -19,9 +19,8 @@ from torch import Tensor
 
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
+from prescore.models.kl import KLAutoencoder
 from prescore.models.vae import VAE
-
-BATCH = 256  # pictures that go through the autoencoder at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,7 @@ class LatentDenoiser(Denoiser):
         PrescoreError: as `Denoiser`, or the autoencoder's latents have another shape.
     """
 
-    autoencoder: VAE = field(kw_only=True)
+    autoencoder: VAE | KLAutoencoder = field(kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,12 +62,12 @@ class LatentDenoiser(Denoiser):
     def decode(self, x: Tensor) -> Tensor:
         """Pictures in [0, 1], (N, *picture_shape), of latents (N, *event_shape)."""
         weight = next(self.autoencoder.parameters())
-        parts = [self.autoencoder.decode(part.to(weight)) for part in x.split(BATCH)]
+        parts = [self.autoencoder.decode(part.to(weight)) for part in x.split(self.autoencoder.at_once)]
         return torch.cat(parts).to(x.dtype)
 
 
 @torch.no_grad()
-def encode(autoencoder: VAE, images: Tensor) -> Tensor:
+def encode(autoencoder: VAE | KLAutoencoder, images: Tensor) -> Tensor:
     """The means of the posteriors of images, (N, *latent_shape), float32 or better.
 
     Args:
@@ -81,5 +80,5 @@ def encode(autoencoder: VAE, images: Tensor) -> Tensor:
         raise PrescoreError(f"images: {tuple(images.shape[1:])}; the autoencoder is for {autoencoder.event_shape}")
     weight = next(autoencoder.parameters())
     scale = 255 if images.dtype == torch.uint8 else 1
-    parts = [autoencoder.encode(part.to(weight) / scale).mean for part in images.split(BATCH)]
+    parts = [autoencoder.encode(part.to(weight) / scale).mean for part in images.split(autoencoder.at_once)]
     return torch.cat(parts).to(torch.promote_types(weight.dtype, torch.float32))

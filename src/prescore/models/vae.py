@@ -17,7 +17,7 @@ sub-pixel convolutional neural network", CVPR 2016, https://arxiv.org/abs/1609.0
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,8 @@ class VAE(nn.Module):
         PrescoreError: a resolution that cannot be halved once a level, or a width that cannot be split into groups
             for normalisation.
     """
+
+    at_once: ClassVar[int] = 256  # pictures of a batch, where there are many
 
     def __init__(
         self,

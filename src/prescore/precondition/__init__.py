@@ -11,11 +11,15 @@ from prescore.precondition.masks import (
     radial_preconditioner,
 )
 from prescore.precondition.preconditioner import Preconditioner
+from prescore.precondition.published import PublishedMask, is_mask, load_mask
 
 __all__ = [
     "PIXEL_MASKS",
     "Preconditioner",
+    "PublishedMask",
     "frequency_preconditioner",
+    "is_mask",
+    "load_mask",
     "log_power",
     "mean_preconditioner",
     "normalise",

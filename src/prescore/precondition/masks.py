@@ -82,7 +82,7 @@ def frequency_preconditioner(statistics: Statistics, alpha: float, *, centred: b
     """
     unit = statistics.moments.in_range((0.0, 1.0))
     R = normalise(log_power(unit.power_centred if centred else unit.power), alpha)
-    M = Frequency(_inverse(R, "frequencies"), unit.axes, unit.length)
+    M = Frequency(inverse(R, "frequencies"), unit.axes, unit.length)
     return Preconditioner(M, label=f"frequency, alpha {alpha:g}", alpha=float(alpha))
 
 
@@ -98,7 +98,7 @@ def pixel_preconditioner(statistics: Statistics, alpha: float, *, log: bool = Tr
     """
     square = statistics.moments.in_range((0.0, 1.0)).mean_square
     R = normalise(log_power(square) if log else square, alpha)
-    return Preconditioner(Pixel(_inverse(R, "entries")), label=f"pixel, alpha {alpha:g}", alpha=float(alpha))
+    return Preconditioner(Pixel(inverse(R, "entries")), label=f"pixel, alpha {alpha:g}", alpha=float(alpha))
 
 
 def mean_preconditioner(statistics: Statistics) -> Preconditioner:
@@ -139,7 +139,8 @@ def radial_preconditioner(shape: Sequence[int], r: float, lam: float) -> Precond
     return Preconditioner(Frequency.from_full(symmetric, 2), label=f"radial, r {r:g}, lam {lam:g}")
 
 
-def _inverse(R: Tensor, what: str) -> Tensor:
+def inverse(R: Tensor, what: str) -> Tensor:
+    """1 / R. Raises PrescoreError if R is 0 for some of these entries of the data, which alpha = 1 alone leaves so."""
     if (R <= 0).any():
         raise PrescoreError(
             f"alpha: 1 given, but {int((R <= 0).sum())} {what} of the data are always 0 and would get an infinite "

@@ -20,8 +20,8 @@ large (see `prescore.statistics.score`), and is right only for the exact D. "res
 it is the optimal variance for the network at hand, however imperfect (Bao et al. 2022b), and has no such
 cancellation. For the exact D they agree.
 
-The last noise is clipped, as the authors do for images: its mean size is at most `clip` of 255 grey levels (2, or 1
-on some data), since nothing but the last denoising step can take it out of the sample again.
+The last noise is clipped, as the authors do for images: its mean size is at most `last_noise` of 255 grey levels (2, or
+1 on some data), since nothing but the last denoising step can take it out of the sample again.
 The authors' code also clamps D to the range of the data; here that is left to the denoiser.
 
 Order: v* - v is of second order in the step, so the moments converge as those of DDIM, with order 1. With eta = 0
@@ -57,24 +57,24 @@ class AnalyticDDIM(DDIM):
         eta: share of the bridge's randomness, from 0 to 1. Even eta = 0 adds noise here.
         statistics: of the data, with `score`: measured by `prescore calibrate DATA --model MODEL`.
         estimate: of the posterior variance: "score" (the paper's) or "residual".
-        clip: mean size of the last noise in the result, in 255ths of the data range, at most; None for no limit.
+        last_noise: mean size of the last noise in the result, in 255ths of the data range, at most; None for no limit.
 
     Raises:
-        PrescoreError: an unknown estimate, eta outside [0, 1], or a clip that is not positive. Without statistics, or
+        PrescoreError: an unknown estimate, eta outside [0, 1], or a limit that is not positive. Without statistics, or
             with those of other events or levels, `check` and `start` raise it.
     """
 
     statistics: Statistics | None = None
     estimate: str = "score"
-    clip: float | None = 2.0
+    last_noise: float | None = 2.0
 
     family: ClassVar[str] = "Analytic-DPM"
     choices: ClassVar[Mapping[str, Sequence[str]]] = {"estimate": ESTIMATES}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.clip is not None and not self.clip > 0:
-            raise PrescoreError(f"clip: {self.clip} is not positive; the paper uses 2 or 1, None is no limit")
+        if self.last_noise is not None and not self.last_noise > 0:
+            raise PrescoreError(f"last_noise: {self.last_noise} is not positive; the paper uses 2 or 1, None no limit")
 
     @property
     def stochastic(self) -> bool:
@@ -107,10 +107,10 @@ class AnalyticDDIM(DDIM):
 
     def noise_variance(self, s: Tensor, t: Tensor) -> Tensor:
         variance = self.bridge_variance(s, t) + (1 - self.kept(s, t)) ** 2 * self.posterior_variance(s)
-        if self.clip is None:
+        if self.last_noise is None:
             return variance
         low, high = self._measured()[0].data_range or (0.0, 1.0)
-        std = self.clip * (high - low) / 255 * math.sqrt(math.pi / 2)  # of noise with this mean size
+        std = self.last_noise * (high - low) / 255 * math.sqrt(math.pi / 2)  # of noise with this mean size
         is_last = t == torch.where(t > 0, t, math.inf).min()
         return torch.where(is_last, variance.clamp(max=std**2), variance)
 

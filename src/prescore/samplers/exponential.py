@@ -258,7 +258,7 @@ class Exponential(Sampler):
         l = self.l if t > 0 else 0.0  # noqa: E741
         X = state.X if state.X is not None and state.x is x else self._analyse(x)
         R = self._remainder(denoise(x, sigma), X, s)
-        if state.last is not None:
+        if state.last is not None and state.x is x:
             X = self._move(state.last, (*state.last.points, (s, R)), s, "exact")
         points = [(s, R), *self._earlier(state, t)]
         N, q = None, s  # the noise on the way from s to q, and how far it has come

@@ -42,9 +42,12 @@ from torch import Tensor
 
 from prescore.denoiser import Denoiser, expand, per_sample
 from prescore.errors import PrescoreError
+from prescore.gaussian import cosine_gaussian
 from prescore.grid import check_grid
 from prescore.noise import NoiseSource, check_seeds
+from prescore.operators.cosine import cosine_transform
 from prescore.samplers.base import Progress, Sampler, sample
+from prescore.statistics import Statistics
 
 # Draws of one stage are numbered from a multiple of this, so that no stage shares any with another.
 DRAWS = 2**40
@@ -99,6 +102,26 @@ class BlockMeans:
         mean = detail.mean(0)
         coordinates = len(data) * (math.prod(self.fine) - math.prod(self.coarse))
         return mean, (detail - mean).square().sum().item() / coordinates
+
+    def moments_of(self, statistics: Statistics) -> tuple[Tensor, float]:
+        """The same of statistics, exact if the data's cosine coefficients are uncorrelated.
+
+        Raises:
+            PrescoreError: the statistics are of other events, or blocks go over an axis that they do not transform.
+        """
+        reference = cosine_gaussian(statistics)
+        reference.check(self.fine)
+        axes = statistics.moments.axes
+        if self.fine[:-axes] != self.coarse[:-axes]:
+            raise PrescoreError(f"shapes: blocks of {self.fine} to {self.coarse} go beyond the last {axes} axes")
+        kept = torch.ones(())  # the share of each cosine that block means keep: a product over the axes
+        for n, m in zip(self.fine[-axes:], self.coarse[-axes:], strict=True):
+            basis = cosine_transform(torch.eye(n, dtype=torch.float64), 1, inverse=True)  # a row for each cosine
+            sums = basis.unflatten(1, (m, n // m)).sum(-1) / math.sqrt(n // m)
+            kept = kept.unsqueeze(-1) * sums.square().sum(1)
+        coordinates = math.prod(self.fine) - math.prod(self.coarse)
+        missing = (reference.variances * (1 - kept)).expand(self.fine).sum().item()
+        return self.detail(reference.mean.double()), missing / coordinates
 
 
 def orthonormal(denoiser: Denoiser, blocks: BlockMeans) -> Denoiser:

@@ -87,7 +87,10 @@ def _exponential(about: str, source: str, **fixed: object) -> Entry:
     """A member of the exponential family: k points, stages or earlier steps, around one reference or any of them."""
     k, multistep = fixed["k"], fixed.setdefault("multistep", False)
     idle = {"r1": multistep or k == 1, "r2": multistep or k != 3}
-    idle |= {"weights": k == 1 or (k == 3 and not multistep), "warm_up": not (multistep and k == 3)}
+    idle |= {
+        "weights": k == 1 or (k == 3 and not multistep),
+        "warm_up": not (multistep and k == 3) or "corrector" in fixed,
+    }
     idle |= {"corrector": not multistep and k != 1}
     idle |= {"sigma_data": "prediction" in fixed, "reference": fixed.get("prediction") != "gaussian"}
     needs = () if idle["reference"] else ("reference",)
@@ -122,6 +125,7 @@ SAMPLERS: Mapping[str, Entry] = MappingProxyType(
         "pndm": Entry(PNDM, "pseudo linear multistep, Runge-Kutta start", _PNDM, {"variant": "f-pndm"}),
         "s-pndm": Entry(PNDM, "pseudo linear multistep of two values", _PNDM, {"variant": "s-pndm"}),
         "plms": Entry(PNDM, "pseudo linear multistep, start of lower order", _PNDM, {"variant": "plms"}),
+        "ipndm": Entry(PNDM, "linear multistep of up to four values", _DEIS, {"variant": "ipndm"}, idle=("schedule",)),
         "deis-tab": Entry(DEIS, "Adams-Bashforth in t", _DEIS, defaults={"variable": "linear"}),
         "deis-rhoab": Entry(DEIS, "Adams-Bashforth in rho = sigma", _DEIS, {"variable": "rho"}),
         "deis-rho3kutta": Entry(RungeKuttaDEIS, "Kutta's third-order method in rho", _DEIS, {"method": "3kutta"}),
@@ -135,6 +139,14 @@ SAMPLERS: Mapping[str, Entry] = MappingProxyType(
         "dpmpp-2m": _exponential("DPM-Solver++(2M)", _DPMPP, prediction="data", k=2, l=0.0, multistep=True),
         "dpmpp-3m": _exponential("DPM-Solver++(3M), of order 3", _DPMPP, prediction="data", k=3, l=0.0, multistep=True),
         "dpmpp-sde-2m": _exponential("SDE-DPM-Solver++(2M)", _DPMPP, prediction="data", k=2, multistep=True),
+        "sa-solver": _exponential(
+            "SA-Solver of orders 3 and 4; l is its tau",
+            "https://arxiv.org/abs/2309.05019",
+            prediction="data",
+            k=3,
+            multistep=True,
+            corrector=True,
+        ),
         "seeds-1": _exponential("SEEDS-1", _SEEDS, k=1),
         "seeds-2": _exponential("SEEDS-2", _SEEDS, k=2),
         "seeds-3": _exponential("SEEDS-3", _SEEDS, k=3),

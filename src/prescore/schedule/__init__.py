@@ -32,7 +32,8 @@ from types import MappingProxyType
 from prescore.errors import PrescoreError, suggest
 from prescore.schedule.base import Schedule, Times, VariancePreserving, float64
 from prescore.schedule.flow import FunctionSchedule, RectifiedFlow
-from prescore.schedule.scaled import VP, Cosine, LinearBeta, SubVP, Tabulated
+from prescore.schedule.scaled import VP, Cosine, LinearBeta, SubVP
+from prescore.schedule.table import Tabulated, TabulatedVE
 from prescore.schedule.unscaled import EDM, IDDPM, VE, GeometricVE
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Schedule",
     "SubVP",
     "Tabulated",
+    "TabulatedVE",
     "Times",
     "VariancePreserving",
     "as_schedule",

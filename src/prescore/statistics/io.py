@@ -89,6 +89,11 @@ def load_statistics(path: str | Path) -> Statistics:
         PrescoreError: the file is not there, not whole, of another format or a newer version, or inconsistent.
     """
     source, path = str(path), find(path, STATISTICS_SUFFIX)
+    if path.suffix.lower() == ".npy":
+        raise PrescoreError(
+            f"{path}: an array and no statistics; if it is a mask of the authors of PDS, prescore.load_mask reads it, "
+            "and sampler pds takes its path"
+        )
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
         with named_in_text(path) as name, safe_open(name, framework="pt") as file:

@@ -25,8 +25,8 @@ from prescore.checkpoints.stored import naming
 from prescore.errors import PrescoreError, printable
 from prescore.files import held, sweep, writing
 from prescore.limits import check_size
+from prescore.processes import Processes, processes_on
 from prescore.training.config import TrainingConfig, check_least
-from prescore.training.processes import Processes, processes_on
 from prescore.training.record import LOSSES, Record, tensorboard_writer
 from prescore.training.state import Prepared, TrainingState, averaged_network, new_state, prepare, train_step
 from prescore.training.store import PATTERN, resume, save_checkpoint

@@ -13,7 +13,8 @@ with x = x0 + sigma n in all of them and random directions v, E[v v^T] = I, here
 last three are equal to each other and fall short of that of `dsm` by w sigma^2, whatever s is. So any of them can
 replace `dsm`; they do not compare with the noise that was added, and pay with second derivatives: one more backward
 pass for sliced score matching, d for the trace. The loss sigma^2 / 2 |s + n / sigma|^2 of NCSN is `dsm` with
-w = 1 / (2 sigma^2), and a configuration of EDM's Table 1 is `dsm` with the weight of its column.
+w = 1 / (2 sigma^2), a configuration of EDM's Table 1 is `dsm` with the weight of its column, and flow matching, whose
+network F predicts n - x0 from x_t = (1 - t) x0 + t n, is `dsm` with w = 1 / t^2.
 
 Means, not sums, are taken over coordinates, so that gradients are of the same size for images of any size.
 
@@ -23,12 +24,13 @@ Denoising Autoencoders", 2011, https://doi.org/10.1162/NECO_a_00142, eq. 17 (dsm
 Matching", 2019, https://arxiv.org/abs/1905.07088, eq. 7 and 8 (ssm, ssm-vr); Y. Song and S. Ermon, "Generative
 Modeling by Estimating Gradients of the Data Distribution", 2019, https://arxiv.org/abs/1907.05600, eq. 5 and 6;
 T. Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022,
-https://arxiv.org/abs/2206.00364, Table 1 ("Training") and eq. 2.
+https://arxiv.org/abs/2206.00364, Table 1 ("Training") and eq. 2; X. Liu et al., "Flow Straight and Fast", 2023,
+https://arxiv.org/abs/2209.03003, eq. 1.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
@@ -36,7 +38,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prescore.errors import PrescoreError
-from prescore.schedule import VP
+from prescore.schedule import VP, RectifiedFlow
 
 MAX_TRACE = 256  # coordinates, each of which costs a backward pass in `ism`
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -86,6 +88,22 @@ class UniformTime:
 
 
 @dataclass(frozen=True)
+class UniformFlow:
+    """Flow matching: t ~ U(t_min, 1), sigma = t / (1 - t). Below t_min rounding is all that is left of the loss."""
+
+    schedule: RectifiedFlow = field(default_factory=RectifiedFlow)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Noise level below which a share u in [0, 1] of the training lies."""
+        return self.schedule.sigma(self.schedule.t_min + u * (1 - self.schedule.t_min))
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Lowest and highest noise level."""
+        return self.schedule.sigma_min, self.schedule.sigma_max
+
+
+@dataclass(frozen=True)
 class Levels:
     """NCSN and NCSNv2 recipes: each of a decreasing list of noise levels is as likely as the others."""
 
@@ -116,6 +134,11 @@ def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
 def inverse_square_weight(sigma: Tensor) -> Tensor:
     """1 / sigma^2, of the VP and VE recipes."""
     return 1 / sigma**2
+
+
+def flow_weight(sigma: Tensor) -> Tensor:
+    """1 / t^2, t = sigma / (1 + sigma): since D - x0 = t (n - x0 - F), the loss is then |F - (n - x0)|^2."""
+    return ((1 + sigma) / sigma) ** 2
 
 
 def ncsn_weight(sigma: Tensor) -> Tensor:

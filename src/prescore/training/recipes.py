@@ -73,6 +73,12 @@ _VP = replace(
     noise="uniform-time",
     data_range=(-1.0, 1.0),
 )
+_FLOW = replace(
+    _VP,
+    preconditioning="flow",
+    noise="uniform-flow",
+    weight="flow",
+)
 _SONG = TrainingConfig(learning_rate=2e-4, beta2=0.999, batch_size=128)
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -91,6 +97,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "ve": Recipe("NCSN++ on log-uniform noise levels", "https://arxiv.org/abs/2011.13456", _VE, _SONG),
         "vp": Recipe("DDPM++ on the VP schedule", "https://arxiv.org/abs/2011.13456", _VP, _SONG),
+        "flow": Recipe("DDPM++ that learns n - x0 (flow matching)", "https://arxiv.org/abs/2209.03003", _FLOW, _SONG),
         "edm": Recipe(
             "DDPM++ with EDM's preconditioning, noise levels and weight",
             "https://arxiv.org/abs/2206.00364",

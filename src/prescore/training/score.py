@@ -1,15 +1,15 @@
-"""Learning the score of images at every noise level: the recipes of NCSN, NCSNv2, VE, VP and EDM.
+"""Learning the score of images at every noise level: the recipes of NCSN, NCSNv2, VE, VP, EDM and flow matching.
 
 A recipe is a choice in each of these rows (equations of the losses: `prescore.training.losses`):
 
     network            ddpmpp, ncsnpp (both `SongUNet`), ncsn, ncsnv2; mlp for latents (`ScoreMLP`)
-    preconditioning    edm, ve, vp; score-labels for ncsn and ncsnv2 (`prescore.models.precond`)
-    noise              log-uniform, log-normal, uniform-time, levels
-    weight             edm, inverse-square, ncsn
+    preconditioning    edm, ve, vp, flow; score-labels for ncsn and ncsnv2 (`prescore.models.precond`)
+    noise              log-uniform, log-normal, uniform-time, uniform-flow, levels
+    weight             edm, inverse-square, flow, ncsn
     loss               dsm, ssm, ssm-vr, ism
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, check_choice, check_interval
 from prescore.models.ncsn import NCSN
 from prescore.models.precond import PRECONDITIONINGS, Precond
-from prescore.samplers import make_sampler, sample
+from prescore.plan import plan
 from prescore.training.augment import LABELS, augmentation_labels, augmented, draw_augmentation
 from prescore.training.config import check_least, check_positive, check_share
 from prescore.training.data import TrainingData
@@ -36,9 +36,11 @@ from prescore.training.losses import (
     Levels,
     LogNormal,
     LogUniform,
+    UniformFlow,
     UniformTime,
     check_trace,
     edm_weight,
+    flow_weight,
     inverse_square_weight,
     ncsn_weight,
     stratified,
@@ -50,9 +52,10 @@ NETWORKS = (*SONG, *REFINE, *MLP)
 NCSNPP = {"encoder_type": "residual", "resample_filter": (1, 3, 3, 1)}
 FOURIER = {"embedding_type": "fourier", "channel_mult_noise": 2}
 EMBEDDINGS = ("positional", "fourier")
-SONG_PRECONDITIONINGS, REFINE_PRECONDITIONINGS = ("edm", "ve", "vp"), ("score-labels",)
-NOISES = ("log-uniform", "log-normal", "uniform-time", "levels")
-WEIGHTS = ("edm", "inverse-square", "ncsn")
+SONG_PRECONDITIONINGS, REFINE_PRECONDITIONINGS = ("edm", "ve", "vp", "flow"), ("score-labels",)
+NOISES = ("log-uniform", "log-normal", "uniform-time", "uniform-flow", "levels")
+WEIGHTS = ("edm", "inverse-square", "flow", "ncsn")
+FIXED = ("uniform-time", "uniform-flow")  # noise whose range is that of a schedule
 SONG_ONLY = (
     "embedding",
     "channel_mult",
@@ -72,11 +75,11 @@ class ScoreSettings:
 
     Args:
         network: ddpmpp or ncsnpp (U-Nets of the EDM paper), ncsn or ncsnv2 (RefineNets), or mlp (no convolutions).
-        preconditioning: edm, ve or vp for the U-Nets and the mlp; score-labels for the RefineNets.
+        preconditioning: edm, ve, vp or flow for the U-Nets and the mlp; score-labels for the RefineNets.
         embedding: of the noise level in the U-Nets, positional or fourier (random frequencies).
-        noise: distribution of the noise levels, log-uniform, log-normal, uniform-time (of the VP schedule) or levels
-            (a geometric list).
-        weight: of the loss at each noise level, edm, inverse-square or ncsn (half of that).
+        noise: distribution of the noise levels, log-uniform, log-normal, uniform-time (of the VP schedule),
+            uniform-flow (sigma = t / (1 - t), t uniform) or levels (a geometric list).
+        weight: of the loss at each noise level, edm, inverse-square, flow (1 / t^2) or ncsn (half of inverse-square).
         loss: dsm (denoising), ssm or ssm-vr (sliced), ism (implicit, small data only).
         sigma_min: lowest noise level, in the units of the model.
         sigma_max: highest noise level; none measures the largest distance in the data.
@@ -168,8 +171,8 @@ class ScoreSettings:
         idle: dict[str, str] = {}
         if self.noise != "log-normal":
             idle |= dict.fromkeys(("P_mean", "P_std"), "noise log-normal")
-        if self.noise == "uniform-time":
-            idle |= dict.fromkeys(("sigma_min", "sigma_max"), "another noise than uniform-time, whose range is fixed")
+        if self.noise in FIXED:
+            idle |= dict.fromkeys(("sigma_min", "sigma_max"), f"another noise than {self.noise}, whose range is fixed")
         if self.noise != "levels":
             idle["levels"] = "noise levels"
         if "edm" not in (self.preconditioning, self.weight):
@@ -205,7 +208,7 @@ class ScoreTask(Task):
         if not self.sigma_min < self.sigma_max:
             raise PrescoreError(f"sigma_max: no two examples are further apart than {self.sigma_max:g}; give it")
         self.levels = self._levels()
-        if isinstance(self.levels, UniformTime):
+        if isinstance(self.levels, UniformTime | UniformFlow):
             self.sigma_min, self.sigma_max = self.levels.sigma_range
         self.measured = {"sigma_data": self.sigma_data, "sigma_max": self.sigma_max}
 
@@ -289,8 +292,10 @@ class ScoreTask(Task):
         condition = {}
         if self.data.labels is not None:
             condition["class_labels"] = self._one_hot(torch.arange(count) % self.data.classes).to(denoiser.device)
-        sampler = make_sampler("edm-heun", steps=PREVIEW_STEPS)
-        return sample(denoiser, sampler, seeds=range(seed, seed + count), progress=False, condition=condition)
+        seeds = range(seed, seed + count)
+        return plan(denoiser, sampler="edm-heun", steps=PREVIEW_STEPS).sample(
+            seeds, progress=False, condition=condition
+        )
 
     def _check_labels(self) -> None:
         has_labels = self.data.labels is not None
@@ -306,12 +311,14 @@ class ScoreTask(Task):
                     f"{len(found)} classes from 0 to {len(found) - 1}"
                 )
 
-    def _levels(self) -> LogUniform | LogNormal | UniformTime | Levels:
+    def _levels(self) -> LogUniform | LogNormal | UniformTime | UniformFlow | Levels:
         settings = self.settings
         if settings.noise == "log-normal":
             return LogNormal(settings.P_mean, settings.P_std)
         if settings.noise == "uniform-time":
             return UniformTime()
+        if settings.noise == "uniform-flow":
+            return UniformFlow()
         if settings.noise == "log-uniform":
             return LogUniform(self.sigma_min, self.sigma_max)
         count = settings.levels
@@ -360,15 +367,20 @@ class ScoreObjective(nn.Module):
 
     def __init__(self, denoiser: Precond, loss: str, weight: str, sigma_data: float) -> None:
         super().__init__()
-        self.denoiser, self.loss, self.weight, self.sigma_data = denoiser, LOSSES[loss], weight, sigma_data
+        self.denoiser, self.loss, self.weight = denoiser, LOSSES[loss], weights_of(sigma_data)[weight]
 
     def forward(
         self, step: int, *, x0: Tensor, n: Tensor, sigma: Tensor, v: Tensor | None = None, **condition: Tensor
     ) -> Tensor:
         directions = () if v is None else (v,)
-        return self.loss(partial(self.denoiser, **condition), x0, sigma, n, self._weight_at(sigma), *directions)
+        return self.loss(partial(self.denoiser, **condition), x0, sigma, n, self.weight(sigma), *directions)
 
-    def _weight_at(self, sigma: Tensor) -> Tensor:
-        if self.weight == "edm":
-            return edm_weight(sigma, self.sigma_data)
-        return inverse_square_weight(sigma) if self.weight == "inverse-square" else ncsn_weight(sigma)
+
+def weights_of(sigma_data: float) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The functions of the noise level by which a loss can be weighted, by name."""
+    return {
+        "edm": partial(edm_weight, sigma_data=sigma_data),
+        "inverse-square": inverse_square_weight,
+        "flow": flow_weight,
+        "ncsn": ncsn_weight,
+    }

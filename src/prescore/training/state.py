@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from prescore.errors import PrescoreError
+from prescore.processes import Processes
 from prescore.training.config import TrainingConfig
 from prescore.training.ema import ema_decay, ema_update
-from prescore.training.processes import Processes
 from prescore.training.task import Task
 
 MIXED = {"bfloat16": torch.bfloat16, "float16": torch.float16}

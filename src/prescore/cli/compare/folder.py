@@ -19,24 +19,24 @@ import torch
 from torch import Tensor
 
 from prescore.checkpoints.arguments import is_number
-from prescore.cli.output import (
-    SETTINGS,
-    Numbers,
-    Settings,
-    check_folder,
-    make_folder,
-    read_settings,
-    refuse_other_settings,
-    take_folder,
-)
 from prescore.comparison.reference import ReferenceFigures, profile
 from prescore.comparison.runs import Result, Run
 from prescore.data import reading
 from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError
 from prescore.files import sweep, write_atomically
-from prescore.metrics import METRICS
+from prescore.metrics import CONDITIONING, METRICS
 from prescore.metrics.sets import image_power
+from prescore.output.files import (
+    SETTINGS,
+    Settings,
+    check_folder,
+    make_folder,
+    read_settings,
+    refuse_other_settings,
+    save_samples,
+    take_folder,
+)
 
 
 class RunFolder:
@@ -80,16 +80,14 @@ class RunFolder:
             raise PrescoreError(f"{file}: cannot be read; choose another folder")
         refuse_other_settings(self.path, before, run.settings)
         result: Result = _as(Result, found, file, run.plan.denoiser.picture_shape)
-        if result.failure is None and None in (result.seconds, result.metrics):
+        if result.failure is None and None in (result.seconds, result.conditioning, result.metrics):
             raise _damaged(file)
         return result
 
     def keep(self, run: Run, seeds: Sequence[int], pictures: Tensor | None, result: Result) -> None:
         """Write what came of a run, the samples first."""
         if pictures is not None:
-            output = Numbers(self.path / "runs" / f"{run.key}.npz", seeds, run.settings)
-            output.add(seeds, pictures)
-            output.finish()
+            save_samples(self.path / "runs" / f"{run.key}.npz", pictures, seeds, run.settings)
         write_atomically(self.path / "runs" / f"{run.key}.json", _json({"settings": run.settings, **asdict(result)}))
 
     def pictures(self, run: Run, n: int) -> Tensor:
@@ -140,8 +138,9 @@ def _is_right(name: str, value: Any, rings: int) -> bool:
             return isinstance(value, str)
         case "spectrum" if value is not None:
             return isinstance(value, list) and len(value) == rings and all(is_number(p) and p >= 0 for p in value)
-        case "metrics" | "floor" if value is not None:
+        case "conditioning" | "metrics" | "floor" if value is not None:
+            known = CONDITIONING if name == "conditioning" else METRICS
             return isinstance(value, dict) and all(
-                name in METRICS and (number is None or is_number(number)) for name, number in value.items()
+                name in known and (number is None or is_number(number)) for name, number in value.items()
             )
     return value is None

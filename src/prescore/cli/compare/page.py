@@ -19,11 +19,11 @@ from prescore.comparison.runs import Result, Run
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 from prescore.images import as_png
-from prescore.metrics import METRICS
+from prescore.metrics import CONDITIONING, METRICS
 from prescore.metrics.evaluation import HIGHER_IS_BETTER
 from prescore.version import __version__
 
-COLUMNS = ("sampler", "allowed", "calls", "steps", "seconds")
+COLUMNS = ("sampler", "allowed", "calls", "steps", "seconds", *CONDITIONING)
 SECTIONS = {
     "pictures": "Pictures",
     "calls": "Quality against calls",
@@ -144,7 +144,12 @@ def as_csv(report: Report) -> str:
         writer.writerow([*values_of(run, result, report.metrics), result.failure])
     if report.figures.floor is not None:
         writer.writerow(
-            ["true samples", *[None] * 4, *(report.figures.floor.get(name) for name in report.metrics), None]
+            [
+                "true samples",
+                *[None] * (len(COLUMNS) - 1),
+                *(report.figures.floor.get(name) for name in report.metrics),
+                None,
+            ]
         )
     return buffer.getvalue()
 
@@ -157,6 +162,7 @@ def values_of(run: Run, result: Result, metrics: Sequence[str]) -> list[object]:
         run.calls,
         run.steps,
         result.seconds,
+        *((result.conditioning or {}).get(name) for name in CONDITIONING),
         *((result.metrics or {}).get(m) for m in metrics),
     ]
 

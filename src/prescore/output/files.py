@@ -15,9 +15,9 @@ from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json
 from prescore.data.layout import PICTURES, stored_layout
 from prescore.errors import PrescoreError
 from prescore.files import check_writable, sweep, write_once, writing
-from prescore.images import check_picture, save_grid, save_npz, save_png
+from prescore.images import save_grid, save_npz, save_png
+from prescore.processes import Processes
 
-FOREIGN = (".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".npy", ".pt", ".zip", ".safetensors", ".mat")
 SETTINGS = "settings.json"  # in a folder, what decides its samples
 Settings = Mapping[str, object]
 
@@ -87,26 +87,41 @@ class Output:
     """
 
     as_numbers = False  # whether samples are taken as float32 in the units of the data, not as uint8
+    is_folder = False  # whether samples are written as they come, so that several runs can fill it
 
     def __init__(self, path: Path, seeds: Sequence[int], settings: Settings) -> None:
-        self.path, self.seeds, self.settings = path, list(seeds), settings
-        self.batches: list[Tensor] = []
+        self.path, self.seeds, self.settings = path, seeds, settings
+        self.taken: list[tuple[Sequence[int], Tensor]] = []
         self.check()
 
     def check(self) -> None:
         """Raise PrescoreError now if the samples could not be written when they are drawn."""
         check_writable(self.path)
 
-    def missing(self) -> list[int]:
-        """The seeds whose samples are still to be drawn."""
-        return self.seeds
+    def present(self) -> set[int]:
+        """The seeds, of those that are wanted, whose samples are written."""
+        return set()
+
+    def units(self, batch_size: int) -> list[list[Sequence[int]]]:
+        """All the work, whatever is there already: units of batches of seeds; one process draws a unit."""
+        return [[self.seeds[k : k + batch_size]] for k in range(0, len(self.seeds), batch_size)]
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
-        """Take the samples (B, *event) of these seeds; they come in the order of `missing`."""
-        self.batches.append(images)
+        """Take the samples (B, *event) of these seeds, a batch of `units`, without those that are present."""
+        self.taken.append((seeds, images))
 
-    def finish(self) -> None:
-        """Write what is not yet written."""
+    def finish(self, processes: Processes) -> None:
+        """Write what is not yet written, when each process has drawn its units."""
+        parts = processes.gathered(self.taken)
+        if processes.is_first:
+            place = {seed: k for k, seed in enumerate(self.seeds)}
+            images = torch.cat([part for _, part in parts])
+            order = torch.tensor([place[seed] for seeds, _ in parts for seed in seeds]).argsort()
+            self.write(images[order])
+
+    def write(self, images: Tensor) -> None:
+        """Write all samples (N, *event)."""
+        raise TypeError(f"{type(self).__name__} does not say how it is written")
 
     def remains(self) -> str:
         """What an interrupted run leaves behind."""
@@ -116,25 +131,29 @@ class Output:
 class Grid(Output):
     """One PNG with all samples."""
 
-    def finish(self) -> None:
-        save_grid(self.path, torch.cat(self.batches))
+    def write(self, images: Tensor) -> None:
+        save_grid(self.path, images)
+
+
+def save_samples(path: Path, images: Tensor, seeds: Sequence[int], settings: Settings) -> None:
+    """Write samples (N, *event) as an .npz: `images`, channels last, or, of other events, `samples`; their `layout`,
+    `seeds`, and `settings` (JSON)."""
+    layout = stored_layout(images.shape[1:])
+    name, axis = ("images", -1) if layout == PICTURES else ("samples", 1)
+    arrays = {
+        name: images.movedim(1, axis).numpy(),
+        "layout": np.array(layout),
+        "seeds": np.array(seeds, dtype=np.uint64),
+        "settings": np.array(json.dumps(settings)),
+    }
+    save_npz(path, arrays)
 
 
 class Arrays(Output):
-    """An .npz with `images` (uint8, channels last) or, of other events, `samples`; their `layout`, `seeds`, and
-    `settings` (JSON)."""
+    """An .npz as `save_samples` writes it, of uint8."""
 
-    def finish(self) -> None:
-        samples = torch.cat(self.batches)
-        layout = stored_layout(samples.shape[1:])
-        name, axis = ("images", -1) if layout == PICTURES else ("samples", 1)
-        arrays = {
-            name: samples.movedim(1, axis).numpy(),
-            "layout": np.array(layout),
-            "seeds": np.array(self.seeds, dtype=np.uint64),
-            "settings": np.array(json.dumps(self.settings)),
-        }
-        save_npz(self.path, arrays)
+    def write(self, images: Tensor) -> None:
+        save_samples(self.path, images, self.seeds, self.settings)
 
 
 class Numbers(Arrays):
@@ -149,23 +168,30 @@ class Folder(Output):
     A folder that already holds samples is completed, provided that its settings are the same.
     """
 
+    is_folder = True
+    names: tuple[str, ...] = ("[0-9]*.png",)  # of its files, glob patterns
+
     def check(self) -> None:
         """Raise PrescoreError if the folder cannot be made or written, or holds samples of other settings."""
         check_folder(self.path)
-        sweep(self.path, SETTINGS, "[0-9]*.png")
+        sweep(self.path, SETTINGS, *self.names)
         self._check_settings()
 
-    def missing(self) -> list[int]:
-        return [seed for seed in self.seeds if not self._file(seed).exists()]
+    def present(self) -> set[int]:
+        there = names_in(self.path)
+        return {seed for seed in self.seeds if self._file(seed).name in there}
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
         take_folder(self.path, self.settings)
         for seed, image in zip(seeds, images, strict=True):
             save_png(self._file(seed), image)
 
+    def finish(self, processes: Processes) -> None:
+        processes.wait()
+
     def remains(self) -> str:
-        count = len(self.seeds) - len(self.missing())
-        return f"{count} of {len(self.seeds)} samples are in {self.path}, the same command draws the others"
+        there = len(self.present())
+        return f"{there} of {len(self.seeds)} samples are in {self.path}, the same command draws the others"
 
     def _file(self, seed: int) -> Path:
         return self.path / f"{seed:06d}.png"
@@ -174,34 +200,16 @@ class Folder(Output):
         """Refuse to mix samples of other settings, or of unknown ones, with these."""
         file = self.path / SETTINGS
         if not file.exists():
-            if len(self.missing()) < len(self.seeds):
+            if self.present():
                 raise PrescoreError(f"{self.path}: holds samples but no settings.json; choose another folder")
             return
         refuse_other_settings(self.path, read_settings(file), self.settings)
 
 
-def open_output(
-    path: Path, seeds: Sequence[int], settings: Settings, event_shape: tuple[int, ...], *, as_numbers: bool = False
-) -> Output:
-    """The output that a path stands for: .png a grid, .npz arrays, anything else a folder.
-
-    Args:
-        event_shape: of one sample.
-        as_numbers: keep the numbers as they are, which only an .npz can.
-
-    Raises:
-        PrescoreError: it cannot be written, holds samples of other settings, or cannot hold samples of that shape.
-    """
-    kind, is_folder = path.suffix.lower(), os.path.isdir(path)
-    if as_numbers and (kind != ".npz" or is_folder):
-        raise PrescoreError(f"--float: {path} holds bytes; name an .npz file")
-    if is_folder or kind not in (".png", ".npz", *FOREIGN):
-        check_picture(event_shape)
-        return Folder(path, seeds, settings)
-    if kind == ".npz":
-        as_numbers = as_numbers or stored_layout(event_shape) != PICTURES
-        return (Numbers if as_numbers else Arrays)(path, seeds, settings)
-    if kind == ".png":
-        check_picture(event_shape)
-        return Grid(path, seeds, settings)
-    raise PrescoreError(f"{path}: {kind} files are not written; name a .png (a grid), an .npz (arrays) or a folder")
+def names_in(folder: Path) -> set[str]:
+    """Of what a folder holds; nothing if it is not there. Raises PrescoreError."""
+    with writing(folder):
+        try:
+            return set(os.listdir(folder))
+        except FileNotFoundError:
+            return set()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from prescore.cli.compare.folder import RunFolder
-from prescore.cli.output import Folder
 from prescore.errors import PrescoreError
+from prescore.output.files import Folder
 
 PICTURE = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
 

@@ -9,8 +9,8 @@ import torch
 from runs import QUIET, tensors, tiny
 
 from prescore.errors import PrescoreError
+from prescore.processes import Processes, processes_on
 from prescore.training.loop import train
-from prescore.training.processes import Processes, processes_on
 
 PAIR = """
 import sys

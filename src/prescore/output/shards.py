@@ -1,0 +1,133 @@
+"""Many samples in few files: a folder of .npz shards.
+
+    settings.json               what decides the samples, with the number of seeds that a shard is for
+    000003000-000003999.npz     samples of those of its seeds that were asked for, as in any .npz of `prescore sample`
+    index.json                  which shards there are, and their samples, once all that were asked for are there
+
+The shard of a seed follows from the seed alone, so that a run may go on, grow, and be shared by any number of
+processes. A shard appears whole or not at all; one that grows is replaced.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json
+from prescore.data.arrays import open_array
+from prescore.data.guards import reading
+from prescore.data.layout import PICTURES, channel_axis
+from prescore.data.sets import SHARD, shards_of
+from prescore.errors import PrescoreError, is_whole
+from prescore.files import write_atomically
+from prescore.output.files import Folder, Settings, names_in, save_samples, take_folder
+from prescore.processes import Processes
+
+INDEX = "index.json"
+
+
+def index_of(folder: Path) -> Mapping[str, int] | None:
+    """The shards that the index of a folder names, and their samples; None if the run that fills it is not at its end.
+
+    Raises:
+        PrescoreError: the index is none.
+    """
+    file = folder / INDEX
+    with reading(file):
+        try:
+            content = file.read_bytes()[: MAX_JSON_BYTES + 1]
+        except FileNotFoundError:
+            return None
+        shards = parse_json(content)
+        shards = shards.get("shards") if isinstance(shards, dict) else None
+        if not isinstance(shards, dict) or not all(SHARD.fullmatch(k) and is_whole(n) for k, n in shards.items()):
+            raise PrescoreError(f"{file}: not the index of a folder of shards")
+    return shards
+
+
+class Shards(Folder):
+    """One .npz for each `size` seeds that follow each other, written as soon as its samples are drawn, and an index.
+
+    A folder that already holds samples is completed, provided that its settings are the same.
+
+    Args:
+        size: seeds for which a shard is.
+        as_numbers: keep float32 in the units of the data, not clipped to their range, instead of uint8.
+        others: as those of `Output`.
+    """
+
+    names = ("[0-9]*-[0-9]*.npz", INDEX)
+
+    def __init__(
+        self, path: Path, seeds: Sequence[int], settings: Settings, size: int, as_numbers: bool = False
+    ) -> None:
+        if not is_whole(size) or size < 1:
+            raise PrescoreError(f"shard_size: {size!r} is not a positive whole number, such as 1000")
+        self.path, self.size, self.as_numbers = path, size, as_numbers
+        self.known: dict[Path, frozenset[int]] = {}  # the seeds of shards that were looked into
+        ordered = sorted(seeds)
+        self.blocks = {self._file(k * size): list(own) for k, own in groupby(ordered, lambda seed: seed // size)}
+        super().__init__(path, ordered, {**settings, "shard_size": size, "float": as_numbers})
+
+    def present(self) -> set[int]:
+        there, present = names_in(self.path), set[int]()
+        for file, seeds in self.blocks.items():
+            if file.name not in there:
+                continue
+            if not self.known.get(file, frozenset()).issuperset(seeds):  # it may have grown
+                self.known[file] = _seeds_of(file)
+            present |= self.known[file].intersection(seeds)
+        return present
+
+    def units(self, batch_size: int) -> list[list[Sequence[int]]]:
+        return [[seeds[k : k + batch_size] for k in range(0, len(seeds), batch_size)] for seeds in self.blocks.values()]
+
+    def add(self, seeds: Sequence[int], images: Tensor) -> None:
+        take_folder(self.path, self.settings)
+        self.taken.append((seeds, images))
+        file = self._file(seeds[0])
+        drawn = {seed for part, _ in self.taken for seed in part}
+        if drawn.union(self.known.get(file, ())).issuperset(self.blocks[file]):
+            self._write(file)
+
+    def finish(self, processes: Processes) -> None:
+        """Write the index, if nothing is missing of what all processes draw."""
+        processes.wait()
+        if processes.is_first and len(self.present()) == len(self.seeds):
+            shards = {file.name: len(self.known.get(file) or _seeds_of(file)) for file in shards_of(self.path)}
+            index = {"samples": sum(shards.values()), "shard_size": self.size, "shards": shards}
+            write_atomically(self.path / INDEX, (json.dumps(index, indent=1) + "\n").encode())
+
+    def _write(self, file: Path) -> None:
+        """Write the samples that were taken, with those that the shard has."""
+        parts = [*self.taken, _read(file)] if file in self.known else self.taken
+        seeds = [seed for part, _ in parts for seed in part]
+        order = sorted(range(len(seeds)), key=seeds.__getitem__)
+        images = torch.cat([part for _, part in parts])[order]
+        save_samples(file, images, [seeds[k] for k in order], self.settings)
+        self.known[file], self.taken = frozenset(seeds), []
+
+    def _file(self, seed: int) -> Path:
+        first = seed // self.size * self.size
+        return self.path / f"{first:09d}-{first + self.size - 1:09d}.npz"
+
+
+def _seeds_of(file: Path) -> frozenset[int]:
+    """Raises PrescoreError."""
+    with reading(file), open_array(file, "seeds") as array:
+        if len(array.shape) != 1 or array.dtype != np.uint64:
+            raise PrescoreError(f"{file}: not a shard of samples; delete it, or choose another folder")
+        return frozenset(array.read().tolist())
+
+
+def _read(file: Path) -> tuple[list[int], Tensor]:
+    """Seeds and samples (N, *event) of a shard."""
+    with reading(file), open_array(file, "seeds") as array:
+        seeds = array.read().tolist()
+    with reading(file), open_array(file, None) as array:
+        axis = channel_axis(array.name, array.shape, array.layout or PICTURES) or 0
+        return seeds, torch.from_numpy(np.array(array.read())).movedim(axis, 1)
