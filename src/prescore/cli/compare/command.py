@@ -230,7 +230,8 @@ def as_text(report: "Report") -> str:
         if result.failure
     ]
     lines = "".join(f"\nnote: {show(note)}" for note in (*report.notes, *notes))
-    return f"{table([*COLUMNS, *shown], rows)}{lines and chr(10)}{lines}"
+    verdict = f"\n\n{show(report.verdict)}" if report.verdict else ""
+    return f"{table([*COLUMNS, *shown], rows)}{verdict}{lines and chr(10)}{lines}"
 
 
 def command_line(context: typer.Context) -> str:

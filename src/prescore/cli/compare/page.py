@@ -31,11 +31,10 @@ SECTIONS = {
     "spectra": "Power spectra",
     "runs": "All runs",
 }
-MOST_PICTURES, SHEET, LEAST_SIDE = (
-    12,
-    768,
-    64,
-)  # in a row; pixels of a row, before small ones are enlarged; of a picture
+TELLING = {"kernel": "kernel distance", "frechet": "Frechet distance", "spectrum": "the error of the spectrum"}
+ENOUGH = 1000  # samples, from which on small differences are worth a look
+MOST_PICTURES = 12  # in a row
+SHEET, LEAST_SIDE = 768, 64  # pixels of a row, before small pictures are enlarged, and of a picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +77,27 @@ class Report:
         """Those that some run has."""
         found = {name for _, result in self.runs for name in result.metrics or ()}
         return [name for name in METRICS if name in found]
+
+    @property
+    def verdict(self) -> str:
+        """In one sentence which sampler is nearest to the data with how many calls, and how sure that is."""
+        name = next((name for name in TELLING if name in self.metrics), None)
+        best: dict[str, list[str]] = {}
+        for calls in self.allowed if name else ():
+            values = {
+                run.name: value
+                for run, result in self.runs
+                if run.allowed == calls and (value := (result.metrics or {}).get(name or "")) is not None
+            }
+            if len(values) > 1:
+                best.setdefault(min(values, key=lambda sampler: values[sampler]), []).append(str(calls))
+        if not best:
+            return ""
+        who = "; ".join(f"{sampler} with {calls_text(', '.join(calls))}" for sampler, calls in best.items())
+        floor = (self.figures.floor or {}).get(name or "")
+        beside = "" if floor is None else f", where {self.n} true images have {floor:.3g}"
+        caution = "" if self.n >= ENOUGH else f" With {self.n} samples small differences are chance; take {ENOUGH}."
+        return f"Nearest to the data by {TELLING[name or '']}{beside}: {who}.{caution}"
 
     @property
     def notes(self) -> list[str]:
@@ -183,6 +203,7 @@ def as_html(report: Report) -> str:
         title=report.title,
         facts=report.facts,
         command=report.command,
+        verdict=report.verdict,
         notes=report.notes,
         sections={name: text for name, text in SECTIONS.items() if name in present},
         legend=legend(report.samplers),
