@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,9 @@ import prescore
 from prescore.cli import main
 from prescore.cli.app import app
 from prescore.cli.compare.command import command_line
+from prescore.cli.compare.page import Report
 from prescore.cli.compare.panels import COLOURS
+from prescore.comparison.reference import ReferenceFigures
 from prescore.denoiser import Denoiser
 from prescore.images import to_uint8
 from prescore.metrics import (
@@ -706,3 +710,27 @@ def test_options_of_each_sampler(cli, shipped, tmp_path):
 )
 def test_options_that_no_sampler_has(names, message, refused, shipped, tmp_path):
     assert message in refused("compare", shipped, "--samplers", names, "--calls", 4, "--out", tmp_path / "c")
+
+
+def test_the_verdict_names_the_nearest_by_the_most_telling_metric() -> None:
+    """At each number of calls; with few samples it says that they are few, and of one sampler it says nothing."""
+    results = {
+        ("a", 5): {"kernel": 0.1, "spectrum": 2.0},
+        ("b", 5): {"kernel": 0.3, "spectrum": 1.0},
+        ("a", 8): {"kernel": 0.2, "spectrum": 1.0},
+        ("b", 8): {"kernel": None, "spectrum": 1.0},
+        ("a", 12): {"kernel": 0.2, "spectrum": 1.0},
+        ("b", 12): {"kernel": 0.1, "spectrum": 1.0},
+    }
+    runs = [
+        (SimpleNamespace(name=name, allowed=calls), SimpleNamespace(metrics=metrics))
+        for (name, calls), metrics in results.items()
+    ]
+    figures = ReferenceFigures(floor={"kernel": 0.05})
+    report = Report("", {}, "", runs, figures, 20, range(4), {}, {})  # type: ignore[arg-type]
+    assert report.verdict == (
+        "Nearest to the data by kernel distance, where 20 true images have 0.05: a with 5 calls; b with 12 calls. "
+        "With 20 samples small differences are chance; take 1000."
+    )
+    alone = replace(report, runs=[pair for pair in runs if pair[0].name == "a"])  # type: ignore[misc]
+    assert alone.verdict == ""
