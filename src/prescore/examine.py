@@ -61,11 +61,13 @@ class Examination:
         far = [(r, k) for k, r in enumerate(self.energies()) if not 1 / ENERGY_RATIO <= r <= ENERGY_RATIO]
         if far:
             ratio, band = max(far, key=lambda pair: abs(math.log(max(pair[0], 1e-12))))
-            where = "at the lowest frequencies" if band < 2 else "at the highest" if band > BANDS - 2 else "in between"
+            edges = self._edges().tolist()
+            at = edges[0] if band == 0 else math.sqrt(edges[band - 1] * edges[band])
             found.append(
-                f"the samples have {ratio:.3g} times the data's energy {where}, in {len(far)} of {BANDS} bands by more "
-                f"than {ENERGY_RATIO:g} times: take more calls or another sampler, or measure the model (prescore "
-                "calibrate DATA --model MODEL); statistics of other data would look the same"
+                f"the samples have {ratio:.3g} times the data's energy around {at:.2g} cycles a pixel, and in "
+                f"{len(far)} of {BANDS} bands of frequencies are more than {ENERGY_RATIO:g} times off: take more calls "
+                "or another sampler, or measure the model (prescore calibrate DATA --model MODEL); statistics of other "
+                "data would look the same"
             )
         return tuple(found)
 
@@ -77,8 +79,7 @@ class Examination:
         own, data = self.power / self.samples, moments.power_centred
         shape = moments.event_shape[-moments.axes :]
         radius = _radius(shape)
-        edges = torch.logspace(math.log10(1 / max(shape)), math.log10(0.75), BANDS, dtype=torch.float64)
-        band = torch.bucketize(radius, edges).clamp(max=BANDS - 1).expand(data.shape)
+        band = torch.bucketize(radius, self._edges()).clamp(max=BANDS - 1).expand(data.shape)
         ratios = []
         for k in range(BANDS):
             inside = band == k
@@ -86,6 +87,12 @@ class Examination:
             is_told = count >= ENOUGH_NUMBERS and energy > 1e-9 * data.sum().item()
             ratios.append(own[inside].sum().item() / energy if is_told else 1.0)
         return ratios
+
+    def _edges(self) -> Tensor:
+        """The upper ends of the bands, in cycles a pixel."""
+        assert self.statistics is not None
+        longest = max(self.statistics.event_shape[-self.statistics.moments.axes :])
+        return torch.logspace(math.log10(1 / longest), math.log10(0.75), BANDS, dtype=torch.float64)
 
 
 def _radius(shape: tuple[int, ...]) -> Tensor:

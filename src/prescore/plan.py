@@ -93,7 +93,8 @@ class Plan:
         warnings: what is doubtful about the run, and what to do.
         start: the Gaussian model of the data, of whose noisy data at the highest level, N(mu, C + sigma^2), samples are
             made where the sampler would begin with noise alone; or None.
-        statistics: of the data in the model's own coordinates, if there are any: what samples are held against.
+        statistics: of the data in the model's own coordinates, where the run has read some: what samples are held
+            against.
         found: (lowest, highest) value of the data in the statistics, where the run has read some.
     """
 
@@ -405,8 +406,8 @@ def plan(
     total = None if each is None else each * denoiser.network_calls
     for doubt in known.doubts:
         warnings.warn(doubt, ModelWarning, stacklevel=2)
-    doubts, known_data = known.doubts, known.statistics
-    return Plan(denoiser, sampler, method, levels, total, settings, reasons, doubts, start, known_data, known.found)
+    doubts, read = known.doubts, known.at_hand
+    return Plan(denoiser, sampler, method, levels, total, settings, reasons, doubts, start, read, known.found)
 
 
 def draw(
@@ -610,9 +611,15 @@ class _Known:
         return (doubt,) if doubt else ()
 
     @property
+    def at_hand(self) -> Statistics | None:
+        """As `statistics`, but no file is read for it."""
+        is_file = isinstance(self.denoiser.statistics if self.given is None else self.given, str | Path)
+        return self.__dict__.get("statistics") if is_file else self.statistics
+
+    @property
     def found(self) -> tuple[float, float] | None:
         """(Lowest, highest) value of the data, if the run has read statistics of them."""
-        statistics = self.__dict__.get("statistics")
+        statistics = self.at_hand
         return None if statistics is None else (statistics.moments.minimum, statistics.moments.maximum)
 
     @property

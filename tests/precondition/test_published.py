@@ -33,7 +33,7 @@ def files(tmp_path):
 
 
 def model(**known):
-    return Denoiser(Gaussian.power_law(SHAPE), SHAPE, 0.01, 50.0, **known)
+    return Denoiser(Gaussian.power_law(SHAPE), SHAPE, 0.01, 50.0, data_range=(0, 1), **known)
 
 
 def test_masks_are_the_preconditioners_of_the_same_images(files):

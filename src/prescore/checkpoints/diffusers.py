@@ -42,9 +42,9 @@ from prescore.checkpoints.stored import (
 from prescore.checkpoints.tensors import check_tensors
 from prescore.checkpoints.torch_files import load_torch
 from prescore.errors import PrescoreError, check_choice
+from prescore.models.kl import LATENT_RANGE
 
 NETWORK, TRANSFORMER = "UNet2DModel", "DiTTransformer2DModel"
-LATENT_RANGE = (-4.0, 4.0)  # of latents that are scaled to deviation 1
 # Networks of pipelines that `prescore.adapters.diffusers.denoiser_of` takes, and what it is to be told.
 IN_PYTHON = {
     NETWORK: "",

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from prescore.errors import PrescoreError
 from prescore.models.vae import Posterior
 
+LATENT_RANGE = (-4.0, 4.0)  # of latents that are scaled to deviation 1
+
 
 class KLAutoencoder(nn.Module):
     """Encoder and decoder between images (B, C, R, R) in [0, 1] and scaled latents (B, latent_channels, r, r).

@@ -21,6 +21,7 @@ from prescore.adapters.k_diffusion import as_flow, sampler
 from prescore.calibration import calibrate_model
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
+from prescore.models.kl import LATENT_RANGE
 from prescore.plan import plan
 from prescore.schedule.flow import FAR
 from prescore.statistics import Statistics, load_statistics, save_statistics
@@ -40,7 +41,6 @@ NAMES = (
     "dpmpp-sde-2m",
     "p-sde-2m",
 )
-LATENT_RANGE = (-4.0, 4.0)  # of latents that are scaled to deviation 1
 CATEGORY = "sampling/custom_sampling/prescore"
 
 

@@ -36,11 +36,8 @@ from prescore.denoiser import (
     guided,
 )
 from prescore.errors import PrescoreError
-from prescore.models.kl import scale_and_shift
+from prescore.models.kl import LATENT_RANGE, KLAutoencoder, scale_and_shift
 from prescore.statistics import Statistics, load_statistics
-
-LATENT_RANGE = (-4.0, 4.0)  # four deviations of latents that are scaled to one
-DECODED = 4  # latents that go through the autoencoder at once
 
 Rows = dict[str, Tensor]  # a condition, one row a sample, or one for all
 Encode = Callable[[Any, Sequence[str], str | None, tuple[int, int]], tuple[Rows, Rows]]
@@ -104,7 +101,7 @@ class PipelineDenoiser(Denoiser):
         if overflows:
             vae.float()
         try:
-            parts = [vae.decode((part * scale + shift).to(vae.dtype)).sample for part in x.split(DECODED)]
+            parts = [vae.decode((part * scale + shift).to(vae.dtype)).sample for part in x.split(KLAutoencoder.at_once)]
         finally:
             if overflows:
                 vae.half()
@@ -117,7 +114,7 @@ class PipelineDenoiser(Denoiser):
         vae = self.autoencoder
         if vae is None:
             return pictures
-        parts = [vae.encode((part * 2 - 1).to(vae.device, vae.dtype)) for part in pictures.split(DECODED)]
+        parts = [vae.encode((part * 2 - 1).to(vae.device, vae.dtype)) for part in pictures.split(KLAutoencoder.at_once)]
         z = torch.cat([part.latent_dist.mode() if hasattr(part, "latent_dist") else part.latents for part in parts])
         scale, shift = scale_and_shift(vae.config, z := z.float())
         return (z - shift) / scale
