@@ -14,7 +14,7 @@ MANY_CALLS = 40  # from which on churn serves better than exponential steps with
 # Usual levels of solvers with a reference (`prescore.samplers.exponential`): benchmarks/solvers.py, grid "short".
 WIDEST_RATIO = 4.5  # of neighbouring levels
 LOWEST_LEVEL = 0.5  # of the data's deviation, over the number of steps
-UNLIKE = 10.0  # deviations of vectors, largest over smallest, from which on a reference serves: examples/vectors.py
+UNLIKE = 4.0  # deviations of vectors, largest over smallest, from which on a reference serves: benchmarks/vectors.py
 LOWEST_OF_VECTORS = 0.25  # of the smallest deviation of a vector, the same: benchmarks/sbi_tasks.py
 UNRESOLVED = 1e-5  # of the largest deviation of a vector, below which a direction is taken to be constant
 WIDE = 64.0  # a noise range that goes beyond so many widths of the data range starts where the noise hides the data
