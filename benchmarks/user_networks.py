@@ -2,11 +2,11 @@
 
     python benchmarks/user_networks.py --data data/fashion-mnist.npz --minutes 3
 
-Three networks of about a million parameters on pictures of clothes of 14 x 14 pixels: one predicts the noise of DDPM with
-linear betas, one the score at sigma from 0.01 to 50, one the velocity of flow matching. Each is measured on 200 pictures
-(`prescore.calibrate(data, model=model, calls=(5, 8))`) and draws n samples by `auto`, `dpmpp-2m` and `unipc` in 5, 8 and
-20 calls, with and without what was measured. Printed is the Frechet distance of pixels to 10,000 other pictures, beside
-that of as many true ones; and what is warned of. Weights are kept in --cache, so that a run goes on.
+Three networks of about a million parameters on pictures of clothes of 14 x 14 pixels: one predicts the noise of DDPM
+with linear betas, one the score at sigma from 0.01 to 50, one the velocity of flow matching. Each is measured on 200
+pictures (`prescore.calibrate(data, model=model, calls=(5, 8))`) and draws n samples by `auto`, `dpmpp-2m` and `unipc`
+in 5, 8 and 20 calls, with and without what was measured. Printed is the Frechet distance of pixels to 10,000 other
+pictures, beside that of as many true ones; and what is warned of. Weights are kept in --cache, so that a run goes on.
 """
 
 import argparse
