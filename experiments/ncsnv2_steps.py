@@ -192,7 +192,7 @@ def text(runs: Mapping[str, Any], setting: Setting, what: str, floor: float, set
     count = sum(map(len, ahead.values()))
     verdict = "Agrees" if count == len(masks) * len(steps) else "Does not agree" if count == 0 else "Agrees in part"
     listed = "; ".join(f"{m} at {'T = ' + ', '.join(T) if T else 'no T'}" for m, T in ahead.items())
-    alone = ", ".join(wins(OWN, PLAIN)) or "none"
+    alone = "T = " + ", ".join(T) if (T := wins(OWN, PLAIN)) else "no T"
     return f"""## NCSNv2 with fewer steps (Figures 7, 8)
 
 The paper draws churches and towers from NCSNv2 with 15 to 50 times fewer Langevin steps, one at each of T levels, and
@@ -206,7 +206,7 @@ but for the last row, whose steps technique 4 of NCSNv2 gives for T levels:
 
 ![Digits for several T](figures/{NAME}.png)
 
-**{verdict}:** below plain are {listed}. Plain with its own steps is below plain by the step rule at T = {alone}. A
+**{verdict}:** below plain are {listed}. Plain with its own steps is below plain by the step rule at {alone}. A
 dash is a run that overflows.
 """
 
