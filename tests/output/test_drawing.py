@@ -168,3 +168,18 @@ def test_killed_processes_lose_and_repeat_nothing(tmp_path: Path) -> None:
     for place in (folder, tmp_path / "alone"):
         assert subprocess.run(launched(1, *how, place), env=ENVIRONMENT, capture_output=True).returncode == 0
     assert content(folder) == content(tmp_path / "alone")
+
+
+def test_two_processes_share_the_runs_of_a_comparison(tmp_path: Path) -> None:
+    """The samples are those that `prescore sample` draws, one process reports, and all runs are there."""
+    pytest.importorskip("accelerate")
+    how = ["mnist-ncsn", "--samplers", "ddim,dpmpp-2m", "--calls", 2, "--samples", 4, "--batch-size", 4]
+    command = launched(2, "compare", *how, "--out", tmp_path / "c")
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The report is") == 1
+    model = prescore.load("mnist-ncsn")
+    for name in ("ddim", "dpmpp-2m"):
+        with np.load(tmp_path / "c" / "runs" / f"{name}-2.npz") as run:
+            x = prescore.draw(model, 4, sampler=name, calls=2, progress=False)
+            assert np.array_equal(run["images"], x.float().movedim(1, -1).numpy())

@@ -17,6 +17,7 @@ from prescore.errors import PrescoreError, SamplingError
 from prescore.limits import is_exhausted
 from prescore.metrics import Conditioning
 from prescore.metrics.measuring import finite
+from prescore.processes import Processes
 from prescore.samplers import Progress
 from prescore.samplers.base import fill
 
@@ -55,6 +56,7 @@ def draw_missing(
     measure: Callable[[], SampleMeasure],
     value_range: tuple[float, float] | None,
     progress: bool = True,
+    processes: Processes | None = None,
 ) -> None:
     """Draw and measure the runs that the store does not hold yet.
 
@@ -67,20 +69,28 @@ def draw_missing(
         measure: opens what measures them; called only if something is to be done.
         value_range: of the samples, which are mapped from it to [0, 1] before they are measured; None leaves them.
         progress: show a bar on a terminal.
+        processes: that share the runs, in a store that all of them see; each draws whole runs, and waits for the last.
     """
+    processes = processes or Processes(torch.device("cpu"))
     distinct = {run.key: run for run in runs}
     denoiser = next(iter(distinct.values())).plan.denoiser
-    missing = [run for run in distinct.values() if store.result(run) is None]
-    if not missing and store.figures(denoiser.picture_shape) is not None:
+    keys = processes.agreed([run.key for run in distinct.values() if store.result(run) is None])
+    missing = [distinct[key] for key in processes.share.of(keys)]
+    if not keys and store.figures(denoiser.picture_shape) is not None:
         return
     measured_by = measure()
     store.open()
-    store.keep_figures(measured_by.figures)
+    if processes.is_first:
+        store.keep_figures(measured_by.figures)
     batches = [list(seeds[k : k + batch_size]) for k in range(0, len(seeds), batch_size)]
     calls = {run.key: run.calls * len(batches) for run in distinct.values()}
     done = sum(calls.values()) - sum(calls[run.key] for run in missing)
     with tqdm(
-        total=sum(calls.values()), initial=done, unit="call", disable=None if progress else True, leave=False
+        total=sum(calls.values()),
+        initial=done,
+        unit="call",
+        disable=None if progress and processes.is_first else True,
+        leave=False,
     ) as bar:
         try:
             if missing:
@@ -103,6 +113,7 @@ def draw_missing(
             if is_exhausted(error):
                 raise PrescoreError(f"batch_size: {batch_size} samples do not fit into memory; lower it") from None
             raise
+    processes.wait()
 
 
 def _warm_up(denoiser: Denoiser, seeds: Sequence[int], condition_of: Condition | None) -> None:

@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -91,7 +91,7 @@ def compare(
     reference_key: Annotated[
         str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=PANEL)
     ] = None,
-    n: Annotated[int, typer.Option("--n", help="Number of samples of each run.")] = 64,
+    n: Annotated[int, typer.Option("--n", "--samples", help="Number of samples of each run.")] = 64,
     seed: Seed = 0,
     batch_size: BatchSize = 64,
     statistics: StatisticsFile = None,
@@ -107,7 +107,7 @@ def compare(
     The report is one HTML file: pictures side by side, quality against calls and seconds, spectra, and a table.
 
     Ctrl-C leaves the finished runs in the folder; the same command draws the others, and more samplers or numbers of
-    calls may be added.
+    calls may be added. Under torchrun, or accelerate launch, the processes share the runs.
     """
     from prescore.cli.compare.folder import RunFolder
     from prescore.cli.compare.page import check_parts, write_report
@@ -118,6 +118,8 @@ def compare(
     from prescore.comparison.runs import plan_runs, uses_statistics
     from prescore.limits import check_size
     from prescore.metrics.measuring import metric_names
+    from prescore.output.drawing import PATIENCE
+    from prescore.processes import processes_on
 
     check_parts()
     names, numbers, asked = _samplers(samplers), whole_numbers("calls", calls), metric_names(metrics)
@@ -126,27 +128,35 @@ def compare(
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
     if statistics is not None and reference is not None and not any(uses_statistics(name) for name in names):
         raise PrescoreError("--statistics: none of the samplers has a use for statistics")
-    opened = open_model(model, config=config, weights=which_weights(raw), device=device, dtype=dtype, guidance=guidance)
-    denoiser, chosen = opened.denoiser, choose_classes(opened.description, class_, guidance)
-    check_size("n", n, NUMBERS * math.prod(denoiser.picture_shape))
-    runs = plan_runs(denoiser, names, numbers, statistics, opened_settings(opened, chosen))
-    look = look | {"key": reference_key}
-    reading = Reading(features, asked, reference_n, look)
-    beside = open_reference(reference, reading, denoiser, statistics, n, seed)
-    common = opened_settings(opened, chosen)
-    common |= {"seed": seed, "n": n, "batch_size": batch_size, "hardware": hardware(denoiser.device)}
-    store = RunFolder(out, common | dict(beside.settings))
-    head = {
-        "model": f"{model}, digest {common['model_sha256']}",
-        "reference": beside.text,
-        **({"features": beside.features} if beside.features else {}),
-        "samples": f"{n} of each run, seeds {seeds[0]} to {seeds[-1]}, the same in all",
-        "network": f"{dtype}, {min(batch_size, n)} samples in a call, {common['hardware']}",
-        "library": f"prescore {common['prescore']}",
-    }
-    print(facts(head | {"out": out}), flush=True)
-    condition_of = chosen.condition if chosen else None
-    draw_missing(runs, store, seeds, min(batch_size, n), condition_of, beside.measure, beside.value_range)
+    with processes_on(device or "cpu", PATIENCE) as processes:
+        how: dict[str, Any] = {"weights": which_weights(raw), "dtype": dtype, "guidance": guidance}
+        how |= {"device": None if device is None else str(processes.device)}
+        opened = open_model(model, config=config, **how)
+        denoiser, chosen = opened.denoiser, choose_classes(opened.description, class_, guidance)
+        check_size("n", n, NUMBERS * math.prod(denoiser.picture_shape))
+        runs = plan_runs(denoiser, names, numbers, statistics, opened_settings(opened, chosen))
+        look = look | {"key": reference_key}
+        reading = Reading(features, asked, reference_n, look)
+        beside = open_reference(reference, reading, denoiser, statistics, n, seed)
+        common = opened_settings(opened, chosen)
+        common |= {"seed": seed, "n": n, "batch_size": batch_size, "hardware": hardware(denoiser.device)}
+        store = RunFolder(out, common | dict(beside.settings))
+        head = {
+            "model": f"{model}, digest {common['model_sha256']}",
+            "reference": beside.text,
+            **({"features": beside.features} if beside.features else {}),
+            "samples": f"{n} of each run, seeds {seeds[0]} to {seeds[-1]}, the same in all",
+            "network": f"{dtype}, {min(batch_size, n)} samples in a call, {common['hardware']}",
+            "library": f"prescore {common['prescore']}",
+        }
+        if processes.is_first:
+            print(facts(head | {"out": out}), flush=True)
+        condition_of = chosen.condition if chosen else None
+        draw_missing(
+            runs, store, seeds, min(batch_size, n), condition_of, beside.measure, beside.value_range, True, processes
+        )
+        if not processes.is_first:
+            return
     title = f"{Path(model).name}: samplers compared"
     report = make_report(title, head, command_line(context), store, runs, seeds, denoiser, beside)
     write_report(out, report)
@@ -242,7 +252,7 @@ def command_line(context: typer.Context) -> str:
         if parameter.param_type_name == "argument":
             words.append(str(value))
         elif value is not None and value != parameter.get_default(context):
-            words.append(max(parameter.opts, key=len))
+            words.append(next((flag for flag in parameter.opts if flag.startswith("--")), parameter.opts[0]))
             words += [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
     return shlex.join(words)
 
