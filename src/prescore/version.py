@@ -1,3 +1,3 @@
 """The version of the library, which files that it writes hold."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
