@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -61,6 +62,28 @@ def run(processes: int, *arguments: object) -> tuple[str, int]:
     if child.returncode:
         raise SystemExit(f"{command} failed:\n{text}")
     return text, usage.ru_maxrss // 1024
+
+
+def kill_all(pid: int) -> None:
+    """Kill a process and all below it, which launchers put into sessions of their own, and wait until they are gone."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    doomed = {pid}
+    while more := {child for child, parent in parents.items() if parent in doomed} - doomed:
+        doomed |= more
+    for each in doomed:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    while any(_runs(each) for each in doomed):
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def same(one: Path, two: Path) -> bool:
@@ -131,7 +154,6 @@ def kills(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         child = subprocess.Popen(
             [*launcher(processes), *map(str, how), str(out)],
             env=environment(),
-            start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -139,7 +161,7 @@ def kills(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         ended = child.poll()
         if ended is not None:
             raise SystemExit(f"it ended by itself with code {ended}; take more samples or less time")
-        os.killpg(child.pid, signal.SIGKILL)
+        kill_all(child.pid)
         child.wait()
         killed += 1
         for name, (changed, content) in before.items():

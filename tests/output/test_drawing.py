@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scale import kill_all
 
 import prescore
 from prescore import Denoiser, PrescoreError, fitting_batch, write_samples
@@ -151,16 +151,12 @@ def test_killed_processes_lose_and_repeat_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     for processes in (2, 1):
         run = subprocess.Popen(
-            launched(processes, *how, folder),
-            env=ENVIRONMENT,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            launched(processes, *how, folder), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         while run.poll() is None and len(list(folder.glob("0*.npz"))) <= len(before):
             time.sleep(0.02)
         time.sleep(moments.random() * 0.2)
-        os.killpg(run.pid, signal.SIGKILL)
+        kill_all(run.pid)
         run.wait()
         for name, (changed, was) in before.items():
             assert ((folder / name).stat().st_mtime_ns, (folder / name).read_bytes()) == (changed, was)
