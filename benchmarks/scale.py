@@ -146,7 +146,7 @@ def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def kills(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     how = ["sample", options.model, "--sampler", "ddim", "--steps", 4, "--batch-size", 4, "--shard-size", 4]
-    how += ["--samples", 40 * options.kills, "--out"]
+    how += ["--samples", 150 * options.kills, "--out"]
     moments, killed, out = random.Random(options.seed), 0, folder / "killed"
     before: dict[str, tuple[int, bytes]] = {}
     while killed < options.kills:

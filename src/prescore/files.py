@@ -98,6 +98,18 @@ def held(folder: str | Path) -> Iterator[None]:
 
 
 @contextmanager
+def in_turn(folder: str | Path) -> Iterator[None]:
+    """One process at a time: waits until no other one is inside for this folder. Raises OSError if it is not there."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a system without locks
+            _lock(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """Says of what the system refuses that `path` cannot be written, as a PrescoreError."""
     try:

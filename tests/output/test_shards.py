@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from prescore.data import load_images, open_images
+from prescore.data import DataWarning, load_images, open_images
 from prescore.errors import PrescoreError
-from prescore.output.shards import Shards, index_of
+from prescore.output.shards import INDEX, Shards
 from prescore.processes import Processes
 
 ALONE = Processes(torch.device("cpu"))
@@ -45,13 +45,14 @@ def test_what_is_written(tmp_path: Path) -> None:
         assert shard["seeds"].tolist() == [0, 1, 2, 3]
         assert shard["images"].shape == (4, 2, 3, 1)
         assert json.loads(str(shard["settings"])) == {"model": "a", "shard_size": 4, "float": False}
-    assert index_of(tmp_path) == dict(zip(names, [4, 1, 1], strict=True))
+    index = json.loads((tmp_path / INDEX).read_bytes())
+    assert index == {"samples": 6, "shard_size": 4, "shards": dict(zip(names, [4, 1, 1], strict=True))}
 
 
 def test_a_run_that_was_cut_off_or_grows_ends_as_one_that_was_not(tmp_path: Path) -> None:
     fill(tmp_path / "whole", [*range(11), 17])
     fill(tmp_path / "parts", [*range(6)], only=1)
-    assert index_of(tmp_path / "parts") is None
+    assert not (tmp_path / "parts" / INDEX).exists()
     assert fill(tmp_path / "parts", [*range(6)]) == [[4, 5]]
     assert fill(tmp_path / "parts", [*range(11), 17]) == [[4, 5, 6], [7], [8, 9, 10], [17]]
     assert fill(tmp_path / "parts", [*range(11), 17]) == []
@@ -83,3 +84,48 @@ def test_shards_are_read_as_one_set(tmp_path: Path) -> None:
     assert max(map(len, batches)) == 3
     assert torch.equal(torch.cat(batches), images_of([*seeds, 4, 5]))
     assert torch.equal(torch.cat(list(both.take([0, 8]).batches(3))), images_of([0, 4]))
+
+
+def test_two_runs_that_grow_one_shard_keep_both(tmp_path: Path) -> None:
+    """Neither had seen what the other wrote."""
+    first, second = (Shards(tmp_path, seeds, {"model": "a"}, 4) for seeds in ([0, 1], [1, 2]))
+    for shards, seeds in ((first, [0, 1]), (second, [1, 2])):
+        shards.add(seeds, images_of(seeds))
+    second.finish(ALONE)
+    with np.load(tmp_path / "000000000-000000003.npz") as shard:
+        assert shard["seeds"].tolist() == [0, 1, 2]
+        assert shard["images"][:, 0, 0, 0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": np.array([0, 1, 2, 2], np.uint64)}, "damaged, its seeds are not those of its samples; delete it"),
+        ({"seeds": np.array([0, 1, 2, 9], np.uint64)}, "damaged, its seeds are not those"),
+        ({"images": np.zeros((3, 2, 3, 1), np.uint8)}, "damaged, its seeds are not those"),
+        ({"settings": np.array('{"model": "b"}')}, "holds samples drawn with model = b, now it is a"),
+        ({"images": None}, "which array holds the images|no arrays|cannot be read|damaged"),
+        ({"settings": None}, "no settings in it"),
+    ],
+)
+def test_what_is_no_shard_of_this_run_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    fill(tmp_path, [0, 1, 2, 3])
+    file = tmp_path / "000000000-000000003.npz"
+    with np.load(file) as shard:
+        arrays = {name: value for name, value in ({**shard, **changes}).items() if value is not None}
+    np.savez(file, **arrays)
+    with pytest.raises(PrescoreError, match=message):
+        fill(tmp_path, [0, 1, 2, 3, 4])
+
+
+def test_readers_hold_shards_against_the_index(tmp_path: Path) -> None:
+    fill(tmp_path, [0, 1, 2, 3, 4])
+    (tmp_path / "0.png").touch()
+    with pytest.warns(DataWarning, match=r"left out, beside shards: 0\.png"):
+        load_images(tmp_path)
+    (tmp_path / "000000004-000000007.npz").unlink()
+    with pytest.raises(PrescoreError, match=r"000000004-000000007\.npz: not there, and index\.json says 1 samples"):
+        load_images(tmp_path)
+    (tmp_path / INDEX).unlink()
+    with pytest.warns(DataWarning, match=r"has no index\.json, so the run that fills it is not at its end"):
+        assert len(load_images(tmp_path)) == 4

@@ -25,6 +25,7 @@ from prescore.errors import PrescoreError
 
 KEYS = ("train", "images", "data", "samples", "arr_0")  # usual names of the images in an .npz, in order of preference
 SAMPLES = {"images", "seeds", "settings"}  # the arrays of an .npz that `prescore sample` writes
+LONGEST_TEXT = 2**22  # bytes of a text beside the samples
 LAYOUT, LONGEST = "layout", 1024  # the array that names their axes, and bytes that it may have
 IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 MAX_AXES = 8
@@ -166,6 +167,25 @@ def _stored_layout(
         if header.shape != () or size > LONGEST:
             raise PrescoreError(f"{name}: damaged, it is no layout of samples")
         return check_layout(header.read().item())
+
+
+def read_text(path: Path, name: str) -> str:
+    """The text that an .npz holds under a name.
+
+    Raises:
+        PrescoreError: there is none, or it is too long.
+        OSError, BadZipFile: the file cannot be read.
+    """
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        member = next((m for m in archive.infolist() if m.filename == f"{name}.npy"), None)
+        if member is None:
+            raise PrescoreError(f"{shown(path)}: no {name} in it")
+        if member.file_size > LONGEST_TEXT:
+            raise PrescoreError(f"{shown(path)}[{name}]: too long")
+        with archive.open(member) as content:
+            where = f"{shown(path)}[{name}]"
+            header = npy_header(where, content, member.file_size, "U", "text is needed")
+            return str(header.read().item()) if header.shape == () else ""
 
 
 def _choose_key(name: str, keys: list[str], key: str | None) -> str:

@@ -1,5 +1,6 @@
 """Sets of images that are read when they are needed, in batches, so that memory does not grow with their number."""
 
+import json
 import math
 import re
 import stat
@@ -16,15 +17,17 @@ import torch
 from torch import Tensor
 
 from prescore.data.arrays import NEEDED, open_array
-from prescore.data.guards import DataWarning, Notes, check_total, reading, shown
+from prescore.data.guards import DataWarning, Notes, check_total, reading, shown, some
 from prescore.data.layout import channel_axis, check_layout, guessed_layout
 from prescore.data.pictures import Kind, kind_of, open_pictures, read_pictures
 from prescore.data.sizes import Frame, Look, Size, background_of
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, is_whole
 
 SLACK = 1e-5  # of the range: resizing and narrow types overshoot its ends by a rounding
 MAX_COUNT = 2**24  # images in a file, whose header alone says it
 OVERSHOOT = 0.5  # of the range: what samples of a model may exceed it by, where the range was not named
+INDEX, OWN = "index.json", ("index.json", "settings.json")
+MAX_INDEX = 2**26  # bytes of it
 SHARD = re.compile(r"(\d{9,20})-(\d{9,20})\.npz")  # of a folder that `prescore sample --shard-size` fills
 Check = Callable[[tuple[int, ...]], object]
 
@@ -47,10 +50,12 @@ class ImageSet:
     Attributes:
         sources: where they come from.
         rows: which of all these images belong to the set, increasing.
+        said: what is to be said when they are read, one line each.
     """
 
     sources: Sequence[Source]
     rows: Sequence[int]
+    said: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -93,6 +98,8 @@ class ImageSet:
         return batches[0] if len(batches) == 1 else torch.cat(batches)
 
     def _batches(self, size: int, notes: Notes) -> Iterator[Tensor]:
+        for text in self.said:
+            notes.say(text)
         if len(self.sources) == 1:
             parts = [(self.sources[0], self.rows)]
         else:
@@ -136,6 +143,7 @@ def open_images(
     look = Look(low, high, Frame.of(pad=pad, crop=crop, fit=fit), colour)
     overshoot = SLACK if not clip else OVERSHOOT if data_range is None else math.inf
     sources: list[Source] = []
+    said: list[str] = []
     for path in map(Path, paths):
         with reading(path):
             shards = shards_of(path)
@@ -143,7 +151,9 @@ def open_images(
                 raise PrescoreError(f"key: {key!r} given, but {shown(path)} is not an .npz file")
             if shards or not is_collection(path):
                 is_bounded = data_range is not None
-                sources += [_array(file, key, layout, look, overshoot, is_bounded) for file in shards or [path]]
+                arrays = [_array(file, key, layout, look, overshoot, is_bounded) for file in shards or [path]]
+                sources += arrays
+                said += _held_against_index(path, arrays) if shards else []
             else:
                 sources.append(PictureFiles(path, look, overshoot))
     count = sum(source.count if isinstance(source, PictureFiles) else source.shape[0] for source in sources)
@@ -157,13 +167,15 @@ def open_images(
             theirs, ours = (" x ".join(map(str, one.shape[1:])) for one in (source, sources[0]))
             names = [getattr(one, "name", "") for one in (source, sources[0])]
             raise PrescoreError(f"{names[0]}: images {theirs}, those of {names[1]} are {ours}; bring them to one size")
-    return ImageSet(sources, rows)
+    return ImageSet(sources, rows, said)
 
 
 def chosen(count: int, n: int | None, seed: int) -> Sequence[int]:
     """At most n of so many rows, drawn at random and in order; all by default."""
     if n is None or n >= count:
         return range(count)
+    if not is_whole(seed) or not -(2**63) <= seed < 2**63:
+        raise PrescoreError(f"seed: {seed!r} is not a whole number below 2**63")
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:n].sort().values.tolist()
 
 
@@ -178,6 +190,38 @@ def shards_of(folder: Path) -> list[Path]:
         return []
     found = filter(None, (SHARD.fullmatch(file.name) for file in folder.iterdir()))
     return [folder / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
+
+
+def _held_against_index(folder: Path, shards: Sequence["Arrays"]) -> list[str]:
+    """What is to be said of the shards that were found in a folder.
+
+    Raises:
+        PrescoreError: they are not those of the index, or it is none.
+    """
+    others = sorted(
+        file.name
+        for file in folder.iterdir()
+        if not (SHARD.fullmatch(file.name) or file.name in OWN or file.name.startswith("."))
+    )
+    notes = [f"{shown(folder)}: left out, beside shards: {some(others)}"] if others else []
+    file = folder / INDEX
+    if not file.exists():
+        return [*notes, f"{shown(folder)}: has no {INDEX}, so the run that fills it is not at its end"]
+    with open(file, "rb") as stream:
+        content = json.loads(stream.read(MAX_INDEX))
+    named = content.get("shards") if isinstance(content, dict) else None
+    if not isinstance(named, dict):
+        raise PrescoreError(f"{shown(file)}: not the index of a folder of shards; delete it")
+    found = {shard.path.name: shard.shape[0] for shard in shards}
+    for name in sorted(named.keys() | found.keys()):
+        if named.get(name) != found.get(name):
+            there = f"{found[name]} samples" if name in found else "not there"
+            said = f"{named[name]} samples" if name in named else "nothing"
+            raise PrescoreError(
+                f"{shown(folder / name)}: {there}, and {INDEX} says {said}; the command that made the folder completes "
+                "it"
+            )
+    return notes
 
 
 @dataclass(frozen=True)

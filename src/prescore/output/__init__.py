@@ -39,6 +39,8 @@ def open_output(
         PrescoreError: it cannot be written, holds samples of other settings, or cannot hold samples of that shape; or
             a file is named for more samples than memory holds.
     """
+    if str(path) in ("", "."):
+        raise PrescoreError("out: no name given; NAME.png, NAME.npz or a folder is needed")
     kind, is_folder = path.suffix.lower(), os.path.isdir(path)
     is_picture = stored_layout(event_shape) == PICTURES
     is_folder = is_folder or kind not in (".png", ".npz", *FOREIGN)

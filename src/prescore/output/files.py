@@ -18,6 +18,7 @@ from prescore.files import check_writable, sweep, write_once, writing
 from prescore.images import save_grid, save_npz, save_png
 from prescore.processes import Processes
 
+HELD = (".png", ".npz")  # endings of what a folder of samples holds
 SETTINGS = "settings.json"  # in a folder, what decides its samples
 Settings = Mapping[str, object]
 
@@ -90,7 +91,7 @@ class Output:
     is_folder = False  # whether samples are written as they come, so that several runs can fill it
 
     def __init__(self, path: Path, seeds: Sequence[int], settings: Settings) -> None:
-        self.path, self.seeds, self.settings = path, seeds, settings
+        self.path, self.seeds, self.settings = path, seeds, as_stored(settings)
         self.taken: list[tuple[Sequence[int], Tensor]] = []
         self.check()
 
@@ -200,16 +201,25 @@ class Folder(Output):
         """Refuse to mix samples of other settings, or of unknown ones, with these."""
         file = self.path / SETTINGS
         if not file.exists():
-            if self.present():
+            if any(name.lower().endswith(HELD) for name in names_in(self.path)):
                 raise PrescoreError(f"{self.path}: holds samples but no settings.json; choose another folder")
             return
         refuse_other_settings(self.path, read_settings(file), self.settings)
 
 
 def names_in(folder: Path) -> set[str]:
-    """Of what a folder holds; nothing if it is not there. Raises PrescoreError."""
+    """Of the files in a folder that are not empty; none if it is not there. Raises PrescoreError."""
     with writing(folder):
         try:
-            return set(os.listdir(folder))
+            with os.scandir(folder) as entries:
+                return {entry.name for entry in entries if entry.is_file() and entry.stat().st_size}
         except FileNotFoundError:
             return set()
+
+
+def as_stored(settings: Settings) -> Settings:
+    """The settings as they are read again from JSON. Raises PrescoreError if they are no JSON values."""
+    try:
+        return json.loads(json.dumps(dict(settings), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise PrescoreError(f"settings: JSON values are needed ({error})") from None

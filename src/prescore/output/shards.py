@@ -9,7 +9,7 @@ processes. A shard appears whole or not at all; one that grows is replaced.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -17,36 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json
-from prescore.data.arrays import open_array
+from prescore.data.arrays import open_array, read_text
 from prescore.data.guards import reading
 from prescore.data.layout import PICTURES, channel_axis
-from prescore.data.sets import SHARD, shards_of
+from prescore.data.sets import INDEX, SHARD, shards_of
 from prescore.errors import PrescoreError, is_whole
-from prescore.files import write_atomically
-from prescore.output.files import Folder, Settings, names_in, save_samples, take_folder
+from prescore.files import in_turn, write_atomically
+from prescore.output.files import Folder, Settings, names_in, refuse_other_settings, save_samples, take_folder
 from prescore.processes import Processes
 
-INDEX = "index.json"
-
-
-def index_of(folder: Path) -> Mapping[str, int] | None:
-    """The shards that the index of a folder names, and their samples; None if the run that fills it is not at its end.
-
-    Raises:
-        PrescoreError: the index is none.
-    """
-    file = folder / INDEX
-    with reading(file):
-        try:
-            content = file.read_bytes()[: MAX_JSON_BYTES + 1]
-        except FileNotFoundError:
-            return None
-        shards = parse_json(content)
-        shards = shards.get("shards") if isinstance(shards, dict) else None
-        if not isinstance(shards, dict) or not all(SHARD.fullmatch(k) and is_whole(n) for k, n in shards.items()):
-            raise PrescoreError(f"{file}: not the index of a folder of shards")
-    return shards
+LARGEST = 2**62  # seeds for which a shard can be
 
 
 class Shards(Folder):
@@ -65,7 +45,7 @@ class Shards(Folder):
     def __init__(
         self, path: Path, seeds: Sequence[int], settings: Settings, size: int, as_numbers: bool = False
     ) -> None:
-        if not is_whole(size) or size < 1:
+        if not is_whole(size) or not 1 <= size <= LARGEST:
             raise PrescoreError(f"shard_size: {size!r} is not a positive whole number, such as 1000")
         self.path, self.size, self.as_numbers = path, size, as_numbers
         self.known: dict[Path, frozenset[int]] = {}  # the seeds of shards that were looked into
@@ -79,7 +59,7 @@ class Shards(Folder):
             if file.name not in there:
                 continue
             if not self.known.get(file, frozenset()).issuperset(seeds):  # it may have grown
-                self.known[file] = _seeds_of(file)
+                self.known[file] = self._seeds_of(file)
             present |= self.known[file].intersection(seeds)
         return present
 
@@ -98,30 +78,49 @@ class Shards(Folder):
         """Write the index, if nothing is missing of what all processes draw."""
         processes.wait()
         if processes.is_first and len(self.present()) == len(self.seeds):
-            shards = {file.name: len(self.known.get(file) or _seeds_of(file)) for file in shards_of(self.path)}
+            shards = {file.name: len(self.known.get(file) or self._seeds_of(file)) for file in shards_of(self.path)}
             index = {"samples": sum(shards.values()), "shard_size": self.size, "shards": shards}
             write_atomically(self.path / INDEX, (json.dumps(index, indent=1) + "\n").encode())
 
     def _write(self, file: Path) -> None:
-        """Write the samples that were taken, with those that the shard has."""
-        parts = [*self.taken, _read(file)] if file in self.known else self.taken
-        seeds = [seed for part, _ in parts for seed in part]
-        order = sorted(range(len(seeds)), key=seeds.__getitem__)
-        images = torch.cat([part for _, part in parts])[order]
-        save_samples(file, images, [seeds[k] for k in order], self.settings)
+        """Write the samples that were taken, with those that the shard has, which another run may just have written."""
+        with in_turn(self.path):
+            parts = list(self.taken)
+            if file.exists():
+                had = self._seeds_of(file)
+                parts = [(seeds, images) for seeds, images in parts if not had.issuperset(seeds)]
+                parts = [_without(part, had) for part in parts] + [_read(file)]
+            seeds = [seed for part, _ in parts for seed in part]
+            order = sorted(range(len(seeds)), key=seeds.__getitem__)
+            images = torch.cat([part for _, part in parts])[order]
+            (self.path / INDEX).unlink(missing_ok=True)  # it would not be true any more
+            save_samples(file, images, [seeds[k] for k in order], self.settings)
         self.known[file], self.taken = frozenset(seeds), []
+
+    def _seeds_of(self, file: Path) -> frozenset[int]:
+        """Those of a shard that holds samples of this run's settings, one for each. Raises PrescoreError."""
+        with reading(file):
+            before = json.loads(read_text(file, "settings"))
+            with open_array(file, "seeds") as array:
+                seeds = array.read().tolist() if array.dtype == np.uint64 and len(array.shape) == 1 else []
+            with open_array(file, None) as array:
+                rows = array.shape[0] if array.shape else 0
+        first = int(SHARD.fullmatch(file.name)[1])  # type: ignore[index]
+        is_whole_shard = 0 < len(set(seeds)) == len(seeds) == rows
+        if not is_whole_shard or not first <= min(seeds) <= max(seeds) < first + self.size:
+            raise PrescoreError(f"{file}: damaged, its seeds are not those of its samples; delete it")
+        refuse_other_settings(file, before if isinstance(before, dict) else {}, self.settings)
+        return frozenset(seeds)
 
     def _file(self, seed: int) -> Path:
         first = seed // self.size * self.size
         return self.path / f"{first:09d}-{first + self.size - 1:09d}.npz"
 
 
-def _seeds_of(file: Path) -> frozenset[int]:
-    """Raises PrescoreError."""
-    with reading(file), open_array(file, "seeds") as array:
-        if len(array.shape) != 1 or array.dtype != np.uint64:
-            raise PrescoreError(f"{file}: not a shard of samples; delete it, or choose another folder")
-        return frozenset(array.read().tolist())
+def _without(part: tuple[Sequence[int], Tensor], seeds: frozenset[int]) -> tuple[Sequence[int], Tensor]:
+    """The samples of a part that are of other seeds."""
+    new = [k for k, seed in enumerate(part[0]) if seed not in seeds]
+    return [part[0][k] for k in new], part[1][new]
 
 
 def _read(file: Path) -> tuple[list[int], Tensor]:
