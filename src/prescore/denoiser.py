@@ -591,10 +591,10 @@ def clipped(model: Denoiser, how: str = "range") -> Denoiser:
     def predict(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
         x0 = model.function(x, sigma, **condition)
         if how == "range":
-            return x0.clamp(low, high)
+            return x0.clamp(low, high) + 0 * x0  # which leaves what is not finite to be refused
         size = (x0 - middle).abs().flatten(1).float().quantile(QUANTILE, dim=1).clamp(min=half).to(x0.dtype)
         size = size.reshape(-1, *(1,) * (x0.ndim - 1))
-        return middle + (x0 - middle).clamp(-size, size) * (half / size)
+        return middle + (x0 - middle).clamp(-size, size) * (half / size) + 0 * x0
 
     return replace(model, function=predict)
 

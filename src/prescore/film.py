@@ -13,11 +13,14 @@ from torch import Tensor
 from prescore.errors import PrescoreError
 from prescore.files import check_writable, write_atomically
 from prescore.images import check_picture, grid, to_uint8
+from prescore.limits import check_size
+from prescore.noise import check_seeds
 from prescore.plan import Plan
 from prescore.samplers import Progress
 
 SECONDS, LAST_SECONDS = 0.6, 2.5  # of each picture of a film, and of its last
 SMALLEST = 96  # pixels of the side of a sample, to which smaller ones are enlarged by whole factors
+KEPT = 2 * 4  # bytes for each number of a picture, kept and stacked
 LINE = 12  # pixels of a line of text, before it is enlarged
 KINDS = (".gif", ".png")
 
@@ -51,14 +54,22 @@ def trace(plan: Plan, seeds: Iterable[int] = range(4), **how: Any) -> Film:
     Raises:
         PrescoreError: as `prescore.sample`; or the model's samples are no pictures of a known range.
     """
-    denoiser, steps = plan.denoiser, list[Progress]()
+    denoiser = plan.denoiser
+    if "callback" in how:
+        raise PrescoreError("callback: trace has one of its own; prescore.sample takes another")
     check_picture(denoiser.picture_shape)
     if plan.picture_range is None:
         raise PrescoreError("data_range: the model does not say it, and pictures need it; prescore.Denoiser takes it")
-    plan.sample(seeds, callback=steps.append, **how)
-    pictures = torch.stack([denoiser.decode(step.denoised).cpu() for step in steps])
-    levels, calls = tuple(step.sigma for step in steps), tuple(step.calls for step in steps)
-    return Film(pictures, levels, calls, plan.picture_range)
+    numbers = check_seeds(seeds)
+    check_size("calls", plan.steps * len(numbers), KEPT * math.prod(denoiser.picture_shape))
+    frames: list[tuple[Tensor, float, int]] = []
+
+    def keep(step: Progress) -> None:
+        frames.append((denoiser.decode(step.denoised).float().cpu(), step.sigma, step.calls))
+
+    plan.sample(numbers, callback=keep, **how)
+    pictures, levels, calls = zip(*frames, strict=True)
+    return Film(torch.stack(pictures), levels, calls, plan.picture_range)
 
 
 def save_films(path: str | Path, films: Mapping[str, Film]) -> None:
@@ -70,6 +81,8 @@ def save_films(path: str | Path, films: Mapping[str, Film]) -> None:
     kind = Path(path).suffix.lower()
     if kind not in KINDS:
         raise PrescoreError(f"{path}: {kind or 'no'} file; name a .gif, a film, or a .png, a strip")
+    if not films:
+        raise PrescoreError("films: none given")
     check_writable(path)
     frames = [_strip(films)] if kind == ".png" else [_frame(films, k) for k in range(_longest(films))]
     buffer = io.BytesIO()

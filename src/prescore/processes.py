@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from prescore.device import open_device
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, is_whole
 
 Item = TypeVar("Item")
 
@@ -33,6 +33,12 @@ class Share:
 
     index: int = 0
     count: int = 1
+
+    def __post_init__(self) -> None:
+        if not (is_whole(self.index) and is_whole(self.count) and 0 <= self.index < self.count):
+            raise PrescoreError(
+                f"share: number {self.index!r} of {self.count!r}; from 0 to one less than those are needed"
+            )
 
     def of(self, items: Sequence[Item]) -> Sequence[Item]:
         """Every count-th of the items, so that the shares differ by one at most and are disjoint."""

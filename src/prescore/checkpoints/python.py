@@ -9,6 +9,7 @@ import importlib
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from prescore.denoiser import Denoiser
@@ -30,17 +31,19 @@ def open_python(name: str) -> Denoiser:
         PrescoreError: there is no such module or factory, either fails, or what it makes is no `Denoiser`.
     """
     module, _, path = name.partition(":")
-    sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    sys.path.insert(0, here)
     try:
         made: object = importlib.import_module(module)
         for part in path.split("."):
             made = getattr(made, part)
         if callable(made) and not isinstance(made, Denoiser):
             made = made()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PrescoreError(f"model: {name} cannot be had ({type(error).__name__}: {error})") from error
     finally:
-        sys.path.remove(os.getcwd())
+        with suppress(ValueError):
+            sys.path.remove(here)
     if not isinstance(made, Denoiser):
         raise PrescoreError(f"model: {name} returned a {type(made).__name__}; a prescore.Denoiser is needed")
     return made

@@ -44,6 +44,8 @@ def _run(arguments: Sequence[str], received: Callable[[], int]) -> int:
     """
     try:
         return _called(arguments)
+    except SystemExit as end:  # of code of the user's, which a model may be
+        return _fail(f"the code of the model ended the program ({end.code})")
     except Exception as error:
         if received():
             raise KeyboardInterrupt from None

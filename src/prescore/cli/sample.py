@@ -1,5 +1,6 @@
 """`prescore sample`."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -205,7 +206,8 @@ def sample(
     Every option of the sampler may be given beside those below: `prescore samplers NAME` explains them.
 
     Sample k is a function of its seed alone, not of the others; of the batch size only by how the network rounds. A
-    folder may be interrupted by Ctrl-C: finished samples stay, and the same command draws the others, bit for bit.
+    folder may be interrupted by Ctrl-C: finished samples stay, and the same command draws the others, bit for bit if
+    the batch size is the same, which it need not be with auto, or where --n goes beyond the 16 of a batch.
 
     On several GPUs or machines, each process with a share of the samples, files as those of one process:
     torchrun --nproc-per-node 8 -m prescore sample MODEL --samples 50000 --shard-size 1000 --device cuda --out DIR
@@ -227,7 +229,7 @@ def sample(
     from prescore.processes import processes_on
 
     numbers = parse_seeds(seeds, seed, n)
-    size = int(batch_size) if batch_size is not None and batch_size.lstrip("-").isdecimal() else batch_size
+    size = int(batch_size) if batch_size is not None and re.fullmatch(r"-?\d{1,18}", batch_size) else batch_size
     with processes_on(device or "cpu", PATIENCE) as processes:
         how_opened: dict[str, Any] = {"weights": which_weights(raw), "dtype": dtype, "guidance": guidance}
         how_opened |= {"device": None if device is None else str(processes.device)}

@@ -1,5 +1,7 @@
 """Samples beside true ones, in one call."""
 
+import math
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,10 @@ import torch
 from torch import Tensor
 
 from prescore.data import ImageSet, open_images, subset
-from prescore.errors import PrescoreError
+from prescore.data.guards import DataWarning, Notes
+from prescore.data.sets import OVERSHOOT, bounded
+from prescore.data.sizes import Look
+from prescore.errors import PrescoreError, check_interval, is_whole
 from prescore.metrics.extractors import make_features
 from prescore.metrics.features import Features
 from prescore.metrics.io import is_reference
@@ -94,11 +99,15 @@ def evaluate(
     Raises:
         PrescoreError: the two do not fit each other or the features, or do not allow what is asked for.
     """
+    if data_range is not None:
+        check_interval("data_range", data_range)
+    if not is_whole(batch_size) or batch_size < 1:
+        raise PrescoreError(f"batch_size: {batch_size!r} is not a positive whole number")
     x = as_samples("samples", samples, n, seed, data_range, clip=True)
     shape = tuple(x.shape[1:])
     value_range = data_range or usual_range(shape)
-    if value_range is not None and isinstance(x, Tensor) and x.is_floating_point():
-        x = x.clamp(*value_range)
+    if value_range is not None and isinstance(x, Tensor):
+        x = in_range("samples", x, value_range, is_named=data_range is not None)
     extractor = make_features(features, shape, device) if isinstance(features, str) else features
     names = None if metrics is None else list(metrics)
     measuring = Measuring(extractor, names, batch_size, value_range, progress, processes)
@@ -113,6 +122,21 @@ def evaluate(
     own = measuring(x)
     comparison = compare(own, sets, measuring.metrics, progress)
     return Evaluation(comparison.values, sets.floor(list(comparison.values), progress), comparison.notes, own, sets)
+
+
+def in_range(name: str, x: Tensor, bounds: tuple[float, float], *, is_named: bool) -> Tensor:
+    """Samples clipped to a range, with a `DataWarning` if some lie outside.
+
+    Raises:
+        PrescoreError: they exceed it by more than half of its width, and it was not named; or one is not finite.
+    """
+    if not x.is_floating_point():
+        return x
+    notes = Notes()
+    values = bounded(name, x.float().numpy(), Look(*bounds), math.inf if is_named else OVERSHOOT, notes)
+    for line in notes.lines():
+        warnings.warn(line, DataWarning, stacklevel=3)
+    return torch.from_numpy(values)
 
 
 def as_samples(
@@ -135,6 +159,6 @@ def as_samples(
         found = tuple(x.shape) if isinstance(x, Tensor) else type(given).__name__
         raise PrescoreError(f"{name}: {found} given; a tensor or an array (N, *event), or a path, is needed")
     x = x.detach().cpu()
-    if n is not None and n < 1:
-        raise PrescoreError(f"n: {n} samples asked for; at least 1 is needed")
+    if n is not None and (not is_whole(n) or n < 1):
+        raise PrescoreError(f"n: {n!r} samples asked for; a whole number from 1 on is needed")
     return x if n is None or n >= len(x) else x[subset(len(x), n, seed)]

@@ -257,7 +257,7 @@ class Arrays:
             for values in [array.read()] if whole else array.chunks(rows, size):
                 images = values[:, None] if self.axis is None else np.moveaxis(values, self.axis, 1)
                 if images.ndim == 4 or self.is_bounded:
-                    images = _in_range(array.name, images, self.look, self.overshoot, notes)
+                    images = bounded(array.name, images, self.look, self.overshoot, notes)
                 yield self.look.framed(array.name, _finite(array.name, images))
 
 
@@ -324,7 +324,7 @@ class PictureFiles:
                         f"{shown(names[0])} is {found} pixels; name one for all (pad, crop or fit; on the command line "
                         "--pad, --crop, --fit)"
                     )
-                yield _in_range(self.name, images, self.look, self.overshoot, notes)
+                yield bounded(self.name, images, self.look, self.overshoot, notes)
 
 
 def _array(path: Path, key: str | None, layout: str | None, look: Look, overshoot: float, is_bounded: bool) -> Arrays:
@@ -350,7 +350,7 @@ def _array(path: Path, key: str | None, layout: str | None, look: Look, overshoo
         )
 
 
-def _in_range(name: str, a: np.ndarray, look: Look, overshoot: float, notes: Notes) -> np.ndarray:
+def bounded(name: str, a: np.ndarray, look: Look, overshoot: float, notes: Notes) -> np.ndarray:
     """The values, uint8 as they are, others as float32 that lie in the range; what was clipped is added to the notes.
 
     Raises:

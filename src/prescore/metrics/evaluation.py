@@ -142,7 +142,9 @@ def measure(
     parts = parts.batches(batch_size) if isinstance(parts, ImageSet) else parts
     total: SetStatistics | None = None
     with tqdm(total=length, unit="image", disable=None if progress else True, leave=False) as bar:
-        for batch in (batch for part in parts for batch in part.split(batch_size) if len(batch)):
+        for batch in (
+            batch for part in parts for batch in part.split(min(batch_size, max(len(part), 1))) if len(batch)
+        ):
             found = _measure(batch, features, kept, data_range)
             total = found if total is None else total + found
             bar.update(len(batch))

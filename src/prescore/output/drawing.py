@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from prescore.denoiser import Denoiser
+from prescore.denoiser import Denoiser, Evaluator
 from prescore.errors import PrescoreError, SampleWarning, is_whole
 from prescore.images import to_uint8
 from prescore.limits import is_exhausted
@@ -107,6 +107,8 @@ def write_samples(
         SamplingError: as `prescore.sample`.
         KeyboardInterrupt: says what is left to be drawn.
     """
+    if not isinstance(plan, Plan):
+        raise PrescoreError(f"plan: {type(plan).__name__} given; what prescore.plan returns is needed")
     wanted = check_seeds(seeds)
     if len(set(wanted)) < len(wanted):
         raise PrescoreError("seeds: one of them is given twice")
@@ -142,7 +144,8 @@ def write_samples(
                     states.finish()
             made, drawn = processes.total(made), processes.total(drawn)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(output.remains()) from None
+            again = "" if trajectory is None else "; the trajectory is lost, and needs another folder"
+            raise KeyboardInterrupt(f"{output.remains()}{again}") from None
         except PrescoreError:
             raise
         except Exception as error:
@@ -169,6 +172,10 @@ def fitting_batch(denoiser: Denoiser, most: int = LARGEST_BATCH, condition: Mapp
     Raises:
         PrescoreError: not even one sample fits.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise PrescoreError(f"denoiser: {type(denoiser).__name__} given; a prescore.Denoiser is needed")
+    if not is_whole(most) or most < 1:
+        raise PrescoreError(f"most: {most!r} is not a positive whole number")
     best, seconds, size = 0, float("inf"), 1
     sigma = torch.as_tensor(1.0 if denoiser.sigma_max is None else denoiser.sigma_max, device=denoiser.device)
     while True:
@@ -196,10 +203,10 @@ def _seconds(denoiser: Denoiser, sigma: Tensor, size: int, condition: Mapping[st
     """Of a network call with so many samples, after a first one."""
     x = torch.zeros(size, *denoiser.event_shape, dtype=denoiser.dtype, device=denoiser.device)
     rows = {name: fill(value, size) for name, value in (condition or {}).items()}
-    found = []
+    model, found = Evaluator(denoiser, rows), []
     for _ in range(4):
         start = time.perf_counter()
-        denoiser(x, sigma.to(x.dtype), **rows)
+        model(x, sigma)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
         found.append(time.perf_counter() - start)

@@ -64,9 +64,9 @@ SCHEDULES = ("linear", "cosine")
 
 
 class History(NamedTuple):
-    """The schedule in whose time a step has its middle, and the last values of eps, newest first."""
+    """The schedule in whose time F-PNDM's first steps have their middle, and the last values of eps, newest first."""
 
-    time: Schedule
+    time: Schedule | None
     eps: tuple[Tensor, ...]
 
 
@@ -115,7 +115,7 @@ class PNDM(Sampler):
         check_steps(levels, values if before else 1, self.variant)
 
     def start(self, levels: Tensor) -> History:
-        return History(clock(self.schedule, levels), ())
+        return History(clock(self.schedule, levels) if self.variant == "f-pndm" else None, ())
 
     def step(
         self, denoise: Denoise, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: History, noise: NoiseSource
@@ -126,7 +126,7 @@ class PNDM(Sampler):
             past = (predicted_noise(denoise, x, sigma), *past)
             h = (sigma_next - sigma).item()
             x = combine(x, [h * weight for weight in ADAMS_BASHFORTH[len(past) - 1]], past)
-        elif self.variant == "f-pndm":
+        elif time is not None:
             middle = time.sigma((time.t(sigma) + time.t(sigma_next)) / 2)
             x, eps = classical_step(denoise, x, [sigma, middle, sigma_next])
             past = (eps, *past)
