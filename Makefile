@@ -40,7 +40,7 @@ lint: $(VENV)/dev
 
 # The pages, into build/site; a broken link or reference is an error.
 site: $(VENV)/dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "The pages begin at build/site/index.html"
 
 # Every check that needs a GPU, at most 8 minutes; writes benchmarks/results/gpu.json.
 gpu: $(VENV)/dev

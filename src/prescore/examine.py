@@ -55,8 +55,8 @@ class Examination:
             found.append(
                 f"{self.outside / self.numbers:.1%} of the samples' values are far outside the data's range {low:g} to "
                 f"{high:g} (they go from {self.least:.3g} to {self.most:.3g}): take more calls or another sampler, "
-                "measure the model (prescore calibrate DATA --model MODEL), lower --sigma-max, or clip its predictions "
-                "(--clip range)"
+                "measure the model (prescore calibrate DATA --model MODEL), lower sigma_max (--sigma-max), or clip its "
+                "predictions (clip='range', --clip range)"
             )
         far = [(r, k) for k, r in enumerate(self.energies()) if not 1 / ENERGY_RATIO <= r <= ENERGY_RATIO]
         if far:

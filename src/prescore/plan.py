@@ -135,7 +135,8 @@ class Plan:
         lines += [f"noise levels: {self.shown_levels}"]
         lines += [f"data range: {interval[0]:g} to {interval[1]:g}"] if interval else []
         chosen = ELSE | dict(self.settings)
-        lines += [f"{name} = {chosen[name]}: {reason}" for name, reason in self.reasons.items()]
+        shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in chosen.items()}
+        lines += [f"{name} = {shown[name]}: {reason}" for name, reason in self.reasons.items()]
         said = {"sampler", "steps", "grid", *self.reasons, *self.sampler.unused(self.levels)}
         others = (
             f"{name} {value}"

@@ -41,7 +41,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 # What a file that is not a model begins with.
 BEGINNINGS: Mapping[bytes, str] = MappingProxyType(
     {
-        b"PK\x03\x04": "a zip file that is no checkpoint of a known layout",
+        b"PK\x03\x04": "a zip file that is no checkpoint of a known layout (weights of a network of your own need its "
+        "code, package.module:factory; docs/own-model.md)",
         b"\x80": "a pickle that is no checkpoint of a known layout",
         b"\x89HDF\r\n": "an HDF5 file",
         b"\x89PNG": "a PNG picture",

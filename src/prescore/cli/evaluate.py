@@ -25,11 +25,14 @@ def evaluate(
     reference: Annotated[
         Path, typer.Option(metavar="DATA|STATS", help="True images, as for SAMPLES, or a file from --save-reference.")
     ],
-    features: Annotated[
-        str,
-        typer.Option(help="What sees the images: mnist-classifier, pixels, means-2x2, efficientnet-lite0, inception."),
-    ],
     look: Look,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="What sees the images: mnist-classifier, pixels, means-2x2, efficientnet-lite0, inception.",
+            show_default="means-2x2; pixels where a side is odd, and of what is no picture",
+        ),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -72,6 +75,7 @@ def evaluate(
     """
     from prescore.cli.report import show
     from prescore.comparison import evaluate as compared
+    from prescore.comparison.reference import usual_features
     from prescore.data import open_images
     from prescore.files import check_writable, write_atomically
     from prescore.metrics import make_features
@@ -90,7 +94,7 @@ def evaluate(
     with processes_on(device or "cpu", PATIENCE) as processes:
 
         def extractor_of(shape: tuple[int, ...]) -> "Features":
-            return make_features(features, shape[1:], processes.device)
+            return make_features(features or usual_features(shape[1:]), shape[1:], processes.device)
 
         images = open_images(samples, key=key, n=n, clip=True, check=extractor_of, **look)
         extractor = extractor_of(images.shape)

@@ -190,7 +190,7 @@ def read_pictures(
             sizes = (f"{shown(n)} is {a.shape[2]} x {a.shape[1]}" for n, a in ((names[0], images[0]), (name, image)))
             raise PrescoreError(
                 f"{pictures.name}: images of different sizes, {' and '.join(sizes)} pixels; name one for all (pad, "
-                "crop or fit; on the command line --pad, --crop, --fit)"
+                "crop or fit; on the command line --pad, --crop, --fit HEIGHTxWIDTH)"
             )
         images.append(image)
     if left := len(pictures.left_out):

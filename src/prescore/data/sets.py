@@ -322,7 +322,7 @@ class PictureFiles:
                     raise PrescoreError(
                         f"{self.name}: images of different sizes, {shown(pictures.names[0])} is {first} and "
                         f"{shown(names[0])} is {found} pixels; name one for all (pad, crop or fit; on the command line "
-                        "--pad, --crop, --fit)"
+                        "--pad, --crop, --fit HEIGHTxWIDTH)"
                     )
                 yield bounded(self.name, images, self.look, self.overshoot, notes)
 

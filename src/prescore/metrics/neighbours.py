@@ -75,5 +75,11 @@ def neighbour_metrics(generated: Tensor, true: Tensor, *, k: int = 5) -> Neighbo
 def _reach(x: Tensor, k: int) -> Tensor:
     """Distance of every row to its k-th nearest other one."""
     # The nearest is the row itself.
-    blocks = [torch.cdist(rows, x, compute_mode="donot_use_mm_for_euclid_dist") for rows in x.split(ROWS)]
-    return torch.cat([block.kthvalue(k + 1, dim=1).values for block in blocks])
+    return torch.cat(
+        [_kth(torch.cdist(rows, x, compute_mode="donot_use_mm_for_euclid_dist"), k + 1) for rows in x.split(ROWS)]
+    )
+
+
+def _kth(block: Tensor, k: int) -> Tensor:
+    """The k-th smallest number of each row; the block is let go before the next one is made."""
+    return block.kthvalue(k, dim=1).values

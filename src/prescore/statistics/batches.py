@@ -47,6 +47,7 @@ def checked(x: Tensor, data_range: tuple[float, float] | None) -> Tensor:
     if least < low - slack or most > high + slack:
         raise PrescoreError(
             f"data: values from {least:.4g} to {most:.4g} found, outside data_range ({low:g}, {high:g}); "
-            "scale the data to it, or name the range they have"
+            "scale the data to it, or name the range they have, such as data_range=(-1, 1), on the command line "
+            "--range -1 1"
         )
     return x
