@@ -83,5 +83,5 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 
 def test_without_pillow_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(PrescoreError, match=r"pip install 'prescore\[cli\]'"):
+    with pytest.raises(PrescoreError, match=r"pip install '.\[cli\]' in the clone"):
         save_png(tmp_path / "a.png", random_images(1, 9, 7))

@@ -67,7 +67,9 @@ def test_a_batch_that_cannot_be_shared():
 def test_several_processes_need_accelerate(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(PrescoreError, match=r"several processes need Accelerate; pip install 'prescore\[train\]'"):
+    with pytest.raises(
+        PrescoreError, match=r"several processes need Accelerate; pip install '.\[train\]' in the clone"
+    ):
         train(*tiny(), tmp_path, dataclasses.replace(QUIET))
 
 

@@ -61,7 +61,7 @@ def as_png(image: Tensor) -> bytes:
     try:
         from PIL import Image
     except ImportError:
-        raise PrescoreError("writing images needs Pillow; pip install 'prescore[cli]'") from None
+        raise PrescoreError("writing images needs Pillow; pip install '.[cli]' in the clone") from None
     pixels = image.movedim(0, -1).numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(buffer, format="PNG")

@@ -173,7 +173,7 @@ def processes_on(device: torch.device | str, patience: timedelta | None = None) 
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs
     except ImportError:
-        raise PrescoreError("several processes need Accelerate; pip install 'prescore[train]'") from None
+        raise PrescoreError("several processes need Accelerate; pip install '.[train]' in the clone") from None
     handlers = [] if patience is None else [InitProcessGroupKwargs(timeout=patience)]
     accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=handlers)
     yield Processes(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)

@@ -375,7 +375,7 @@ def test_missing_entries(path, name):
 def test_a_network_of_a_package_that_is_not_there(path, monkeypatch):
     monkeypatch.setattr("prescore.checkpoints.stored.NETWORKS", dict(NETWORKS) | {"UNet2DModel": "no_such_package"})
     write(path, HEADER | {"network": "UNet2DModel"})
-    assert_refused(path, "the network UNet2DModel needs no_such_package; pip install 'prescore[no_such_package]'")
+    assert_refused(path, "the network UNet2DModel needs no_such_package; pip install '.[no_such_package]' in the clone")
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_without_pyyaml(path, monkeypatch):
 
     save(path, checkpoint(small()))
     monkeypatch.setattr(builtins, "__import__", without)
-    assert refusal(path) == "config: config.yml: reading it needs PyYAML; pip install 'prescore[yaml]'"
+    assert refusal(path) == "config: config.yml: reading it needs PyYAML; pip install '.[yaml]' in the clone"
 
 
 class Call:

@@ -624,7 +624,7 @@ def test_without_the_extra(
     refused: Refused, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    assert "pip install 'prescore[cli]'" in refused(*arguments(model, out))
+    assert "pip install '.[cli]' in the clone" in refused(*arguments(model, out))
     assert not out.exists()
 
 

@@ -96,7 +96,7 @@ def test_without_typer_one_line_says_how_to_get_it(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "typer", None)
-    assert "pip install 'prescore[cli]'" in refused("--version")
+    assert "pip install '.[cli]' in the clone" in refused("--version")
 
 
 def test_another_missing_module_is_not_mistaken_for_typer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -538,4 +538,4 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
 def test_without_pillow_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path / "f", GREY)
     monkeypatch.setitem(sys.modules, "PIL", None)
-    assert "pip install 'prescore[cli]'" in refusal(folder)
+    assert "pip install '.[cli]' in the clone" in refusal(folder)

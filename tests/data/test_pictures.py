@@ -195,7 +195,7 @@ def test_without_pyvips_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "pyvips", None)
     for name, content in (("a.png", png16(DEEP[..., :3])), ("a.tif", tiff(DEEP[..., :3]))):
         message = refusal(only(tmp_path / name, name, content))
-        assert "pip install 'prescore[cli]'" in message
+        assert "pip install '.[cli]' in the clone" in message
         assert "pyvips" in message
 
 

@@ -105,5 +105,5 @@ def test_without_pillow_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch:
     np.save(tmp_path / "a.npy", GREY)
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     for options in ({"fit": 4}, {"background": "white", "pad": 16}):
-        assert "pip install 'prescore[cli]'" in refusal(tmp_path / "a.npy", **options)
+        assert "pip install '.[cli]' in the clone" in refusal(tmp_path / "a.npy", **options)
     assert load_images(tmp_path / "a.npy", pad=16).shape == (6, 1, 16, 16)

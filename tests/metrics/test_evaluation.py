@@ -234,3 +234,14 @@ def test_held_out_images_and_the_others_are_the_whole():
     y = measure(images(40, seed=1), linear())
     assert evaluate(total, y) == pytest.approx(evaluate(measure(x, linear()), y), rel=1e-6)
     assert hold_out(x, 11) is None
+
+
+def test_vectors_of_unlike_scale_are_named() -> None:
+    """The largest decide what a distance is; of like scales nothing is said."""
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    for scales, is_said in (([1.0, 2.0, 0.5], False), ([1.0, 100.0, 1.0], True)):
+        sets = [
+            measure(half * torch.tensor(scales), make_features("pixels", (3,)), data_range=None) for half in x.split(25)
+        ]
+        notes = cautions(sets[0], sets[1], ["frechet"])
+        assert any("distances are in the units of the data" in note for note in notes) is is_said

@@ -184,7 +184,7 @@ def test_a_torchvision_of_another_build_is_said(hub, monkeypatch):
 
     monkeypatch.setattr("prescore.metrics.pretrained.importlib.import_module", broken)
     with pytest.raises(
-        PrescoreError, match=r"nms does not exist\); pip install 'prescore\[fid\]', with a torchvision of"
+        PrescoreError, match=r"nms does not exist\); pip install '.\[fid\]' in the clone, with a torchvision of"
     ):
         make_features("inception", (3, 32, 32))
 

@@ -362,7 +362,9 @@ def network_class(name: str) -> type[nn.Module]:
             raise
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
         reason = "" if is_missing else f", whose installation is broken ({_kind_and_text(error)})"
-        raise PrescoreError(f"the network {name} needs {package}{reason}; pip install 'prescore[{package}]'") from None
+        raise PrescoreError(
+            f"the network {name} needs {package}{reason}; pip install '.[{package}]' in the clone"
+        ) from None
 
 
 def _check_sizes(description: ModelDescription) -> None:

@@ -57,7 +57,7 @@ def parse_yml(file: Path) -> Any:
     try:
         import yaml  # type: ignore[import-untyped]
     except ImportError:
-        raise PrescoreError("reading it needs PyYAML; pip install 'prescore[yaml]'") from None
+        raise PrescoreError("reading it needs PyYAML; pip install '.[yaml]' in the clone") from None
 
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:

@@ -61,7 +61,7 @@ def _called(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
-        raise PrescoreError("the command line needs typer; pip install 'prescore[cli]'") from None
+        raise PrescoreError("the command line needs typer; pip install '.[cli]' in the clone") from None
     command = typer.main.get_command(app)
     try:
         with _noting(), command.make_context("prescore", list(arguments)) as context:

@@ -27,7 +27,7 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise PrescoreError("pictures need matplotlib; pip install 'prescore[cli]'") from None
+        raise PrescoreError("pictures need matplotlib; pip install '.[cli]' in the clone") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

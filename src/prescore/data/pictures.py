@@ -219,7 +219,7 @@ def _decode(name: str, file: IO[bytes], size: int, look: Look) -> tuple[np.ndarr
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise PrescoreError(f"{name}: reading images needs Pillow; pip install 'prescore[cli]'") from None
+        raise PrescoreError(f"{name}: reading images needs Pillow; pip install '.[cli]' in the clone") from None
     _check_size(name, size)
     Image.init()
     head = file.read(HEAD)
@@ -361,7 +361,9 @@ def _decode_deep(name: str, kind: str, file: IO[bytes], orientation: int, look: 
     try:
         import pyvips
     except (ImportError, OSError):
-        raise PrescoreError(f"{name}: more than 8 bits a channel need pyvips; pip install 'prescore[cli]'") from None
+        raise PrescoreError(
+            f"{name}: more than 8 bits a channel need pyvips; pip install '.[cli]' in the clone"
+        ) from None
     from PIL import Image
 
     pyvips.cache_set_max(0)  # or the last hundred files stay in memory

@@ -118,7 +118,7 @@ def background_of(colour: str) -> tuple[int, int, int]:
     try:
         from PIL import ImageColor
     except ImportError:
-        raise PrescoreError("background: colours need Pillow; pip install 'prescore[cli]'") from None
+        raise PrescoreError("background: colours need Pillow; pip install '.[cli]' in the clone") from None
     try:
         red, green, blue, *opacity = ImageColor.getrgb(colour)
     except ValueError:
@@ -133,7 +133,7 @@ def _fitted(images: np.ndarray, height: int, width: int) -> np.ndarray:
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise PrescoreError("fit: needs Pillow; pip install 'prescore[cli]'") from None
+        raise PrescoreError("fit: needs Pillow; pip install '.[cli]' in the clone") from None
     fitted = np.empty((*images.shape[:-2], height, width), images.dtype)
     for place in np.ndindex(images.shape[:-2]):
         plane = images[place].astype(np.float32)

@@ -41,6 +41,7 @@ from prescore.metrics.spectrum import power_error
 
 K = 5  # neighbours, of precision to coverage
 MOST_FEATURES = 8192  # whose covariance, 0.5 GB, is still decomposed
+UNLIKE_SCALES = 10.0  # between numbers of a sample, above which the largest decide what a distance is
 AMPLE = 5  # samples a feature, below which the bias of the Frechet distance is worth a word
 
 
@@ -226,6 +227,14 @@ def cautions(samples: SetStatistics, reference: SetStatistics, metrics: Collecti
     if is_unit and min(spans) < 0.6 * max(spans):
         ends = " and ".join(f"{given.lowest:.3g} to {given.highest:.3g}" for given in (samples, reference))
         lines.append(f"samples and reference: values {ends} of a range of 0 to 1; was one scaled otherwise?")
+    if samples.extractor["name"] == "pixels" and len(samples.shape) != 3 and reference.moments is not None:
+        deviations = reference.moments.scatter.diagonal().clamp(min=0).sqrt()
+        least, most = deviations[deviations > 0].aminmax() if (deviations > 0).any() else (1, 1)
+        if most > UNLIKE_SCALES * least:
+            lines.append(
+                "distances are in the units of the data, whose deviations differ by a factor of "
+                f"{float(most / least):.3g}, so that the largest decide; divide the data by them first"
+            )
     if samples.digest == reference.digest:
         lines.append("samples: they are the images of the reference")
     return lines

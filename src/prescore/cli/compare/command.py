@@ -146,6 +146,8 @@ def compare(
             "reference": beside.text,
             **({"features": beside.features} if beside.features else {}),
             "samples": f"{n} of each run, seeds {seeds[0]} to {seeds[-1]}, the same in all",
+            **({"classes": f"{', '.join(map(str, chosen.indices))}, in turn"} if chosen else {}),
+            **({} if guidance is None else {"guidance": f"{guidance:g}, two network calls an evaluation"}),
             "network": f"{dtype}, {min(batch_size, n)} samples in a call, {common['hardware']}",
             "library": f"prescore {common['prescore']}",
         }

@@ -221,7 +221,7 @@ def _environment() -> Any:
     try:
         import jinja2
     except ImportError:
-        raise PrescoreError("reports need Jinja2; pip install 'prescore[cli]'") from None
+        raise PrescoreError("reports need Jinja2; pip install '.[cli]' in the clone") from None
     return jinja2.Environment(
         loader=jinja2.PackageLoader("prescore.cli"),
         autoescape=True,
