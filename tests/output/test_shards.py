@@ -104,12 +104,14 @@ def test_two_runs_that_grow_one_shard_keep_both(tmp_path: Path) -> None:
         ({"seeds": np.array([0, 1, 2, 9], np.uint64)}, "damaged, its seeds are not those"),
         ({"images": np.zeros((3, 2, 3, 1), np.uint8)}, "damaged, its seeds are not those"),
         ({"settings": np.array('{"model": "b"}')}, "holds samples drawn with model = b, now it is a"),
+        ({"images": np.zeros((2, 5, 5, 1), np.uint8)}, "damaged, its samples are of another shape or type; delete it"),
         ({"images": None}, "which array holds the images|no arrays|cannot be read|damaged"),
         ({"settings": None}, "no settings in it"),
     ],
 )
 def test_what_is_no_shard_of_this_run_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
-    fill(tmp_path, [0, 1, 2, 3])
+    growing = "images" in changes and changes["images"] is not None and len(changes["images"]) == 2
+    fill(tmp_path, [0, 1] if growing else [0, 1, 2, 3])
     file = tmp_path / "000000000-000000003.npz"
     with np.load(file) as shard:
         arrays = {name: value for name, value in ({**shard, **changes}).items() if value is not None}

@@ -92,6 +92,8 @@ class Shards(Folder):
                 parts = [_without(part, had) for part in parts] + [_read(file)]
             seeds = [seed for part, _ in parts for seed in part]
             order = sorted(range(len(seeds)), key=seeds.__getitem__)
+            if len({(part.shape[1:], part.dtype) for _, part in parts}) > 1:
+                raise PrescoreError(f"{file}: damaged, its samples are of another shape or type; delete it")
             images = torch.cat([part for _, part in parts])[order]
             (self.path / INDEX).unlink(missing_ok=True)  # it would not be true any more
             save_samples(file, images, [seeds[k] for k in order], self.settings)
