@@ -241,7 +241,7 @@ def test_the_file_of_a_models_statistics_is_read_once(monkeypatch, tmp_path):
         reads.append(path)
         return prescore.load_statistics(path)
 
-    monkeypatch.setattr(sys.modules["prescore.plan"], "load_statistics", counted)
+    monkeypatch.setattr(sys.modules["prescore.plan.known"], "load_statistics", counted)
     model = field(statistics=str(tmp_path / "s"))
     decided = plan(model, calls=6)
     assert reads == [str(tmp_path / "s")]
