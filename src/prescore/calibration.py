@@ -301,7 +301,7 @@ class _Measurement:
             batch_size=self.batch_size,
             progress=self.progress,
         )
-        measured = replace(statistics, model=ModelStatistics(score=score))
+        measured = replace(statistics, model=ModelStatistics(score=score, guidance=model.guidance))
         if doubt := doubt_of(measured):
             warnings.warn(doubt, ModelWarning, stacklevel=3)
         if self.trajectories == 0:
@@ -330,7 +330,7 @@ class _Measurement:
                 progress=self.progress,
             )
             tuning = replace(tuning, fits=fits)
-        return replace(statistics, model=ModelStatistics(score=score, steps=steps), tuning=tuning)
+        return replace(measured, model=replace(measured.model, steps=steps), tuning=tuning)
 
 
 def _careful(model: Denoiser, n: int, sample_calls: int | None) -> int:

@@ -204,7 +204,7 @@ def test_the_mean_that_was_removed_from_a_models_data_is_taken_from_their_statis
         ),
         ({"sampler": "pc", "steps": 3, "statistics": 7}, "statistics: int given; prescore.Statistics or a path"),
         ({"sampler": "pc", "steps": 3, "statistics": "nowhere"}, "nowhere: no such file"),
-        ({"sampler": "p-ode-3m", "steps": 2}, "steps: 2 are too few"),
+        ({"sampler": "p-ode-3m", "steps": 2}, "steps: 2 given; this solver of order 3 needs at least 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(asked, message):

@@ -36,7 +36,7 @@ def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] 
 
     Returns:
         A denoiser that calls `denoise` twice; if that is a `Denoiser`, one with the same attributes that counts
-        both calls.
+        both calls. It knows its weight, times that of a guided `denoise`, as its `guidance`.
         For two Gaussians of one covariance it is the denoiser of the Gaussian with the mean m_u + w (m_c - m_u).
         In general it is the denoiser of no distribution.
 
@@ -57,8 +57,10 @@ def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] 
         denoise_guided.converts = True  # type: ignore[attr-defined]
     for end in ("sigma_min", "sigma_max"):  # of the schedule inside
         setattr(denoise_guided, end, getattr(denoise, end, None))
+    total = float(weight) * getattr(denoise, "guidance", 1.0)
+    denoise_guided.guidance = total  # type: ignore[attr-defined]
     if isinstance(denoise, Denoiser):
-        return replace(denoise, function=denoise_guided, network_calls=2 * denoise.network_calls)
+        return replace(denoise, function=denoise_guided, network_calls=2 * denoise.network_calls, guidance=total)
     return denoise_guided
 
 

@@ -35,6 +35,8 @@ class Denoiser:
         network_calls: network calls that one call of the function makes, for counting (2 with guidance).
         statistics: `prescore.Statistics` of its data, or the path of their file, if the model brings them.
         sampling: how its authors sample it, if that is known.
+        guidance: weight of the classifier-free guidance inside, 1 without; by default that of the function, if it is
+            made by `guided`.
 
     Raises:
         PrescoreError: an attribute is out of its range.
@@ -52,6 +54,7 @@ class Denoiser:
     network_calls: int = 1
     statistics: object = None
     sampling: SamplingDefaults | None = None
+    guidance: float = math.nan
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -88,6 +91,9 @@ class Denoiser:
             raise PrescoreError(f"name: {self.name!r} given; text is needed")
         if not is_whole(self.network_calls) or self.network_calls < 1:
             raise PrescoreError(f"network_calls: {self.network_calls!r} is not a positive whole number")
+        check_number("guidance", self.guidance)
+        if math.isnan(self.guidance):
+            object.__setattr__(self, "guidance", getattr(self.function, "guidance", 1.0))
         if isinstance(self.function, Conversion) and self.dtype in HALF and self.function.network_dtype is None:
             object.__setattr__(self, "function", replace(self.function, network_dtype=self.dtype))
 

@@ -165,7 +165,7 @@ def plan(
         evaluations = evaluations_of(denoiser, calls, steps, grid)
         is_free = not options and (grid is None or (isinstance(grid, str) and grid == AUTO))
         is_usual = is_free and all(value is None for value in (alpha, pixel, basis, reference, preconditioner))
-        fit = known.fit(evaluations) if is_usual else None
+        fit = known.fit(evaluations) if is_usual and known.is_measured_alike else None
         choice = choose_sampler(evaluations, known.statistics) if fit is None else choose_measured(fit)
         sampler, reasons["sampler"] = choice.name, choice.reason
         asked = {
@@ -287,7 +287,16 @@ def plan(
     }
     each = method.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)
     total = None if each is None else each * denoiser.network_calls
-    for doubt in known.doubts:
+    doubts = known.doubts
+    measured = {
+        "choice of the sampler": "sampler" in reasons and known.is_scored,
+        "levels": facts.get("grid") == AUTO or start is not None,
+        "weights": "weights" in facts,
+    }
+    used = [name for name, is_used in measured.items() if is_used]
+    if used and not known.is_measured_alike:
+        doubts = (*doubts, known.misguided(used))
+    for doubt in doubts:
         warnings.warn(doubt, ModelWarning, stacklevel=2)
-    doubts, read = known.doubts, known.at_hand
+    read = known.at_hand
     return Plan(denoiser, sampler, method, levels, total, settings, reasons, doubts, start, read, known.found)

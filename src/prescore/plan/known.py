@@ -1,5 +1,6 @@
 """What a run may know of its model's data: the statistics as the model sees them, and what follows from them alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -89,7 +90,7 @@ class Known:
     def trusted(self) -> float | None:
         """The level from which on the network serves, if it does not at the highest ones."""
         statistics = self.statistics
-        level = None if statistics is None or statistics.model.score is None else trusted_level(statistics)
+        level = trusted_level(statistics) if statistics is not None and self.is_scored else None
         return level if level is not None and level > self.denoiser.sigma_min else None
 
     def limited(self, sigma_max: float) -> tuple[Denoiser, "Known"]:
@@ -120,6 +121,11 @@ class Known:
             )
 
     @property
+    def is_scored(self) -> bool:
+        """Whether the score of the model was measured."""
+        return self.statistics is not None and self.statistics.model.score is not None
+
+    @property
     def has_levels(self) -> bool:
         """Whether levels were measured for the model's noise range."""
         errors = None if self.statistics is None else self.statistics.model.steps
@@ -129,6 +135,21 @@ class Known:
         """What was fitted for so many steps in the model's noise range."""
         fit = None if self.statistics is None else self.statistics.tuning.fits.get(steps)
         return fit if fit is not None and fit.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max) else None
+
+    @property
+    def is_measured_alike(self) -> bool:
+        """Whether the network was measured with the guidance that it runs with."""
+        return self.statistics is None or self.statistics.model.guidance == self.denoiser.guidance
+
+    def misguided(self, used: Sequence[str]) -> str:
+        """That what is used of the measurements is for other guidance than that of the run, and what to do."""
+        weights = self.needed.model.guidance, self.denoiser.guidance
+        measured, own = ("without guidance" if w == 1 else f"with guidance {w:g}" for w in weights)
+        option = "" if weights[1] == 1 else f" --guidance {weights[1]:g}"
+        return (
+            f"the {' and '.join(used)} follow from the network {measured}, the run is {own}: measure it so by "
+            f"`prescore calibrate DATA --model MODEL{option}` (guidance of prescore.load)"
+        )
 
     def unfitted(self, steps: int) -> str:
         """That no weights were fitted for a run of so many steps, and what would be right."""

@@ -9,7 +9,8 @@ With principal components the tensors `components`, `component_variances`; with 
 `score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. With the errors of steps
 the tensors `step_levels`, `step_widths`, `step_variances`, `step_shares`, `step_errors_data`, `step_errors_gaussian`
 (rows first, last, inner) and the metadata step_count, step_model and, where levels were tried, step_tried: by solver
-and number of steps a rule, a name or a number. With fitted weights the metadata fits, by number of steps T what is no
+and number of steps a rule, a name or a number. With a model that was measured under classifier-free guidance the
+metadata guidance, its weight. With fitted weights the metadata fits, by number of steps T what is no
 tensor of a `FittedWeights`, and for each T the tensors `fit_T_levels`, `fit_T_edges`, `fit_T_weights`, `fit_T_gains`.
 Readers that know none of these pass over them.
 """
@@ -62,6 +63,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
         metadata[name] = json.dumps(getattr(moments, name))
     if statistics.samples_of:
         metadata["samples_of"] = json.dumps(statistics.samples_of)
+    if statistics.model.guidance != 1:
+        metadata["guidance"] = json.dumps(statistics.model.guidance)
     early = {COSINE: moments.cosine_variance, SCALES: moments.scales}
     tensors |= {name: tensor for name, tensor in early.items() if tensor is not None}
     if moments.components is not None:
@@ -110,6 +113,7 @@ def load_statistics(path: str | Path) -> Statistics:
         model=ModelStatistics(
             score=_score(path, values, tensors) if SCORE[0] in tensors else None,
             steps=_steps(path, values, tensors) if STEPS[0] in tensors else None,
+            guidance=_guidance(path, values),
         ),
         tuning=Tuning(
             rules=_rules(path, values.get("step_tried", {})), fits=_fits(path, values.get("fits", {}), tensors)
@@ -236,6 +240,13 @@ def _fit(path: Path, T: int, facts: dict[str, Any], tensors: dict[str, Tensor]) 
         count=_whole(facts["count"]),
         model=str(facts["model"]),
     )
+
+
+def _guidance(path: Path, values: dict[str, Any]) -> float:
+    weight = values.get("guidance", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not -inf < weight < inf:
+        _refuse(path, f"its guidance {repr(weight)[:50]} is not a finite number")
+    return float(weight)
 
 
 def _source(path: Path, values: dict[str, Any], prefix: str) -> tuple[int, str]:
