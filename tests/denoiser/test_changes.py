@@ -39,6 +39,21 @@ def test_guided_denoiser_keeps_what_is_known_of_the_model(x):
         guided(model, float("nan"))
 
 
+def test_the_weight_of_guidance_is_known():
+    model = Denoiser(conditional, SHAPE, 0.02, 80.0)
+    assert (model.guidance, guided(model, 3).guidance, guided(guided(model, 3), 2).guidance) == (1, 3, 6)
+    assert Denoiser(guided(conditional, 3), SHAPE, 0.02, 80.0).guidance == 3
+    assert clipped(Denoiser(guided(conditional, 3), SHAPE, 0.02, 80.0, data_range=(0, 1))).guidance == 3
+    with pytest.raises(PrescoreError, match="guidance: '3' given; a number is needed"):
+        Denoiser(conditional, SHAPE, 0.02, 80.0, guidance="3")
+
+
+def test_two_guidances_are_one_of_the_product_of_their_weights(x):
+    sigma, mean = torch.tensor(0.8).double(), torch.arange(4).double()
+    twice = guided(guided(conditional, 1.5), 2.0)
+    close(twice(x, sigma, mean=mean), guided(conditional, 3.0)(x, sigma, mean=mean))
+
+
 def test_guidance_keeps_the_noise_range_of_the_schedule():
     function = from_noise_prediction(lambda x, t, **c: x, Tabulated.linear())
     model = Denoiser(guided(function, 2.0), SHAPE)

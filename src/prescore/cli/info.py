@@ -19,7 +19,6 @@ LENGTH = 300  # of what a file says about its model, shown in one line
 UNNAMED = "a model without a name"
 ALPHAS = (1.5, 2.0, 3.0, 5.0, 10.0, 25.0)
 GRID_STEPS = (5, 8, 12)
-LEFT = "left: what the network leaves of the error of the Gaussian model of the data"
 ENTRIES = 20  # of a vector that are listed
 
 
@@ -229,12 +228,17 @@ def describe_extras(statistics: "Statistics") -> list[str]:
             [sigma, *(spread[name][i].item() for name in spread), shares[i]]
             for i, sigma in enumerate(score.levels.tolist())
         ]
-        heads = ["noise level", "deviation of x0 given x: by the score", "by the residual", "left"]
+        heads = [
+            "noise level",
+            "deviation of x0 given x: by the score",
+            "by the residual",
+            "left of the Gaussian's error",
+        ]
         doubt = doubt_of(statistics)
         own = " of its own" if statistics.samples_of else ""
         guided = "" if statistics.model.guidance == 1 else f", with guidance {statistics.model.guidance:g}"
         title = f"score of {show(score.model or UNNAMED)} on {score.count} samples{own}{guided}"
-        texts.append(f"{title}\n{table(heads, rows)}\n{LEFT}")
+        texts.append(f"{title}\n{table(heads, rows)}")
         texts[-1] += f"\nwarning: {doubt}" if doubt else ""
     if steps is not None:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]

@@ -203,7 +203,7 @@ class Folder(Output):
             return None
         return (
             f"{self.path}: was begun with batches of {before} samples, now they are of {batch_size}: a sample may "
-            f"differ within rounding from that of a run of one size (batch_size={before} goes on alike)"
+            f"differ within rounding from that of a run of one size; batch_size {before} goes on alike"
         )
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
