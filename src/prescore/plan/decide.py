@@ -15,19 +15,18 @@ from prescore.gaussian import Gaussian
 from prescore.grid import check_grid
 from prescore.limits import MOST_LEVELS, check_count
 from prescore.operators import Identity
-from prescore.plan.known import Known, hiding_level, reference_of
+from prescore.plan.known import Known, reference_of, statistics_or_mask
 from prescore.plan.levels import AUTO, evaluations_of, on_grid, steps_of
 from prescore.plan.model import denoiser_of, through_subspace
 from prescore.plan.options import check_taken, options_of, own_defaults, wanted_of
-from prescore.plan.preconditioning import check_alone, check_mask, disc, pixel_part, related, strength_of, with_skew
+from prescore.plan.preconditioning import check_alone, check_mask, disc, related, scaled, strength_of, with_skew
 from prescore.plan.preset import by_preset
 from prescore.plan.record import Plan
-from prescore.precondition import Preconditioner, PublishedMask, is_mask, load_mask
+from prescore.precondition import Preconditioner, PublishedMask
 from prescore.samplers import Fitted, Sampler, choose_sampler, find_sampler
 from prescore.samplers import make_sampler as make
 from prescore.samplers.choose import choose_measured, describe_errors
-from prescore.statistics import Statistics, load_statistics
-from prescore.tuned import WIDE
+from prescore.statistics import Statistics
 
 SAMPLER_LEFT = ("sampler", AUTO)  # which a preset names then
 USUAL_CALLS = 10  # evaluations of the model that a sample takes if nothing is said
@@ -127,12 +126,7 @@ def plan(
         raise PrescoreError(f"sampler: {kind} given; a name is needed (prescore.sample runs a sampler itself)")
     if grid is not None and not isinstance(grid, str):
         grid = check_grid(grid)
-    mask: PublishedMask | None = None
-    if isinstance(statistics, PublishedMask) or is_mask(statistics):
-        mask = statistics if isinstance(statistics, PublishedMask) else load_mask(str(statistics))
-        statistics = None
-    elif isinstance(statistics, str | Path):
-        statistics = load_statistics(statistics)
+    statistics, mask = statistics_or_mask(statistics)
     given = {"event_shape": event_shape, "sigma_min": sigma_min, "sigma_max": sigma_max, "data_range": data_range}
     denoiser = denoiser_of(model, statistics, given)
     known = Known(denoiser, statistics, mask)
@@ -187,11 +181,9 @@ def plan(
             reasons["grid"] = known.why_usual(sampler)
     is_usual = sigma_max is None and (grid is None or (isinstance(grid, str) and grid != AUTO))
     is_usual = is_usual and find_sampler(sampler).cls is not Fitted
-    if is_usual and (span := known.span) is not None and denoiser.sigma_max > WIDE * span:
-        hidden = hiding_level(denoiser, known.statistics)
-        if denoiser.sigma_min < hidden < denoiser.sigma_max:
-            reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
-            denoiser, known = known.limited(hidden)
+    if is_usual and (hiding := known.hiding) is not None:
+        reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
+        denoiser, known = known.limited(hiding)
     entry, facts = find_sampler(sampler), dict[str, object](spaces)
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
@@ -231,13 +223,8 @@ def plan(
             strength, reason = related(alpha_relation, T, bool(pixel))
         else:
             strength, reason = strength_of(alpha, sampler, bare, known, bool(pixel))
-        made["preconditioner"] = known.frequency_part(strength)
-        facts |= {"alpha": strength, "pixel": bool(pixel)} | dict(mask.facts if mask else {})
-        if pixel:
-            part, own_facts = pixel_part(known, pixel_mask, pixel_alpha, strength)
-            made["preconditioner"] @= part
-            facts |= own_facts
-        facts |= {} if pixel_alpha is None else {"pixel_alpha": float(pixel_alpha)}
+        made["preconditioner"], scaling = scaled(known, strength, bool(pixel), pixel_mask, pixel_alpha)
+        facts |= scaling
         reasons |= {"alpha": reason} if reason else {}
     if skew is not None or omega is not None:
         check_alone("skew", entry, sampler, {}, {})

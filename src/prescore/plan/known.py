@@ -10,9 +10,20 @@ from typing import Any
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, check_choice
 from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian, trusted_level
-from prescore.precondition import Preconditioner, PublishedMask, frequency_preconditioner
+from prescore.precondition import PublishedMask, is_mask, load_mask
 from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
-from prescore.tuned import HIDING, SMALL
+from prescore.tuned import HIDING, SMALL, WIDE
+
+
+def statistics_or_mask(
+    given: Statistics | PublishedMask | str | Path | None,
+) -> tuple[Statistics | None, PublishedMask | None]:
+    """What was given, read if it is the path of a file: statistics, or a mask of the authors of PDS, or neither."""
+    if isinstance(given, PublishedMask):
+        return None, given
+    if is_mask(given):
+        return None, load_mask(str(given))
+    return load_statistics(given) if isinstance(given, str | Path) else given, None
 
 
 def seen_by(denoiser: Denoiser, statistics: Statistics) -> Statistics:
@@ -87,6 +98,14 @@ class Known:
         return None if self.statistics is None else self.statistics.moments.maximum - self.statistics.moments.minimum
 
     @property
+    def hiding(self) -> float | None:
+        """The level whose noise hides the data, if the model knows much more noise than that; else None."""
+        if self.span is None or self.denoiser.sigma_max <= WIDE * self.span:
+            return None
+        level = hiding_level(self.denoiser, self.statistics)
+        return level if self.denoiser.sigma_min < level < self.denoiser.sigma_max else None
+
+    @property
     def trusted(self) -> float | None:
         """The level from which on the network serves, if it does not at the highest ones."""
         statistics = self.statistics
@@ -103,12 +122,6 @@ class Known:
     def needed(self) -> Statistics:
         assert self.statistics is not None
         return self.statistics
-
-    def frequency_part(self, alpha: float) -> Preconditioner:
-        """What scales frequencies."""
-        if self.mask is not None:
-            return self.mask.preconditioner(alpha)
-        return frequency_preconditioner(self.needed, alpha)
 
     def require(self, option: str, with_model: bool) -> None:
         """Raise PrescoreError unless there are statistics, which this option needs."""

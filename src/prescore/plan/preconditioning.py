@@ -9,7 +9,15 @@ from prescore.errors import PrescoreError, check_choice, check_number
 from prescore.operators import Identity
 from prescore.operators.skew import RollSkew
 from prescore.plan.known import Known
-from prescore.precondition import PIXEL_MASKS, Preconditioner, PublishedMask, is_mask, load_mask, radial_preconditioner
+from prescore.precondition import (
+    PIXEL_MASKS,
+    Preconditioner,
+    PublishedMask,
+    frequency_preconditioner,
+    is_mask,
+    load_mask,
+    radial_preconditioner,
+)
 from prescore.samplers import AlphaRelation, Entry, PredictorCorrector, Sampler, choose_alpha, find_sampler
 
 WEAKEST_ALPHA = 1e4  # what stands for no preconditioner among the settings
@@ -52,7 +60,20 @@ def check_mask(option: str, mask: PublishedMask, denoiser: Denoiser, sampler: st
         )
 
 
-def pixel_part(
+def scaled(
+    known: Known, strength: float, pixel: bool, pixel_mask: str | None, pixel_alpha: float | None
+) -> tuple[Preconditioner, Mapping[str, object]]:
+    """What scales frequencies, and pixels if they are to be scaled too; and what of it decides a sample."""
+    mask = known.mask
+    M = frequency_preconditioner(known.needed, strength) if mask is None else mask.preconditioner(strength)
+    facts: dict[str, object] = {"alpha": strength, "pixel": pixel, **({} if mask is None else mask.facts)}
+    if pixel:
+        part, own = _pixel_part(known, pixel_mask, pixel_alpha, strength)
+        M, facts = M @ part, {**facts, **own}
+    return M, facts if pixel_alpha is None else {**facts, "pixel_alpha": float(pixel_alpha)}
+
+
+def _pixel_part(
     known: Known, mask: str | None, alpha: float | None, strength: float
 ) -> tuple[Preconditioner, Mapping[str, object]]:
     """What scales pixels, by default as strongly as frequencies are scaled, and what of it decides a sample."""
