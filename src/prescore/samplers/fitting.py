@@ -6,9 +6,10 @@ Each step is fitted on the states that the fitted steps before it reach, not on 
 The trajectories are dealt into FOLDS, and those of a fold are moved by weights that were fitted to all others. So they
 end where new samples would, and their distance from X* is an honest error, for no more than one run of the solver.
 
-By that error the noise levels are chosen: first among those that the errors of steps recommend and those on which the
-errors of first-order steps from exact values have the least sum, by dynamic programming (as GITS does for Euler's
-method); then one after the other is moved in lam, and stays where the error fell. Weights are fitted anew each time.
+By that error the noise levels are chosen: first among those that the errors of steps recommend, those that are uniform
+in the time of VP schedules, and those on which the errors of first-order steps from exact values have the least sum, by
+dynamic programming (as GITS does for Euler's method); then one after the other is moved in lam, and stays where the
+error fell. Weights are fitted anew each time.
 
 Between the levels that were followed, Z = X / sqrt(v), v = C + sigma^2, for which dZ / dlam = R / sqrt(v), is the cubic
 through values and slopes at both ends.
@@ -34,7 +35,7 @@ from prescore.grid import append_zero, geometric
 from prescore.noise import check_seeds
 from prescore.operators import Pixel
 from prescore.samplers.base import sample, steps_for_calls
-from prescore.samplers.calibrated import FINE, Runs, Trajectories, follow, prediction_of
+from prescore.samplers.calibrated import FINE, UNIFORM, Runs, Trajectories, follow, prediction_of
 from prescore.samplers.fitted import Fitted
 from prescore.samplers.table import make_sampler
 from prescore.statistics import FittedWeights, StepErrors, Tuning
@@ -251,7 +252,8 @@ def fit_weights(
     fitting, fits = Fitting(runs, followed), {}
     numbers = sorted({steps_for_calls(make_sampler("unipc"), n // denoiser.network_calls) for n in calls})
     for T in (T for T in numbers if T >= FEWEST):
-        starts = [errors.levels_by(tuning.rule("p-ode-3m", T) or "gaussian", T), shortest_levels(followed, T)]
+        rules = dict.fromkeys((tuning.rule("p-ode-3m", T) or "gaussian", *UNIFORM))
+        starts = [*(errors.levels_by(rule, T) for rule in rules), shortest_levels(followed, T)]
         most = (MOST_CALLS - math.ceil(FINE / len(numbers))) // T - len(RIVALS)
         with runs.bar(most, "run") as bar:
             bar.set_description(f"weights for {T} steps")

@@ -33,7 +33,7 @@ from prescore.statistics.fit import POINTS, FittedWeights
 from prescore.statistics.moments import Moments
 from prescore.statistics.record import ModelStatistics, Statistics
 from prescore.statistics.score import ScoreStatistics
-from prescore.statistics.steps import PREDICTIONS, Rule, SolverErrors, StepErrors, Tuning
+from prescore.statistics.steps import PREDICTIONS, Rule, SolverErrors, StepErrors, Tuning, is_rule
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
 DIGITS = 16  # of a digest
@@ -199,8 +199,7 @@ def _rules(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
         _refuse(path, "step_tried in its metadata is not a table of rules by solver and number of steps")
     for name, rules in tried.items():
         for n, rule in rules.items():
-            is_share = isinstance(rule, int | float) and not isinstance(rule, bool) and 0 < rule < inf
-            if n < 1 or not (is_share or rule in PREDICTIONS):
+            if n < 1 or not is_rule(rule):
                 _refuse(path, f"step_tried in its metadata has the rule {rule!r} for {n} steps of {name}")
     return tried
 
