@@ -21,8 +21,9 @@ Here diag J is estimated by v (D(x + h v) - D(x)) / h with random signs v, and f
 left of f' - s f - b is taken for a polynomial in lam through the last values.
 
 ER-SDE-Solvers are stochastic with any function phi of sigma that is 0 at 0 for the noise; phi = sigma is the flow
-itself. The solver of order 3 has a Taylor expansion of D, whose derivatives are differences. The integrals that the
-authors sum over a hundred points are Gauss-Legendre sums here.
+itself. ER-SDE-3 has a Taylor expansion of D up to the second derivative. Since its first derivative is a difference to
+the last value, the error of a step is of the third power, and the order 2 (in the authors' code too). The integrals
+that the authors sum over a hundred points are Gauss-Legendre sums here.
 
 GITS chooses T + 1 of some levels of a run in many steps, so that what Euler steps from the states of that run do wrong
 has the least sum. The error of a step is how much farther its end lies from the straight line between both ends of the
@@ -110,10 +111,13 @@ def v3_coefficients(denoise: Denoise, states: Tensor, levels: Tensor, signs: tor
         F.append(x - D - l * x)
         ls.append(l)
     f, lam = torch.stack(F), -levels.log()
-    slope = torch.cat([*torch.gradient(f, spacing=(lam,), dim=0)])
+    (slope,) = torch.gradient(f, spacing=(lam,), dim=0)
     mean, change = f.mean(1), slope.mean(1)
     deviation = f - mean[:, None]
-    s = (deviation * slope).mean(1) / deviation.square().mean(1).clamp(min=1e-30)
+    variance = deviation.square().mean(1)
+    # What is constant but for rounding says nothing of its change.
+    varies = variance > 1e-20 * states.to(f).square().mean(1)
+    s = torch.where(varies, (deviation * slope).mean(1) / variance.clamp(min=1e-300), 0.0)
     return Coefficients(lam, torch.stack(ls), s, change - s * mean)
 
 
