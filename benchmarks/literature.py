@@ -134,13 +134,13 @@ def dpm_solver_v3(
     """DPM-Solver-v3 of up to order 3 on levels that are moved to the nearest of the statistics, down to their lowest.
 
     Args:
-        pseudo: divided differences that lower the order, which the authors take for five calls and less.
+        pseudo: divided differences, of lower order, in the predictor, which the authors take for five calls and less.
         corrector: which they take for six calls and less.
     """
     lam, (L, S, E, B, C) = known.fine.lam, known.integrals
     places = [known.place(s.item()) if s > 0 else len(lam) - 1 for s in levels]
 
-    def move(x: Tensor, points: list[tuple[int, Tensor]], s: int, t: int) -> Tensor:
+    def move(x: Tensor, points: list[tuple[int, Tensor]], s: int, t: int, pseudo: bool = False) -> Tensor:
         g = [torch.exp(S[s] - S[i]) * f - torch.exp(S[s]) * (B[i] - B[s]) for i, f in points]
         new = torch.exp(L[s] - L[t]) * x - torch.exp(-L[t] - S[s]) * (E[t] - E[s]) * g[0]
         new = new - torch.exp(-L[t]) * (C[t] - C[s] - B[s] * (E[t] - E[s]))
@@ -159,7 +159,7 @@ def dpm_solver_v3(
             p = min(k, order, T - k + 1)  # of the step that led here
             x = move(before, [past[0], (s, f), *past[1:]][:p], past[0][0], s) if p > 1 else x
         before, past = x, [(s, f), *past][:order]
-        x = move(x, past[: min(order, k + 1, T - k)], s, t)
+        x = move(x, past[: min(order, k + 1, T - k)], s, t, pseudo)
     return x
 
 
