@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
 
 from prescore.cli.plots import PAGE, new_figure
@@ -38,6 +39,13 @@ def numbered(ax: Axes, ticks: Sequence[float]) -> None:
     """Exactly these ticks on a logarithmic x axis, written out."""
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
+
+
+def few_decades(ax: Axes) -> None:
+    """Round numbers, written out, along a logarithmic y axis that has one or two decades."""
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def label_ends(ax: Axes, labels: Sequence[tuple[float, str, str]], gap: float = 0.06) -> None:

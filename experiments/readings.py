@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from alpha_relation import PAPER, shown
-from drawing import BLUE, ORANGE, numbered, true_samples
+from drawing import BLUE, ORANGE, few_decades, numbered, true_samples
 from matplotlib.axes import Axes
 from publish import Runs, cell, table
 from subjects import Subject, kept, rows
@@ -180,9 +180,9 @@ class Found:
 
     @classmethod
     def all_of(cls, runs: Mapping[str, Any]) -> list["Found"]:
-        """Those of all cases of which there are runs."""
+        """Those of all cases of which there are runs, those with the most samples first."""
         cases = dict.fromkeys((row["readings"], row["n"]) for row in runs.values() if "readings" in row)
-        return [cls.of(runs, *case) for case in cases]
+        return [cls.of(runs, *case) for case in sorted(cases, key=lambda case: -case[1])]
 
     @classmethod
     def of(cls, runs: Mapping[str, Any], label: str, n: int) -> "Found":
@@ -254,6 +254,7 @@ def draw(ax: Axes, found: Found) -> None:
             finite = [math.nan if v is None else v for v in values]
             ax.plot(found.steps, finite, style, marker=marker, color=colour, label=f"{name}, {rule}")
     numbered(ax, found.steps)
+    few_decades(ax)
     ax.margins(x=0.2)
     ax.set_title(found.label)
 

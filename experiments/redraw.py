@@ -39,7 +39,7 @@ def redraw(name: str, folder: Path | None) -> None:
     numbers, pictures = json.loads(source.read_text()), read_pictures(pictures_file(None, name))
     try:
         publish(folder, name, module.draw, module.text, numbers, pictures)
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise PrescoreError(f"{source}: lacks what its figure shows ({error!r}); run {module.__name__}.py") from error
 
 

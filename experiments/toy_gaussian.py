@@ -192,8 +192,8 @@ closed form; KL is that of N(0, C) in nats, E = E[xᵀC⁻¹x]/2 of {points} sam
 
 ![Samples under each reading](figures/toy_gaussian.png)
 
-Each panel has samples with h = eps and the ellipse of two standard deviations of N(0, C); below, the KL divergence
-over the steps in both readings of eps. **Partly agrees.** The left and the
+Each panel has samples with h = eps and the ellipse of two standard deviations of N(0, C), two of them named by their
+place in the paper; below, the KL divergence over the steps in both readings of eps. **Partly agrees.** The left and the
 middle panel need h = eps: with h = eps²/2 nothing fails in the middle (KL {half["plain, 1"]["KL"]:.2g}). Then C+I
 itself cannot be the right panel: as MMᵀ it evens out the axes but is stable only up to
 h = {full["MMᵀ = C+I"]["largest_h"]:.2g}, as M up to {full["M = C+I"]["largest_h"]:.2g}. The panel comes out if C+I is
@@ -238,11 +238,10 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
     figure = page(7.6)
     above, below = figure.subfigures(2, 1, height_ratios=(1.5, 1))
     axes = above.subplots(2, 4, sharex=True, sharey=True).flatten()
-    of_paper = {"plain, 0.1": "plain, h = 0.1", "plain, 1": "plain, h = 1"}
-    place = {"plain, 0.1": ", the paper's left", "plain, 1": ", its middle"}
+    of_paper = {"plain, 0.1": "plain, h = 0.1 (left)", "plain, 1": "plain, h = 1 (middle)"}
     for ax, (name, row) in zip(axes, readings.items(), strict=False):
         reached = "diverges" if row["stationary_KL"] is None else f"KL {row['KL']:.2g}"
-        draw_scatter(ax, numbers["shown"][name], f"{of_paper.get(name, name + ', h = 1')}\n{reached}{place.get(name, '')}")
+        draw_scatter(ax, numbers["shown"][name], f"{of_paper.get(name, name + ', h = 1')}\n{reached}")
     draw_scatter(axes[-1], numbers["shown"]["p-ode-2m"], f"p-ode-2m, {ours['calls']} calls\nexact")
     above.suptitle(
         f"Only with M Mᵀ = C, or C+I inverted, do samples stay in the ellipse with h = 1 ({numbers['steps']} steps)"
