@@ -183,7 +183,11 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
     handles.append(Line2D([], [], marker="o", ls="", ms=10, mfc="none", color=BLACK, label="automatic alpha"))
     handles.append(Line2D([], [], ls="--", lw=0.8, color=BLACK, label="plain"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    figure.suptitle("The automatic alpha lies at or near the lowest point of its curve")
+    count = {verdict: sum(known.verdict == verdict for panel in panels for known in panel) for verdict in VERDICTS}
+    figure.suptitle(
+        f"The automatic alpha beside a search: within 5 % of its best in {count['yes']} of {sum(count.values())} cases, "
+        f"not in {count['no']}"
+    )
     return figure
 
 

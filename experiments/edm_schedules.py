@@ -205,10 +205,11 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
 
 def draw_measure(ax: Axes, runs: Mapping[str, Any], family: str, measure: str) -> None:
     """A measure of solvers, and of ours, against calls."""
-    ax.set(xscale="log", yscale="log", ylim=(None, TOP[measure]))
+    ax.set(xscale="log", yscale="log")
     for name, look in (looks(family) | {name: LOOKS[name] for name in OURS}).items():
         found = {row["budget"]: row[measure] for row in rows(runs, denoiser="exact", sampler=name)}
         ax.plot(list(found), list(found.values()), label=name if name in OURS else name_of(name, family), **look)
+    ax.set_ylim(top=TOP[measure])
     numbered(ax, values(runs, "budget"))
 
 

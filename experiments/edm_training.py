@@ -171,7 +171,7 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
             ends[key].append((y[-1], recipe.upper(), colour))
     label_ends(above, ends["excess"], gap=0.09)
     label_ends(beside, ends["distance"], gap=0.09)
-    above.set(title="excess of the loss", xlabel="configuration")
+    above.set(title="Excess of the loss over the best denoiser", xlabel="configuration")
     beside.set(title=f"Frechet distance, Heun, {CALLS} calls", xlabel="configuration")
     for i, (ax, recipe) in enumerate(zip(below, RECIPES, strict=True)):
         last = []

@@ -167,7 +167,7 @@ def verdict(runs: Mapping[str, Any]) -> str:
         edm = SETTINGS[-1]
         return f"{solver} {length(solver, edm, many) / length(solver, edm, few):.2g}"
 
-    noise, form = ((length("SEEDS-3", setting, few) for setting in half) for half in (SETTINGS[:2], SETTINGS[2:]))
+    noise, form = ([length("SEEDS-3", setting, few) for setting in half] for half in (SETTINGS[:2], SETTINGS[2:]))
     overshoots = min(noise) > max(form)
     verdict = "Agrees" if overshoots else "Does not agree"
     return (
