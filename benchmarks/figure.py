@@ -24,7 +24,7 @@ from prescore.noise import NoiseSource
 
 HERE = Path(__file__).parent
 CALLS = (5, 8, 12)
-N, SHOWN, FIRST = 32, 4, 1000  # samples, those in the picture, the first seed: none that a model was measured on
+N, SHOWN, FIRST = 32, 6, 1000  # samples, those in the picture, the first seed: none that a model was measured on
 PEERS = {"DPM-Solver++(2M)": ("dpmpp-2m", {}), "UniPC": ("unipc", {"p": 3})}
 EXACT = "the exact flow"
 TITLES = {"clothes-edm": "clothes, ten classes", "natural-edm": "patches of photographs"}
@@ -78,7 +78,7 @@ def compare(name: str) -> dict[str, dict[int, tuple[float, Tensor]]]:
 def draw(found: Mapping[str, Mapping[str, Mapping[int, tuple[float, Tensor]]]], out: Path) -> None:
     """Rows of samplers, a block of columns for each model and number of calls, the error below each sheet."""
     rows = ["prescore", *PEERS, EXACT]
-    figure = new_figure(PAGE, 5.6)
+    figure = new_figure(PAGE, 4.9)
     blocks = figure.subfigures(1, len(found), squeeze=False)[0]
     for block, (name, own) in zip(blocks, found.items(), strict=True):
         bounds = prescore.load(name).picture_range
@@ -87,7 +87,7 @@ def draw(found: Mapping[str, Mapping[str, Mapping[int, tuple[float, Tensor]]]], 
         for line, row in zip(axes, rows, strict=True):
             for cell, calls in zip(line, CALLS, strict=True):
                 error, x = own[row][calls]
-                sheet = grid(to_uint8(x[:SHOWN], bounds), columns=2).movedim(0, -1).numpy()
+                sheet = grid(to_uint8(x[:SHOWN], bounds), columns=3).movedim(0, -1).numpy()
                 cell.imshow(sheet.squeeze(), cmap="gray")
                 cell.set(xticks=[], yticks=[], xlabel="" if row == EXACT else f"error {error:.3f}")
                 cell.spines[:].set_visible(False)

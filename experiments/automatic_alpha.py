@@ -185,8 +185,8 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     count = {verdict: sum(known.verdict == verdict for panel in panels for known in panel) for verdict in VERDICTS}
     figure.suptitle(
-        f"The automatic alpha beside a search: within 5 % of its best in {count['yes']} of {sum(count.values())} cases, "
-        f"not in {count['no']}"
+        f"The automatic alpha is within 5 % of the best of a search in {count['yes']} of {sum(count.values())} cases, "
+        f"not in {count['no']}; the others cannot be told"
     )
     return figure
 

@@ -1,4 +1,4 @@
-"""What the figures of the experiments share: the colours of samplers, labels at the ends of lines, sheets of samples."""
+"""What the figures of the experiments share: looks of samplers, labels at the ends of lines, sheets of samples."""
 
 import math
 from collections.abc import Mapping, Sequence

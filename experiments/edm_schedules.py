@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from drawing import BLUE, GREY, LOOKS, ORANGE, PINK, RED, legend_below, numbered, page
+from drawing import GREY, LOOKS, ORANGE, PINK, RED, legend_below, numbered, page
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, benchmark, cell, command, output_folder, publish, table
@@ -182,7 +182,9 @@ def looks(family: str) -> dict[str, dict[str, Any]]:
 def name_of(method: str, family: str) -> str:
     """In the legend, which all columns share."""
     edm = {EDM[0].label: "Euler, EDM levels, σ = t", EDM[1].label: "Heun, EDM levels, σ = t"}
-    return edm.get(method) or ("Heun, EDM levels, own schedule" if "EDM levels" in method else f"{method.split(',')[0]}, own")
+    return edm.get(method) or (
+        "Heun, EDM levels, own schedule" if "EDM levels" in method else f"{method.split(',')[0]}, own"
+    )
 
 
 def draw(numbers: Mapping[str, Any]) -> Figure:

@@ -115,7 +115,7 @@ LINES = {  # of the figure: colour, marker and dash of each variant
 
 
 def draw(numbers: Mapping[str, Any]) -> Figure:
-    """Distance, and excess of detail where it is known, against S_churn; a row for each denoiser and number of calls."""
+    """Distance, and excess of detail where it is known, against S_churn; a row for each denoiser and budget."""
     runs = numbers["runs"]
     panels = [(label, budget) for label in values(runs, "denoiser") for budget in budgets(runs, label)]
     figure = page(0.6 + 1.75 * len(panels))
@@ -140,7 +140,9 @@ def draw_panel(ax: Axes, runs: Mapping[str, Any], label: str, budget: int, measu
     for variant, (colour, marker, dash) in LINES.items():
         found = {row["S_churn"]: row[measure] for row in rows(runs, denoiser=label, budget=budget, sampler=variant)}
         ax.plot([0, *found], [still, *found.values()], dash, marker=marker, ms=4, color=colour, label=variant)
-    ax.axhline(best(runs, label, budget, "p-ode-3m")[measure], color=LOOKS["p-ode-3m"]["color"], ls=":", label="p-ode-3m")
+    ax.axhline(
+        best(runs, label, budget, "p-ode-3m")[measure], color=LOOKS["p-ode-3m"]["color"], ls=":", label="p-ode-3m"
+    )
     if measure == "detail":
         ax.set_title(f"{label}, {budget} calls: excess of detail")
 
@@ -165,7 +167,8 @@ n = {", ".join(f"{count} ({label})" for label, count in n.items())}; true sample
 
 ![Distance against S_churn](figures/{NAME}.png)
 
-A row for each denoiser and number of calls; green is the band of true samples. Excess of detail is the mean of ln(variance / true variance) over principal components.
+A row for each denoiser and number of calls; green is the band of true samples. Excess of detail is the mean of
+ln(variance / true variance) over principal components.
 
 {verdict(runs)}
 """

@@ -20,8 +20,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from latent_mnist import LATENT, QUICK_LATENT, QUICK_VAE, VAE, load_model, pds, uniform
 from drawing import page, sheet
+from latent_mnist import LATENT, QUICK_LATENT, QUICK_VAE, VAE, load_model, pds, uniform
 from matplotlib.figure import Figure
 from publish import Pictures, Runs, add_options, cell, command, output_folder, publish, table
 from subjects import kept, rows, values
@@ -218,9 +218,9 @@ def text(numbers: Mapping[str, Any]) -> str:
     return f"""## Langevin dynamics on latents of {kind.what} (Figure {kind.figure})
 
 The paper samples latents by annealed Langevin dynamics and reports, by pictures, that PDS with alpha = {kind.alpha:g}
-keeps the quality with {FEWER} times fewer steps. Here: latents {numbers["latents"]}, Frechet distance in the features of
-`{settings["features"]}`, mean and standard deviation over {settings["sets"]} sets of {settings["n"]} seeds; as many true
-pictures have {floor}, their reconstructions {reconstructed}, plain Langevin dynamics with
+keeps the quality with {FEWER} times fewer steps. Here: latents {numbers["latents"]}, Frechet distance in the features
+of `{settings["features"]}`, mean and standard deviation over {settings["sets"]} sets of {settings["n"]} seeds; as many
+true pictures have {floor}, their reconstructions {reconstructed}, plain Langevin dynamics with
 T0 = {T0} steps {shown(found(runs, LANGEVIN, "original"))}. With T = {T}:
 
 {table(["", LANGEVIN, OWN, CORRECTED], lines)}

@@ -237,7 +237,9 @@ def draw(numbers: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> Figure:
             draw_digits(ax, pictures[name], method, runs.get(name))
         draw_spectra(right, runs[f"{start}{steps} steps a level"])
         measured = {method: run["frechet"] for method in DRAWN if _finite(run := runs.get(key(method, steps, h)))}
-        nearest = f": {NAMES.get(best, best)} is nearest" if (best := min(measured, key=measured.get, default="")) else ""
+        nearest = (
+            f": {NAMES.get(best, best)} is nearest" if (best := min(measured, key=measured.get, default="")) else ""
+        )
         line.suptitle(f"{LEVELS * steps} network calls, steps of h = {h:g}{nearest}")
         legend_below(line, right, 4)
     return figure

@@ -207,7 +207,9 @@ def draw(numbers: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> Figure:
     axes[1, -1].set_title("true digits", loc="center")
     nearest = min((mean(d) for T in steps for method in named if (d := found(runs, T, method))), default=None)
     far = nearest is not None and nearest > 2 * mean(found(runs, original, PLAIN) or [nearest])
-    figure.suptitle("So few steps leave little but noise, with or without the mask" if far else "Digits of the same seeds")
+    figure.suptitle(
+        "So few steps leave little but noise, with or without the mask" if far else "Digits of the same seeds"
+    )
     return figure
 
 
@@ -236,7 +238,8 @@ shows that with the radial mask they keep their form where plain ones do not; it
 {facts["what"]} of digits, {settings["levels"]} levels from {facts["sigma_max"]:.3g} to {facts["sigma_min"]:.3g};
 T0 = {original}.
 Frechet distance in the features of `mnist-classifier`, mean and standard deviation over
-{len(values(runs, "set"))} sets of {settings["n"]} seeds; as many true digits have {floor:.3g}, plain with T0 steps {shown(found(runs, original, PLAIN))}. By the step rule
+{len(values(runs, "set"))} sets of {settings["n"]} seeds; as many true digits have {floor:.3g}, plain
+with T0 steps {shown(found(runs, original, PLAIN))}. By the step rule
 but for the last row, whose steps technique 4 of NCSNv2 gives for T levels:
 
 {table(["", *(f"T = {T}" for T in steps)], lines)}

@@ -1,7 +1,7 @@
 """Draw figures and write sections of docs/results.md again from stored results; nothing is sampled.
 
-    python experiments/redraw.py                          # all that have results
-    python experiments/redraw.py skew steps_grid_mnist_ve --folder out
+python experiments/redraw.py                          # all that have results
+python experiments/redraw.py skew steps_grid_mnist_ve --folder out
 """
 
 import argparse

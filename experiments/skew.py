@@ -133,7 +133,7 @@ def measures(model: Trained, sampler: Sampler, n: int, reference: Callable[[], T
 
 def draw_states(ax: Axes, points: Sequence[Mapping[str, float]]) -> None:
     """Steady state of S1 against omega, closed form and sampled."""
-    ax.set(xscale="log", yscale="log", xlim=(CURVE[0], CURVE[-1]), ylim=(0.8, 10))
+    ax.set(xscale="log", yscale="log", xlim=(CURVE[0].item(), CURVE[-1].item()), ylim=(0.8, 10))
     for a, colour in zip(STEP_SIZES, SERIES, strict=False):
         values = [(omega, v) for omega in CURVE.tolist() if math.isfinite(v := steady_state(a, omega))]
         ax.plot(*zip(*values, strict=True), color=colour)
@@ -209,8 +209,8 @@ size of the samples, and the solvers are at the same {2 * T} calls):
 
 ![Pictures with and without a term, and the steady state of S1](figures/skew.png)
 
-Above, the same seeds with and without a term, and the error of the spectrum; a step of PDS makes two network calls, one
-of the preconditioned solver and one without a corrector makes one.
+Above, the same seeds with and without a term, and the error of the spectrum. A step of PDS makes two network calls;
+without a corrector, and in the preconditioned solver, it makes one.
 
 **{verdict}** {", ".join(zero)} are the zero operator on
 real images: the DFT matrix is symmetric, and Re F(P - Pᵀ)F⁻¹ multiplies every frequency by an imaginary number. S1,

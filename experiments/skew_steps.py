@@ -91,7 +91,9 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
     """The error of the spectrum, a group of bars for each T."""
     runs = numbers["runs"]
     steps, omegas = values(runs, "T"), values(runs, "omega")
-    colours = {NONE: BLACK, CONTROL: GREY} | dict(zip((o for o in omegas if o not in (NONE, CONTROL)), HUES, strict=False))
+    colours = {NONE: BLACK, CONTROL: GREY} | dict(
+        zip((o for o in omegas if o not in (NONE, CONTROL)), HUES, strict=False)
+    )
     figure = page(3.8)
     ax, width = figure.subplots(), 0.8 / len(omegas)
     for i, omega in enumerate(omegas):
@@ -123,9 +125,9 @@ def text(numbers: Mapping[str, Any]) -> str:
     )
     return f"""## S1 over T (Figures 12, 13)
 
-The paper shows skew-symmetric terms at T = 66 alone. Here S1, which is not zero on images, over T: {settings["label"]}, the
-error of the spectrum of {settings["n"]} samples, mean and standard deviation over {len(values(runs, "set"))} sets of seeds, the
-same in each column:
+The paper shows skew-symmetric terms at T = 66 alone. Here S1, which is not zero on images, over T:
+{settings["label"]}, the error of the spectrum of {settings["n"]} samples, mean and standard deviation over
+{len(values(runs, "set"))} sets of seeds, the same in each column:
 
 {table(head, lines)}
 
@@ -147,7 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.steps, options.n, options.omegas, options.sets = [3, 4], 2, [1.0, 1000.0], 2
     model = Trained.open(options.model, options.statistics, options.config, options.preset)
-    settings = {"n": options.n, "model": model.name, "label": model.label} | ({"preset": options.preset} if options.preset else {})
+    settings = {"n": options.n, "model": model.name, "label": model.label} | (
+        {"preset": options.preset} if options.preset else {}
+    )
     runs = Runs.open(options, NAME, settings)
     for T in options.steps:
         for omega, sampler in samplers(model, T, options.omegas).items():

@@ -77,9 +77,7 @@ def draw(numbers: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> Figure:
     if is_relief(model):
         height_bar(figure, axes)
     floor = cell(runs["true"]["floor"])
-    figure.suptitle(
-        f"{model}: the same seeds in each panel, and the error of the spectrum (true samples: {floor})"
-    )
+    figure.suptitle(f"{model}: the same seeds in each panel, and the error of the spectrum (true samples: {floor})")
     return figure
 
 

@@ -132,7 +132,9 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
     }
     figure = page(4.2)
     axes = figure.subplots(1, 2, sharey=True)
-    for ax, key, label in zip(axes, ("calls", "time"), ("network calls", "time, in calls at full resolution"), strict=True):
+    for ax, key, label in zip(
+        axes, ("calls", "time"), ("network calls", "time, in calls at full resolution"), strict=True
+    ):
         ax.set(xscale="log", yscale="log", xlabel=label)
         ends = [true_samples(ax, **rows(runs, true=True)[0]["floor"]["frechet"])]
         for name, look in looks.items():
