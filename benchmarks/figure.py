@@ -79,7 +79,8 @@ def draw(found: Mapping[str, Mapping[str, Mapping[int, tuple[float, Tensor]]]], 
     """Rows of samplers, a block of columns for each model and number of calls, the error below each sheet."""
     rows = ["prescore", *PEERS, EXACT]
     figure = new_figure(PAGE, 4.9)
-    blocks = figure.subfigures(1, len(found), squeeze=False)[0]
+    widths = [1.08, *[1.0] * (len(found) - 1)]  # the first has the names of the rows
+    blocks = figure.subfigures(1, len(found), squeeze=False, width_ratios=widths)[0]
     for block, (name, own) in zip(blocks, found.items(), strict=True):
         bounds = prescore.load(name).picture_range
         block.suptitle(TITLES.get(name, name))

@@ -121,15 +121,13 @@ def by_model(numbers: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]
 def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
     results, T, n = by_model(numbers), numbers["settings"]["T"], numbers["settings"]["n"]
-    models = list(results)
     rows = [
         [model, name, *(run[key] for key in ("V_coo", "R_coo", "V_coo_end", "R_coo_end"))]
         for model, runs in results.items()
         for name, run in runs.items()
     ]
     head = ["model", "sampler", "V_coo", "R_coo", "V_coo at the end", "R_coo at the end"]
-    names = "the shipped models" if tuple(models) == SHIPPED else described(models)
-    names = f"{'is' if len(models) == 1 else 'are'} {names}"
+    names = f"{'is' if len(results) == 1 else 'are'} {numbers['models']}"
     complete = {model: runs for model, runs in results.items() if {"plain", "PDS"} <= runs.keys()}
     both = [m for m, runs in complete.items() if all(runs["PDS"][k] < runs["plain"][k] for k in ("V_coo", "R_coo"))]
     changes = [runs["PDS"][k] / runs["plain"][k] - 1 for runs in complete.values() for k in ("V_coo", "R_coo")]
@@ -173,7 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = Trained.open(name, options.statistics, options.config, options.preset)
         for label, sampler in model.contenders(options.steps).items():
             kept.get(f"{model.name}, {label}", partial(measure, model, sampler, options.n))
-    publish(output_folder(options), "conditioning", draw, text, kept.numbers)
+    names = "the shipped models" if tuple(options.models) == SHIPPED else described(options.models)
+    publish(output_folder(options), "conditioning", draw, text, kept.numbers | {"models": names})
 
 
 if __name__ == "__main__":

@@ -225,9 +225,9 @@ def draw(numbers: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> Figure:
     above, below = figure.subfigures(2, 1, height_ratios=(0.3 + 0.47 * len(names), 2.6))
     for ax, name in zip(above.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
         sheet(ax, pictures[name], columns=SHOWN)
-        calls = f", {runs[name]['calls']} calls" if "T =" in name else ""
-        ax.set_ylabel(f"{name}{calls}\ndistance {cell(runs[name]['frechet'])}", rotation=0, ha="right", va="center")
-    above.suptitle("Digits from latents")
+        calls = f"{runs[name]['calls']} calls, " if "T =" in name else ""
+        ax.set_ylabel(f"{name}\n{calls}distance {cell(runs[name]['frechet'])}", rotation=0, ha="right", va="center")
+    above.suptitle("Digits from latents, the same seeds, with their distance")
     draw_spectra(below.subplots(), numbers["scales"])
     return figure
 

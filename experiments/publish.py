@@ -32,7 +32,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from prescore.cli.plots import png, style
@@ -69,7 +68,6 @@ ORDER = (
     "seeds_tables",
     "seeds_trajectories",
 )
-LARGE = 330_000  # bytes of a figure, from which on it has fewer colours
 WIDTH, WRAPPING = 118, {"break_long_words": False, "break_on_hyphens": False}
 TITLE = """# Results
 
@@ -123,7 +121,7 @@ def publish(
     """
     stored = json.loads(_json(numbers))
     with style():
-        figure = _smaller(png(draw(stored) if pictures is None else draw(stored, pictures)))
+        figure = png(draw(stored) if pictures is None else draw(stored, pictures))
     section = wrapped(text(stored))
     _write(numbers_file(folder, name), _json(numbers))
     if pictures is not None:
@@ -304,16 +302,6 @@ def _plain(value: Any) -> Any:
 
 def _json(numbers: Mapping[str, Any]) -> bytes:
     return (json.dumps(_plain(numbers), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _smaller(picture: bytes) -> bytes:
-    """A PNG file, in 256 colours if it is large."""
-    if len(picture) <= LARGE:
-        return picture
-    buffer = io.BytesIO()
-    reduced = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    reduced.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
 
 
 def _npz(pictures: Mapping[str, Tensor]) -> bytes:

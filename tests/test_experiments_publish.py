@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from test_experiments import experiment
 
 from prescore import PrescoreError
@@ -133,19 +132,6 @@ def test_pictures_are_kept_beside_the_numbers(publish, tmp_path):
     assert torch.equal(again.get("plain, T = 5", never), x)
     assert len(again.get("diverged", never)) == 0
     assert publish.Pictures.open(options(publish, "--fresh", "--folder", str(tmp_path)), "first").pictures == {}
-
-
-def test_a_large_figure_has_fewer_colours(publish, tmp_path, monkeypatch):
-    def noise(_):
-        shown = Figure(figsize=(1, 1))
-        shown.figimage(torch.rand(100, 100, 3, generator=torch.Generator().manual_seed(0)).numpy())
-        return shown
-
-    monkeypatch.setattr(publish, "LARGE", 30_000)
-    publish.publish(tmp_path, "first", noise, drawn("## first"), {})
-    with Image.open(tmp_path / "first.png") as picture:
-        assert picture.mode == "P"
-    assert (tmp_path / "first.png").stat().st_size < publish.LARGE
 
 
 def test_a_folder_that_is_a_file(publish, tmp_path):

@@ -5,7 +5,6 @@ import re
 import shutil
 
 import pytest
-from matplotlib import rcParams
 from matplotlib.text import Text
 from PIL import Image
 from test_experiments import ROOT, experiment
@@ -77,10 +76,3 @@ def test_results_of_an_older_script_are_one_line(redraw, tmp_path, monkeypatch):
         redraw.main(["subspace", "--folder", str(tmp_path / "out")])
     with pytest.raises(PrescoreError, match="unknown value 'subspaces'"):
         redraw.main(["subspaces"])
-
-
-def test_the_style_is_left_as_it_was():
-    before = dict(rcParams)
-    with plots.style():
-        assert rcParams["font.size"] == rcParams["xtick.labelsize"] == rcParams["legend.fontsize"] == 9
-    assert dict(rcParams) == before

@@ -18,6 +18,7 @@ from prescore.statistics import Statistics
 
 ALPHAS = (2.0, 5.0)
 PAGE = 8.3  # inches: the width of a figure whose text is to be read at the size that the style gives it
+LARGE = 330_000  # bytes of a PNG file, from which on it has fewer colours
 STYLE = Path(__file__).with_name("prescore.mplstyle")
 
 
@@ -60,10 +61,17 @@ def save_figure(figure: Any, path: str | Path) -> None:
 
 
 def png(figure: Any) -> bytes:
-    """A figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
-    return buffer.getvalue()
+    """A figure as PNG, in 256 colours if it is large."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", pil_kwargs={"optimize": True})
+    if picture.tell() <= LARGE:
+        return picture.getvalue()
+    from PIL import Image
+
+    reduced = io.BytesIO()
+    with Image.open(picture) as full:
+        full.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(reduced, format="PNG", optimize=True)
+    return reduced.getvalue()
 
 
 @style()
@@ -104,7 +112,7 @@ def _plot_radial(axes: Any, statistics: Statistics) -> None:
         axes.loglog(frequencies[1:], profile[1:], marker=".", label=label)
     axes.set(xlabel="cycles a pixel", ylabel="E|F x|²", title="power against frequency")
     axes.tick_params(axis="x", which="minor", labelbottom=False)
-    axes.legend()
+    axes.legend(loc="lower left")
 
 
 def _plot_weights(axes: Any, statistics: Statistics) -> None:
@@ -118,6 +126,7 @@ def _plot_weights(axes: Any, statistics: Statistics) -> None:
 def _show(figure: Any, axes: Any, picture: Tensor, title: str) -> None:
     image = axes.imshow(picture.numpy())
     axes.set(title=title, xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, shrink=0.85)
 
 
