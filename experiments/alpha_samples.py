@@ -105,7 +105,7 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
     label_ends(ax, ends, gap=0.08)
     worst, _ = worst_change(runs)
     ax.set_title(
-        f"10 % more or less of alpha moves the distance by at most {worst:.0%}; bars: standard deviation over sets"
+        f"10 % more or less of alpha moves the distance by at most {100 * worst:.0f} %; bars: standard deviation over sets"
     )
     return figure
 

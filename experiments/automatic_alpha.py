@@ -184,10 +184,8 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
     handles.append(Line2D([], [], ls="--", lw=0.8, color=BLACK, label="plain"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     count = {verdict: sum(known.verdict == verdict for panel in panels for known in panel) for verdict in VERDICTS}
-    figure.suptitle(
-        f"The automatic alpha is within 5 % of the best of a search in {count['yes']} of {sum(count.values())} cases, "
-        f"not in {count['no']}; the others cannot be told"
-    )
+    of_all = f"within 5 % of a search's best in {count['yes']} of {sum(count.values())} cases, worse in {count['no']}"
+    figure.suptitle(f"The automatic alpha (ring): {of_all}")
     return figure
 
 

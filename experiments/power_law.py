@@ -249,7 +249,7 @@ def draw_alpha(ax: Axes, numbers: Mapping[str, Any]) -> None:
         ax.axhline(row[key], color=colour, ls=style)
         ends.append((row[key], name, colour))
     label_ends(ax, ends, gap=0.09)
-    for x, name in ((1.05, "diverges"), (0.72 * overshoot, "last step overshoots")):
+    for x, name in ((1.05, "diverges"), (0.72 * overshoot, "last step\novershoots")):
         ax.text(x, 1.7, name, va="top", color=GREY, rotation=90)
     ax.set_title(f"T = {numbers['T']}: lines in closed form, points from {numbers['n']} samples ± 2 standard errors")
 

@@ -54,7 +54,9 @@ def test_redraw(redraw, name, tmp_path, monkeypatch):
     assert (tmp_path / f"{name}.json").read_text() == (ROOT / "experiments" / "results" / f"{name}.json").read_text()
     (figure,) = figures
     assert figure.get_figwidth() == plots.PAGE
-    small = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible() and text.get_size() < 9]
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert all(text.get_window_extent().width <= figure.bbox.width for text in texts)
+    small = [text for text in texts if text.get_size() < 9]
     assert not [text for text in small if not text.get_text().startswith("$\\mathdefault")]
 
 
