@@ -104,9 +104,8 @@ def draw(numbers: Mapping[str, Any]) -> Figure:
     ax.set_yticks(ticks, [f"{y:g}" for y in ticks])
     label_ends(ax, ends, gap=0.08)
     worst, _ = worst_change(runs)
-    ax.set_title(
-        f"10 % more or less of alpha moves the distance by at most {100 * worst:.0f} %; bars: standard deviation over sets"
-    )
+    most = f"10 % more or less of alpha moves the distance by at most {100 * worst:.0f} %"
+    ax.set_title(f"{most}; bars: standard deviation over sets")
     return figure
 
 
