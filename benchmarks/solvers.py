@@ -55,6 +55,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import prescore
+from prescore.cli.plots import style
 from prescore.errors import PrescoreError
 from prescore.gaussian import ErrorShare, Gaussian, frequency_gaussian, gaussian
 from prescore.grid import append_zero, karras, log_snr, uniform_t
@@ -527,6 +528,7 @@ def report(problem: Problem, cells: Sequence[Cell], options: argparse.Namespace)
 DASHES = ("-", "--", ":", "-.", (0, (8, 2, 1, 1, 1, 2)))
 
 
+@style()
 def draw(problem: Problem, cells: Sequence[Cell], path: Path) -> None:
     """Measures against calls: preconditioned solvers in colour, our others blue, peers grey; the floor as a band."""
     from matplotlib.figure import Figure
