@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from prescore.denoiser import Denoise, Denoiser, clipped
-from prescore.errors import ModelWarning, PrescoreError, check_number, is_whole
+from prescore.errors import ModelWarning, PrescoreError, check_choice, check_number, is_whole
 from prescore.gaussian import Gaussian
 from prescore.grid import check_grid
 from prescore.limits import MOST_LEVELS, check_count
@@ -26,6 +26,7 @@ from prescore.precondition import Preconditioner, PublishedMask
 from prescore.samplers import Fitted, Sampler, choose_sampler, find_sampler
 from prescore.samplers import make_sampler as make
 from prescore.samplers.choose import choose_measured, describe_errors
+from prescore.samplers.starting import STARTS, from_noise
 from prescore.statistics import Statistics
 
 SAMPLER_LEFT = ("sampler", AUTO)  # which a preset names then
@@ -56,6 +57,7 @@ def plan(
     subspace: Denoiser | None = None,
     switch: float | None = None,
     clip: str | None = None,
+    start: str | None = None,
     event_shape: Sequence[int] | None = None,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
@@ -100,6 +102,9 @@ def plan(
         switch: by default DETAIL_HIDDEN times the standard deviation of the detail.
         clip: bring the model's predictions of x0 into the range of the data: "range" cuts them off, "dynamic" is
             dynamic thresholding (`prescore.denoiser.clipped`). For networks that overshoot; it changes what is sampled.
+        start: where samples start: "noise", sigma_max n, or "gaussian", the noisy data N(mu, C + sigma_max^2) of the
+            Gaussian model. By default as the sampler does, samplers with a reference from the second; with
+            sampler="auto" from that which serves the model better, if `calibrate` measured it.
         event_shape: of a sample, for a function; by default that of the statistics.
         sigma_min, sigma_max: noise range, which a function needs, and a `Denoiser` may be limited to.
         data_range: of a function's data, by default that of the statistics, if they know one.
@@ -148,10 +153,19 @@ def plan(
         raise PrescoreError("calls: says how long the run is, as steps or a list of noise levels do; give one of them")
     objects = {"reference": reference, "preconditioner": preconditioner}
     reasons: dict[str, str] = {}
-    start: Gaussian | None = None
-    if sampler == AUTO and sigma_max is None and grid is None and (trusted := known.trusted) is not None:
+    begin: Gaussian | None = None
+    is_automatic = sampler == AUTO
+    if start is not None:
+        check_choice("start", start, STARTS)
+    if (
+        sampler == AUTO
+        and start is None
+        and sigma_max is None
+        and grid is None
+        and (trusted := known.trusted) is not None
+    ):
         reasons["sigma_max"] = "from here on up the Gaussian model of the data, with which it starts, errs less"
-        start = reference_of(known.needed)
+        begin = reference_of(known.needed)
         denoiser, known = known.limited(trusted)
     if sampler == AUTO:
         if calls is None and steps is None and (grid is None or isinstance(grid, str)):
@@ -254,14 +268,22 @@ def plan(
         if option in asked_options:
             raise PrescoreError(f"{option}: does nothing in sampler {sampler!r} with {beside}")
     reasons |= {"grid": str(facts.pop("grid_chosen"))} if "grid_chosen" in facts else {}
-    if start is not None and getattr(method, "reference", None) is not None:
-        start = None  # the sampler starts so by itself
-    if start is not None:
-        facts["start"] = start.label
+    if start is None and is_automatic and begin is None and (better := known.better_start(levels)) is not None:
+        start, reasons["start"] = better
+    if start == "gaussian":
+        known.require("start", with_model=False)
+        begin = reference_of(known.needed)
+    has_reference = getattr(method, "reference", None) is not None
+    if begin is not None and has_reference:
+        begin = None  # the sampler starts so by itself
+    elif start == "noise" and has_reference:
+        begin = from_noise(method.reference)  # type: ignore[attr-defined]
+    if begin is not None or start is not None:
+        facts["start"] = begin.label if begin is not None else str(start)
     by_statistics = [argument for argument in wanted if argument != "preconditioner" or mask is None]
     if subspace is not None and not levels[0] > spaces["switch"]:
         raise PrescoreError(f"switch: {spaces['switch']} is above all noise levels of the run, up to {levels[0]:g}")
-    if by_statistics or subspace is not None or start is not None or facts.get("grid") == AUTO:
+    if by_statistics or subspace is not None or begin is not None or facts.get("grid") == AUTO:
         facts |= known.facts
     settings = {
         "sampler": sampler,
@@ -277,7 +299,7 @@ def plan(
     doubts = known.doubts
     measured = {
         "choice of the sampler": "sampler" in reasons and known.is_scored,
-        "levels": facts.get("grid") == AUTO or start is not None,
+        "levels": facts.get("grid") == AUTO or begin is not None,
         "weights": "weights" in facts,
     }
     used = [name for name, is_used in measured.items() if is_used]
@@ -286,4 +308,4 @@ def plan(
     for doubt in doubts:
         warnings.warn(doubt, ModelWarning, stacklevel=2)
     read = known.at_hand
-    return Plan(denoiser, sampler, method, levels, total, settings, reasons, doubts, start, read, known.found)
+    return Plan(denoiser, sampler, method, levels, total, settings, reasons, doubts, begin, read, known.found)

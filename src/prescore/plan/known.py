@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
+from math import isclose, prod
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, check_choice
@@ -111,6 +113,17 @@ class Known:
         statistics = self.statistics
         level = trusted_level(statistics) if statistics is not None and self.is_scored else None
         return level if level is not None and level > self.denoiser.sigma_min else None
+
+    def better_start(self, levels: Tensor) -> tuple[str, str] | None:
+        """The start that serves the model better, and why, for a run from the level where it was measured."""
+        if self.statistics is None or not (starts := self.statistics.tuning.starts):
+            return None
+        steps = self.statistics.model.steps
+        if steps is None or not isclose(levels[0].item(), steps.levels[0].item(), rel_tol=1e-3):
+            return None
+        name = min(starts, key=lambda start: starts[start])
+        text = ", ".join(f"{distance:.3g} ({start})" for start, distance in starts.items())
+        return name, f"on {steps.model or 'the model'} the squared distance of samples from the data is {text}"
 
     def limited(self, sigma_max: float) -> tuple[Denoiser, "Known"]:
         """The model limited to less noise, and the same of it."""

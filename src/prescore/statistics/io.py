@@ -78,6 +78,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
         metadata |= {"step_count": json.dumps(steps.count), "step_model": json.dumps(steps.model)}
         if rules := statistics.tuning.rules:
             metadata["step_tried"] = json.dumps({name: dict(by_steps) for name, by_steps in rules.items()})
+    if starts := statistics.tuning.starts:
+        metadata["starts"] = json.dumps(dict(starts))
     if fits := statistics.tuning.fits:
         tensors |= {f"fit_{T}_{name}": getattr(fit, name) for T, fit in fits.items() for name in FIT}
         metadata["fits"] = json.dumps({T: _facts(fit) for T, fit in fits.items()})
@@ -116,7 +118,9 @@ def load_statistics(path: str | Path) -> Statistics:
             guidance=_guidance(path, values),
         ),
         tuning=Tuning(
-            rules=_rules(path, values.get("step_tried", {})), fits=_fits(path, values.get("fits", {}), tensors)
+            rules=_rules(path, values.get("step_tried", {})),
+            fits=_fits(path, values.get("fits", {}), tensors),
+            starts=_starts(path, values.get("starts", {})),
         ),
         samples_of=str(values.get("samples_of", "")),
         version=str(values.get("library_version")),
@@ -202,6 +206,15 @@ def _rules(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
             if n < 1 or not is_rule(rule):
                 _refuse(path, f"step_tried in its metadata has the rule {rule!r} for {n} steps of {name}")
     return tried
+
+
+def _starts(path: Path, value: Any) -> dict[str, float]:
+    """Squared distances by start."""
+    if not isinstance(value, dict) or set(value) not in (set(), {"gaussian", "noise"}):
+        _refuse(path, "starts in its metadata are not the distances of the starts gaussian and noise")
+    if not all(isinstance(number, int | float) and number >= 0 for number in value.values()):
+        _refuse(path, "starts in its metadata has a distance that is no number from 0 on")
+    return {name: float(number) for name, number in value.items()}
 
 
 def _facts(fit: FittedWeights) -> dict[str, object]:

@@ -223,14 +223,18 @@ class Tuning:
     Attributes:
         rules: by solver and number of steps the rule whose levels served it best where they were tried.
         fits: by number of steps the weights that were fitted for `p-fit`.
+        starts: by the place where samples start, "gaussian" or "noise", their squared distance from the data; empty
+            where it was not measured.
     """
 
     rules: Mapping[str, Mapping[int, Rule]] = field(default_factory=dict)
     fits: Mapping[int, FittedWeights] = field(default_factory=dict)
+    starts: Mapping[str, float] = field(default_factory=dict)
 
     def scaled(self, a: float) -> "Tuning":
         """That for data that are multiplied by a, and so their noise."""
-        return replace(self, fits={steps: fit.scaled(a) for steps, fit in self.fits.items()})
+        fits = {steps: fit.scaled(a) for steps, fit in self.fits.items()}
+        return replace(self, fits=fits, starts={name: a**2 * distance for name, distance in self.starts.items()})
 
     def rule(self, sampler: str, steps: int) -> Rule | None:
         """That of a solver for so many steps: of the nearest number that was tried; None if none was."""
