@@ -39,7 +39,7 @@ from prescore.noise import NoiseSource
 
 HERE = Path(__file__).parent
 CALLS = (5, 6, 8, 10)
-N, BLOCKS, COMPONENTS, PEERS, BATCH = 2000, 10, 64, 2, 250
+N, BLOCKS, COMPONENTS, PEERS, BATCH = 2000, 10, 64, 1, 250
 ALL_GRIDS = ("usual", *GRIDS, "gits")
 MODELS = ("natural-edm", "topography-edm", "mnist-edm", "clothes-edm", "emoji-ve")
 Content = dict[str, Any]

@@ -149,9 +149,10 @@ class Fitting:
         return Fit(levels, torch.stack(weights), X[:, kept], self.error(X[:, kept]))
 
     def error(self, X: Tensor) -> float:
-        """Of ends (K, m): the mean over trajectories of the root mean square over coordinates."""
-        # Not the mean square: one trajectory that parts from the known one would outweigh all others.
-        return (X - self.followed.X[-1]).square().mean(1).sqrt().mean().item()
+        """Of ends (K, m): the root mean square over trajectories and coordinates."""
+        # Trajectories that part from the known ones count most in it: where these are few, levels that lose fewer of
+        # them serve held-out samples better, by the mean over samples too.
+        return (X - self.followed.X[-1]).square().mean().sqrt().item()
 
     def gains(self, X: Tensor) -> Tensor:
         """By which the ends (K, m) have to be multiplied to have the energy of the known ones, group by group, (G,)."""
