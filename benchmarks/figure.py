@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from solvers import GRIDS
 from torch import Tensor
 
 import prescore
 from prescore.cli.plots import PAGE, new_figure, save_figure, style
 from prescore.denoiser import Denoiser
-from prescore.grid import check_grid, geometric, karras
+from prescore.grid import check_grid, geometric
 from prescore.images import grid, to_uint8
 from prescore.noise import NoiseSource
 
@@ -33,16 +34,6 @@ TITLES = {"clothes-edm": "clothes, ten classes", "natural-edm": "patches of phot
 def condition_of(model: Denoiser, name: str) -> Mapping[str, Tensor] | None:
     """The ten classes in turn."""
     return {"class_labels": torch.eye(10)[torch.arange(N) % 10]} if name == "clothes-edm" else None
-
-
-def grids(low: float, high: float, steps: int) -> dict[str, Tensor | None]:
-    short = max(low, 0.01, high * 4.5 ** (1 - steps))
-    return {
-        "usual": None,
-        "karras": karras(steps, low, high, final_zero=True),
-        "log-snr": geometric(steps, low, high, final_zero=True),
-        "short": geometric(steps, short, high, final_zero=True),
-    }
 
 
 def drawn(model: Denoiser, start: Tensor, condition: Mapping[str, Tensor] | None, **planned: object) -> Tensor:
@@ -66,8 +57,8 @@ def compare(name: str) -> dict[str, dict[int, tuple[float, Tensor]]]:
         found[peer] = {}
         for calls in CALLS:
             tried = []
-            for levels in grids(low, high, calls).values():
-                how = {"calls": calls} if levels is None else {"grid": check_grid(levels)}
+            for make in (None, *GRIDS.values()):
+                how = {"calls": calls} if make is None else {"grid": check_grid(make(calls, low, high))}
                 x = drawn(model, start, condition, sampler=sampler, **how, **options)
                 tried.append(((x - exact).square().mean().sqrt().item(), x))
             found[peer][calls] = min(tried, key=lambda pair: pair[0])

@@ -248,6 +248,9 @@ def describe_extras(statistics: "Statistics") -> list[str]:
             numbers = sorted({n for rules in tuned.values() for n in rules})
             rows = [[n, *(rule_text(rules[n]) if n in rules else "" for rules in tuned.values())] for n in numbers]
             texts.append("levels that served best where they were tried\n" + table(["steps", *tuned], rows))
+    if starts := statistics.tuning.starts:
+        title = "squared distance of the mean and the deviations of samples from the data's, by where they start"
+        texts.append(f"{title}\n" + table(list(starts), [list(starts.values())]))
     if fits := statistics.tuning.fits:
         names = list(next(iter(fits.values())).errors)
         rows = [
