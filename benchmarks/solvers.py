@@ -55,7 +55,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import prescore
-from prescore.cli.plots import style
+from prescore.cli.plots import PAGE, style
 from prescore.errors import PrescoreError
 from prescore.gaussian import ErrorShare, Gaussian, frequency_gaussian, gaussian
 from prescore.grid import append_zero, karras, log_snr, uniform_t
@@ -534,7 +534,7 @@ def draw(problem: Problem, cells: Sequence[Cell], path: Path) -> None:
     from matplotlib.figure import Figure
 
     measures = sorted({name for cell in cells for name in cell["values"]})
-    figure = Figure(figsize=(6.5 * len(measures), 5.5), layout="constrained")
+    figure = Figure(figsize=(PAGE, 4.2 + 0.2 * len(DASHES)), layout="constrained")
     highlighted = [method.label for method in methods(None) if method.highlighted]
     for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         rows = best(cells, measure)
@@ -567,7 +567,10 @@ def draw(problem: Problem, cells: Sequence[Cell], path: Path) -> None:
         title = {"frechet": "Frechet distance", "trajectory": "trajectory error (RMS)", "spectrum": "spectrum error"}
         axes.set(xlabel="network calls", title=f"{problem.name}: {title[measure]}")
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+    shown = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=130)
 
 
