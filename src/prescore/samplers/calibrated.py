@@ -271,7 +271,8 @@ def try_rules(
                     condition=runs.rows(0, len(seeds)),
                     progress=False,
                 )
-                error = (followed.coordinates(x) - end).square().mean().sqrt().item()
+                # Not the mean square: one trajectory that parts from the known one would outweigh all others.
+                error = (followed.coordinates(x) - end).square().mean(1).sqrt().mean().item()
             except SamplingError:  # few steps on a grid that does not fit may diverge
                 error = math.inf
             found[name, T].append(error)

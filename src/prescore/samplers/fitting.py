@@ -42,6 +42,7 @@ from prescore.statistics import FittedWeights, StepErrors, Tuning
 from prescore.statistics.fit import POINTS, cross_fit, group_edges, groups_of
 
 GROUPS, FOLDS = 12, 6
+NUMBERS = 64  # coordinates of all trajectories in a group, on average, for at most POINTS + 1 weights
 USUAL_FITTED = 48  # trajectories
 MOST_CALLS = 150  # of the network, for each trajectory and number of calls, with a share of those that follow it
 RIVALS = ("p-ode-3m", "unipc")  # textbook solvers, with which the fit is compared
@@ -51,7 +52,9 @@ SHIFT, TURN = 0.3, -0.6  # of the distance to its neighbour, by which a level is
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A run with cross-fitted weights: the weights from all trajectories, the ends X, and their error."""
+    """A run with cross-fitted weights: the weights from all trajectories, the ends X, and their error, root mean square
+    over trajectories and coordinates. By it levels are compared: those on which fewer trajectories part from the known
+    ones serve other samples better, in the mean too."""
 
     levels: Tensor
     weights: Tensor
@@ -80,7 +83,7 @@ class Fitting:
 
     @cached_property
     def edges(self) -> Tensor:
-        return group_edges(self.C, GROUPS)
+        return group_edges(self.C, max(1, min(GROUPS, len(self.runs.seeds) * len(self.C) // NUMBERS)))
 
     @cached_property
     def groups(self) -> Tensor:
@@ -146,13 +149,15 @@ class Fitting:
             padded[:, : len(past)], padded[:, -1] = full[:, :-1], full[:, -1]
             weights.append(padded)
             X = U
-        return Fit(levels, torch.stack(weights), X[:, kept], self.error(X[:, kept]))
+        return Fit(levels, torch.stack(weights), X[:, kept], self._distances(X[:, kept]).square().mean().sqrt().item())
 
     def error(self, X: Tensor) -> float:
-        """Of ends (K, m): the root mean square over trajectories and coordinates."""
-        # Trajectories that part from the known ones count most in it: where these are few, levels that lose fewer of
-        # them serve held-out samples better, by the mean over samples too.
-        return (X - self.followed.X[-1]).square().mean().sqrt().item()
+        """Of ends (K, m): the mean over trajectories of the root mean square over coordinates."""
+        # Not the mean square: one trajectory that parts from the known one would outweigh all others.
+        return self._distances(X).mean().item()
+
+    def _distances(self, X: Tensor) -> Tensor:
+        return (X - self.followed.X[-1]).square().mean(1).sqrt()
 
     def gains(self, X: Tensor) -> Tensor:
         """By which the ends (K, m) have to be multiplied to have the energy of the known ones, group by group, (G,)."""

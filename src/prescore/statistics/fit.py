@@ -45,8 +45,8 @@ class FittedWeights:
         weights: by step and group, what is added to the weights of the remainders, newest first, and of X,
             (T, G, POINTS + 1).
         gains: of the groups, after the last step, (G,).
-        errors: by solver its error of the state, root mean square over trajectories and coordinates, in units of the
-            data: of "p-fit" by weights fitted to other trajectories, of others on the levels that serve them.
+        errors: by solver its error of the state, the mean over the trajectories of the root mean square, in units of
+            the data: of "p-fit" by weights fitted to other trajectories, of others on the levels that serve them.
         count: number of trajectories.
         model: name of the model.
     """
