@@ -96,8 +96,8 @@ def test_all_of_it_at_once():
     decided = plan(field(), calls=6)
     assert decided.name in SAMPLERS
     assert decided.calls == 6
-    assert decided.reasons.keys() == {"sampler", "grid"}
-    same = plan(field(), sampler=decided.name, calls=6, grid="auto")
+    assert decided.reasons.keys() == {"sampler", "grid", "start"}
+    same = plan(field(), sampler=decided.name, calls=6, grid="auto", start=decided.settings["start"])
     assert torch.equal(decided.sample([0], progress=False), same.sample([0], progress=False))
     text = repr(decided)
     for part in (decided.name, "field", "6 network calls", decided.reasons["sampler"], "levels: 50, "):

@@ -183,7 +183,7 @@ def test_levels_on_which_the_fit_diverges_are_not_taken(monkeypatch, one_is_left
             return run(self, levels)
         raise SamplingError("the output of the model is not finite")
 
-    few(monkeypatch, 3)
+    few(monkeypatch, 6)
     monkeypatch.setattr(fitting.Fitting, "run", diverging)
     fits = fitting.fit_weights(mixture()[0], reference(), steps, tuning, (STEPS,), trajectories=4)
     assert [fit.levels.tolist() for fit in fits.values()] == [shortest.tolist()] * one_is_left

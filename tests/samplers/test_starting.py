@@ -84,7 +84,7 @@ def test_a_start_by_name(digits):
     assert torch.allclose(plain.sample(seeds, progress=False), expected, atol=1e-5)
     gaussian = prescore.plan(digits, sampler="unipc", calls=3, start="gaussian")
     assert gaussian.start is not None
-    assert gaussian.settings["start"] == "cosine"
+    assert gaussian.settings["start"] == "gaussian"
     with pytest.raises(PrescoreError, match="start"):
         prescore.plan(digits, start="data")
     with pytest.raises(PrescoreError, match="statistics"):

@@ -278,8 +278,10 @@ def plan(
         begin = None  # the sampler starts so by itself
     elif start == "noise" and has_reference:
         begin = from_noise(method.reference)  # type: ignore[attr-defined]
-    if begin is not None or start is not None:
-        facts["start"] = begin.label if begin is not None else str(start)
+    if start is not None:
+        facts["start"] = start
+    elif begin is not None:
+        facts["start"] = begin.label
     by_statistics = [argument for argument in wanted if argument != "preconditioner" or mask is None]
     if subspace is not None and not levels[0] > spaces["switch"]:
         raise PrescoreError(f"switch: {spaces['switch']} is above all noise levels of the run, up to {levels[0]:g}")
