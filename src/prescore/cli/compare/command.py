@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from prescore.cli.compare.page import Report
     from prescore.comparison.reference import Reference
     from prescore.comparison.runs import Run
+    from prescore.metrics.jackknife import Estimate
 
 PANEL = "What the samples are compared with"
 NUMBERS = 2 * 4  # bytes for each number of the samples of a run, which are measured at once
@@ -226,16 +227,18 @@ def as_text(report: "Report") -> str:
     """The most telling numbers as a table for a terminal, and the notes."""
     from prescore.cli.compare.page import COLUMNS, values_of
     from prescore.cli.report import calls_text, show, table
+    from prescore.comparison.runs import estimates_of
 
     shown = [name for name in report.metrics if name in HEADLINE] or report.metrics
     rows = []
     for run, result in report.runs:
-        values = values_of(run, result, shown)
-        rows.append(["failed" if value is None else value for value in values])
+        texts = [_value(result.estimates.get(name)) for name in shown]
+        rows.append(["failed" if value is None else value for value in values_of(run, result, [])] + texts)
     if (floor := report.figures.floor) is not None:
-        rows.append(
-            [f"true samples (n = {report.n})", *[""] * (len(COLUMNS) - 1), *(floor.get(name) for name in shown)]
-        )
+        true = estimates_of(floor, {})
+        errors = report.figures.floor_errors or {}
+        texts = [_value(true.get(name), errors.get(name)) for name in shown]
+        rows.append([f"true samples (n = {report.n})", *[""] * (len(COLUMNS) - 1), *texts])
     notes = [
         f"failed: {run.name} with {calls_text(run.calls)}, {result.failure}"
         for run, result in report.runs
@@ -244,6 +247,13 @@ def as_text(report: "Report") -> str:
     lines = "".join(f"\nnote: {show(note)}" for note in (*report.notes, *notes))
     verdict = f"\n\n{show(report.verdict)}" if report.verdict else ""
     return f"{table([*COLUMNS, *shown], rows)}{verdict}{lines and chr(10)}{lines}"
+
+
+def _value(estimate: "Estimate | None", error: float | None = None) -> str:
+    """A metric with its error, its own or the one that is given; "failed" without one."""
+    from prescore.metrics.jackknife import with_error
+
+    return "failed" if estimate is None else with_error(estimate.value, estimate.error if error is None else error)
 
 
 def command_line(context: typer.Context) -> str:
