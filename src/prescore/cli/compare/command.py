@@ -142,8 +142,10 @@ def compare(
         common = opened_settings(opened, chosen)
         common |= {"seed": seed, "n": n, "batch_size": batch_size, "hardware": hardware(denoiser.device)}
         store = RunFolder(out, common | dict(beside.settings))
+        name = opened.name
         head = {
-            "model": f"{model}, digest {common['model_sha256']}",
+            "model": f"{name}, digest {common['model_sha256']}",
+            **({"file": model} if name != model else {}),
             "reference": beside.text,
             **({"features": beside.features} if beside.features else {}),
             "samples": f"{n} of each run, seeds {seeds[0]} to {seeds[-1]}, the same in all",
@@ -160,7 +162,7 @@ def compare(
         )
         if not processes.is_first:
             return
-    title = f"{Path(model).name}: samplers compared"
+    title = f"{name}: samplers compared"
     report = make_report(title, head, command_line(context), store, runs, seeds, denoiser, beside)
     write_report(out, report)
     print(f"\n{as_text(report)}\n\nThe report is {show(out / 'report.html')}.")

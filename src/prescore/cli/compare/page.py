@@ -375,8 +375,7 @@ def _table(report: Report) -> dict[str, Any]:
         values_of_floor = [_text(true.get(name), errors.get(name)) for name in report.metrics]
         floor = [f"true samples, n = {report.n}", *[""] * (len(COLUMNS) - 1), *values_of_floor, *[""] * len(failures)]
     text = "Click on a column to sort by it. Allowed are the calls that were asked for."
-    near = " Values near that of true samples cannot be told apart." if floor else ""
-    return {"columns": columns, "rows": rows, "floor": floor, "text": f"{text} {_how_sure(report)}{near}"}
+    return {"columns": columns, "rows": rows, "floor": floor, "text": f"{text} {_how_sure(report)}".strip()}
 
 
 def _how_sure(report: Report) -> str:
