@@ -89,7 +89,16 @@ def sample(
     shard_size: Annotated[
         int | None,
         typer.Option(
-            help="Of a folder: .npz files, each for this many seeds, instead of one PNG a sample.", rich_help_panel=MANY
+            help="Of a folder: shards, each for this many seeds, instead of one PNG a sample.", rich_help_panel=MANY
+        ),
+    ] = None,
+    shard_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="npz|webdataset",
+            help="Of the shards: .npz files, or tars in the layout of WebDataset, SEED.png (or .npy) and SEED.json.",
+            show_default="npz",
+            rich_help_panel=MANY,
         ),
     ] = None,
     shard: Annotated[
@@ -289,6 +298,7 @@ def sample(
                 numbers,
                 batch_size=size,
                 shard_size=shard_size,
+                shard_format=shard_format,
                 as_numbers=as_numbers,
                 condition=chosen.condition if chosen else None,
                 share=shard,

@@ -19,7 +19,7 @@ Model = Annotated[
         "that makes a prescore.Denoiser."
     ),
 ]
-Data = Annotated[Path, typer.Argument(help="Folder or zip of images, .npz, .npy or IDX file.")]
+Data = Annotated[Path, typer.Argument(help="Folder, zip or tar of images, .npz, .npy or IDX file.")]
 Config = Annotated[
     str | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""Reading images from what people have: folders, zips, .npz, .npy and IDX files, and shards of samples.
+"""Reading images from what people have: folders, zips, tars, .npz, .npy and IDX files, and shards of samples.
 
 A data file is untrusted input. Nothing is unpickled, no size that a header claims is believed before the bytes are
 there, and whatever is wrong is said in one line that names the file. What is read is what was stored: pictures are
@@ -49,13 +49,13 @@ def load_images(
     """Images, or other samples, as one tensor (N, C, H, W) or (N, *event): uint8 as stored, or float32.
 
     Args:
-        path: a folder, searched recursively and through links, or a zip of pictures in any format of
+        path: a folder, searched recursively and through links, or a zip or tar of pictures in any format of
             `prescore.data.pictures.FORMATS` (sorted by name; turned as their EXIF says; one channel if all are grey,
             else three; the first frame of several; what is hidden is ignored). Those of more than 8 bits a channel, PNG
             and TIFF, become floats: 16 bits in [0, 1], floating point as it is. Or an .npz or .npy of pictures
             (N, H, W), (N, H, W, C) or (N, C, H, W), C <= 4, of vectors (N, d), of fields (N, C, D, H, W), C <= 4, or of
-            what `layout` says; or what `prescore sample` writes, be it a folder of shards; or an IDX file, gzipped or
-            not.
+            what `layout` says; or a tar of such .npy; or what `prescore sample` writes, be it a folder of shards; or an
+            IDX file, gzipped or not.
         key: name of the array in an .npz. By default its only array, or the first of `arrays.KEYS` that it has.
         n: read at most this many, drawn without replacement and kept in order. Only these are read.
         seed: of that draw.

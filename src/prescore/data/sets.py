@@ -21,6 +21,7 @@ from prescore.data.guards import DataWarning, Notes, check_total, reading, shown
 from prescore.data.layout import channel_axis, check_layout, guessed_layout
 from prescore.data.pictures import Kind, kind_of, open_pictures, read_pictures
 from prescore.data.sizes import Frame, Look, Size, background_of
+from prescore.data.tars import SUFFIX, holds_arrays
 from prescore.errors import PrescoreError, is_whole
 
 SLACK = 1e-5  # of the range: resizing and narrow types overshoot its ends by a rounding
@@ -28,12 +29,16 @@ MAX_COUNT = 2**24  # images in a file, whose header alone says it
 OVERSHOOT = 0.5  # of the range: what samples of a model may exceed it by, where the range was not named
 INDEX, OWN = "index.json", ("index.json", "settings.json")
 MAX_INDEX = 2**26  # bytes of it
-SHARD = re.compile(r"(\d{9,20})-(\d{9,20})\.npz")  # of a folder that `prescore sample --shard-size` fills
+SHARD = re.compile(r"(\d{9,20})-(\d{9,20})\.(npz|tar)")  # of a folder that `prescore sample --shard-size` fills
 Check = Callable[[tuple[int, ...]], object]
 
 
 class Source(Protocol):
     """Where images come from."""
+
+    @property
+    def count(self) -> int:
+        """N, how many there are."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,7 +108,7 @@ class ImageSet:
         if len(self.sources) == 1:
             parts = [(self.sources[0], self.rows)]
         else:
-            begins = [0, *accumulate(source.shape[0] for source in self.sources)]
+            begins = [0, *accumulate(source.count for source in self.sources)]
             places = np.searchsorted(np.asarray(self.rows), begins)
             parts = [
                 (source, [row - begin for row in self.rows[first:last]])
@@ -149,14 +154,15 @@ def open_images(
             shards = shards_of(path)
             if key is not None and not shards and (is_collection(path) or path.suffix.lower() != ".npz"):
                 raise PrescoreError(f"key: {key!r} given, but {shown(path)} is not an .npz file")
-            if shards or not is_collection(path):
-                is_bounded = data_range is not None
-                arrays = [_array(file, key, layout, look, overshoot, is_bounded) for file in shards or [path]]
-                sources += arrays
-                said += _held_against_index(path, arrays) if shards else []
-            else:
-                sources.append(PictureFiles(path, look, overshoot))
-    count = sum(source.count if isinstance(source, PictureFiles) else source.shape[0] for source in sources)
+            own: list[Arrays | PictureFiles] = []
+            for file in shards or [path]:
+                if is_collection(file):
+                    own.append(PictureFiles(file, look, overshoot))
+                else:
+                    own.append(_array(file, key, layout, look, overshoot, data_range is not None))
+            sources += own
+            said += _held_against_index(path, own) if shards else []
+    count = sum(source.count for source in sources)
     rows = chosen(count, n, seed)
     if check is not None:
         first = sources[0]
@@ -180,8 +186,10 @@ def chosen(count: int, n: int | None, seed: int) -> Sequence[int]:
 
 
 def is_collection(path: Path) -> bool:
-    """Whether it is a folder or a zip of pictures. Raises OSError if it is not there."""
-    return stat.S_ISDIR(path.stat().st_mode) or path.suffix.lower() == ".zip"
+    """Whether it is a folder, or a zip or tar, of pictures. Raises OSError if it is not there."""
+    is_tar = path.suffix.lower() == SUFFIX
+    is_folder = stat.S_ISDIR(path.stat().st_mode)
+    return is_folder or path.suffix.lower() == ".zip" or (is_tar and not holds_arrays(path))
 
 
 def shards_of(folder: Path) -> list[Path]:
@@ -192,7 +200,7 @@ def shards_of(folder: Path) -> list[Path]:
     return [folder / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
 
 
-def _held_against_index(folder: Path, shards: Sequence["Arrays"]) -> list[str]:
+def _held_against_index(folder: Path, shards: Sequence["Arrays | PictureFiles"]) -> list[str]:
     """What is to be said of the shards that were found in a folder.
 
     Raises:
@@ -212,7 +220,7 @@ def _held_against_index(folder: Path, shards: Sequence["Arrays"]) -> list[str]:
     named = content.get("shards") if isinstance(content, dict) else None
     if not isinstance(named, dict):
         raise PrescoreError(f"{shown(file)}: not the index of a folder of shards; delete it")
-    found = {shard.path.name: shard.shape[0] for shard in shards}
+    found = {shard.path.name: shard.count for shard in shards}
     for name in sorted(named.keys() | found.keys()):
         if named.get(name) != found.get(name):
             there = f"{found[name]} samples" if name in found else "not there"
@@ -248,6 +256,10 @@ class Arrays:
     overshoot: float
     is_bounded: bool
     note: str = ""
+
+    @property
+    def count(self) -> int:
+        return self.shape[0]
 
     def batches(self, rows: Sequence[int], size: int, notes: Notes) -> Iterator[np.ndarray]:
         with reading(self.path), open_array(self.path, self.key) as array:
@@ -318,7 +330,7 @@ class PictureFiles:
                 names = [pictures.names[row] for row in rows[k : k + size]]
                 images = read_pictures(pictures, names, self.look, notes, None if whole else self.kind)
                 if not whole and images.shape[2:] != self.first[1:]:
-                    found, first = (f"{shape[-1]} x {shape[-2]}" for shape in (images.shape, self.first))
+                    found, first = (f"{shape[-2]} x {shape[-1]}" for shape in (images.shape, self.first))
                     raise PrescoreError(
                         f"{self.name}: images of different sizes, {shown(pictures.names[0])} is {first} and "
                         f"{shown(names[0])} is {found} pixels; name one for all (pad, crop or fit; on the command line "

@@ -18,7 +18,7 @@ from prescore.files import check_writable, sweep, write_once, writing
 from prescore.images import save_grid, save_npz, save_png
 from prescore.processes import Processes
 
-HELD = (".png", ".npz")  # endings of what a folder of samples holds
+HELD = (".png", ".npz", ".tar")  # endings of what a folder of samples holds
 SETTINGS = "settings.json"  # in a folder, what decides its samples
 Settings = Mapping[str, object]
 
