@@ -459,6 +459,15 @@ def test_a_run_that_diverges_is_a_row(
         assert [bool(row["failure"]) for row in csv.DictReader(file)][:4] == [False, False, True, True]
 
 
+def test_if_every_run_fails_so_does_the_command(
+    refused: Refused, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_function(monkeypatch, lambda denoiser, x, sigma: denoiser(x, sigma) * torch.nan)
+    message = refused(*arguments(model, out))
+    assert "samplers: every run failed, the first because the output of the model is not finite at step" in message
+    assert len(results(out)["runs"]) == 4  # and the report is there
+
+
 def test_samplers_that_cannot_be_compared(refused: Refused, model: Path, shipped: str, out: Path) -> None:
     assert "sampler: unknown name 'ddin'; did you mean ddim" in refused(*arguments(model, out, "ddin"))
     assert "--samplers: ddim is named twice" in refused(*arguments(model, out, "ddim,ddim"))

@@ -1,6 +1,7 @@
 """`prescore evaluate`."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,6 +86,8 @@ def evaluate(
     from prescore.output.drawing import PATIENCE
     from prescore.processes import processes_on
 
+    if save_reference and json_out and os.path.realpath(save_reference) == os.path.realpath(json_out):
+        raise PrescoreError(f"--json, --save-reference: both are {json_out}; name two files")
     for path in (save_reference, json_out):
         if path is not None:
             check_writable(path)

@@ -315,6 +315,10 @@ def sample(
                 ) from None
             raise
         if processes.is_first:
-            took = f"{calls_text(written.calls, 'network ')} in {written.seconds:.1f} s"
+            took = (
+                f"{calls_text(written.calls, 'network ')} in {written.seconds:.1f} s, written to {show(written.path)}"
+            )
+            there = "nothing is left to draw" + (f" of share {shard}, nothing is written" if shard else "")
             rest = "" if written.is_complete else ", other shares are still to be drawn"
-            print(f"{took}, written to {show(written.path)}{rest}")
+            complete = f", all samples are in {show(written.path)}" if written.is_complete else rest
+            print(took + rest if written.samples else there + complete)

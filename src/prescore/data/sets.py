@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from prescore.data.arrays import NEEDED, open_array
-from prescore.data.guards import DataWarning, Notes, check_total, reading, shown, some
+from prescore.data.guards import DataWarning, Notes, check_total, open_regular, reading, shown, some
 from prescore.data.layout import channel_axis, check_layout, guessed_layout
 from prescore.data.pictures import Kind, kind_of, open_pictures, read_pictures
 from prescore.data.sizes import Frame, Look, Size, background_of
@@ -215,7 +215,7 @@ def _held_against_index(folder: Path, shards: Sequence["Arrays | PictureFiles"])
     file = folder / INDEX
     if not file.exists():
         return [*notes, f"{shown(folder)}: has no {INDEX}, so the run that fills it is not at its end"]
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         content = json.loads(stream.read(MAX_INDEX))
     named = content.get("shards") if isinstance(content, dict) else None
     if not isinstance(named, dict):

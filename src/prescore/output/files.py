@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json
+from prescore.data.guards import open_regular
 from prescore.data.layout import PICTURES, stored_layout
 from prescore.errors import PrescoreError
 from prescore.files import check_writable, sweep, write_once, writing
@@ -49,7 +50,7 @@ def make_folder(path: Path) -> None:
 def read_settings(file: Path) -> Settings:
     """The settings that a folder keeps. Raises PrescoreError if the file is not what this library writes."""
     found: object = None
-    with contextlib.suppress(OSError, PrescoreError), open(file, "rb") as stream:
+    with contextlib.suppress(OSError, PrescoreError), open_regular(file) as stream:
         found = parse_json(stream.read(MAX_JSON_BYTES + 1))
     if not isinstance(found, dict):
         raise PrescoreError(f"{file}: cannot be read; choose another folder")

@@ -165,7 +165,9 @@ def compare(
     title = f"{name}: samplers compared"
     report = make_report(title, head, command_line(context), store, runs, seeds, denoiser, beside)
     write_report(out, report)
-    print(f"\n{as_text(report)}\n\nThe report is {show(out / 'report.html')}.")
+    print(f"\n{as_text(report)}\n\nThe report is {show(out / 'report.html')}.", flush=True)
+    if all(result.failure is not None for _, result in report.runs):
+        raise PrescoreError(f"samplers: every run failed, the first because {report.runs[0][1].failure}")
 
 
 def hardware(device: "torch.device") -> str:
