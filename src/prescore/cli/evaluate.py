@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prescore.cli.shared import READING, Look, reads_images
+from prescore.cli.shared import READING, SEES, Look, ReferenceKey, reads_images
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def evaluate(
     features: Annotated[
         str | None,
         typer.Option(
-            help="What sees the images: mnist-classifier, pixels, means-2x2, efficientnet-lite0, inception.",
+            help=SEES,
             show_default="means-2x2; pixels where a side is odd, and of what is no picture",
         ),
     ] = None,
@@ -66,9 +66,7 @@ def evaluate(
     key: Annotated[
         str | None, typer.Option(help="Which array of an .npz holds the samples.", rich_help_panel=READING)
     ] = None,
-    reference_key: Annotated[
-        str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=READING)
-    ] = None,
+    reference_key: ReferenceKey = None,
 ) -> None:
     """Compare samples with true images: distances, fidelity and diversity, spectra, pixels.
 

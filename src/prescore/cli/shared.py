@@ -64,6 +64,11 @@ READING = "How images are read"
 Look = dict[str, Any]  # what `reads_images` makes of the options
 Key = Annotated[str | None, typer.Option(help="Which array of an .npz holds the images.", rich_help_panel=READING)]
 
+ReferenceKey = Annotated[
+    str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=READING)
+]
+SEES = "What sees the images: mnist-classifier, pixels, means-2x2, efficientnet-lite0, inception."
+
 
 def look(
     pad: Annotated[

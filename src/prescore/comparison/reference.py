@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prescore.data import load_images, subset
+from prescore.data.sets import flag_of
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.images import is_picture, to_uint8
@@ -39,7 +40,6 @@ from prescore.statistics import Statistics, load_statistics
 SHOWN = 16  # digits of a digest
 BATCH = 256  # images that a digest is taken of at once
 MOST_TRUE = 5000  # true images that are read unless more are asked for: some metrics look at all pairs, for each run
-FLAGS = {"key": "--reference-key", "data_range": "--range"}  # of options that are not called as their argument
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Reading:
         given: dict[str, object] = {} if images_only else {"features": self.features, "metrics": self.metrics}
         for name, value in {**given, "reference-n": self.n, **self.look}.items():
             if value is not None:
-                raise PrescoreError(f"{FLAGS.get(name, f'--{name}')}: {why}")
+                raise PrescoreError(f"{'--reference-key' if name == 'key' else flag_of(name)}: {why}")
 
 
 def open_reference(

@@ -5,12 +5,12 @@ import math
 import re
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -119,25 +119,64 @@ class ImageSet:
                 yield torch.from_numpy(np.ascontiguousarray(images))
 
 
-def open_images(
-    paths: Sequence[str | Path],
-    *,
-    key: str | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    pad: Size | None = None,
-    crop: Size | None = None,
-    fit: Size | None = None,
-    background: str | None = None,
-    layout: str | None = None,
-    data_range: tuple[float, float] | None = None,
-    clip: bool = False,
-    check: Check | None = None,
-) -> ImageSet:
+class ReadingOptions(TypedDict, total=False):
+    """How images are read: the keyword arguments of `load_images` and `open_images`, each of which may be left out.
+
+    Attributes:
+        key: name of the array in an .npz. By default its only array, or the first of `arrays.KEYS` that it has.
+        n: read at most this many, drawn without replacement and kept in order. Only these are read.
+        seed: of that draw.
+        pad: surround the images evenly, up to pad x pad pixels (32 for MNIST) or to (height, width).
+        crop: cut this size out of the middle instead.
+        fit: scale them until they just cover this size, and cut it out of the middle, instead.
+        background: colour behind transparent pixels and around padded images, "white" or as CSS has it. By default
+            transparent pixels are refused, and padding has the lowest value.
+        layout: which axis of an array is which, if its shape does not tell: "NHWC", "NCL" (see
+            `prescore.data.layout`). Then it may have any number of channels and of other axes.
+        data_range: (lowest, highest) value of floats that are not in [0, 1], such as physical fields; these are
+            returned in their own units. By default pictures, (N, C, H, W), have to be in [0, 1], and others may have
+            any values.
+        clip: clip floats that lie outside the range, as samples of a model may, instead of refusing them; where
+            data_range is not given, only those outside by at most half of it.
+        check: called with the shape (N, C, H, W) as soon as it is known, from a header or the first picture; what it
+            raises ends the reading.
+    """
+
+    key: str | None
+    n: int | None
+    seed: int
+    pad: Size | None
+    crop: Size | None
+    fit: Size | None
+    background: str | None
+    layout: str | None
+    data_range: tuple[float, float] | None
+    clip: bool
+    check: Check | None
+
+
+# Options of the command line that are not called as these arguments.
+FLAGS: Mapping[str, str] = {"data_range": "--range"}
+
+
+def flag_of(argument: str) -> str:
+    """The option of the command line that stands for an argument of reading.
+
+    >>> flag_of("data_range"), flag_of("pad")
+    ('--range', '--pad')
+    """
+    return FLAGS.get(argument, f"--{argument}")
+
+
+def open_images(paths: Sequence[str | Path], **how: Unpack[ReadingOptions]) -> ImageSet:
     """The images of one or more files and folders as one set, whose heads alone are read.
 
     Args and Raises: as `load_images`, for all paths alike; and PrescoreError if their images differ in shape.
     """
+    for name in how.keys() - ReadingOptions.__annotations__.keys():
+        raise TypeError(f"images are not read by an option {name!r}")
+    key, n, layout, data_range = how.get("key"), how.get("n"), how.get("layout"), how.get("data_range")
+    background, check, clip = how.get("background"), how.get("check"), how.get("clip", False)
     if n is not None and n < 1:
         raise PrescoreError(f"n: {n} images asked for; at least 1 is needed")
     low, high = (0.0, 1.0) if data_range is None else data_range
@@ -145,7 +184,7 @@ def open_images(
         raise PrescoreError(f"data_range: {data_range} given; two finite numbers, the lower first, are needed")
     layout = None if layout is None else check_layout(layout)
     colour = None if background is None else background_of(background)
-    look = Look(low, high, Frame.of(pad=pad, crop=crop, fit=fit), colour)
+    look = Look(low, high, Frame.of(pad=how.get("pad"), crop=how.get("crop"), fit=how.get("fit")), colour)
     overshoot = SLACK if not clip else OVERSHOOT if data_range is None else math.inf
     sources: list[Source] = []
     said: list[str] = []
@@ -163,7 +202,7 @@ def open_images(
             sources += own
             said += _held_against_index(path, own) if shards else []
     count = sum(source.count for source in sources)
-    rows = chosen(count, n, seed)
+    rows = chosen(count, n, how.get("seed", 0))
     if check is not None:
         first = sources[0]
         event = first.first if isinstance(first, PictureFiles) else first.shape[1:]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prescore.cli.shared import (
+    SEES,
     BatchSize,
     Class,
     Config,
@@ -18,6 +19,7 @@ from prescore.cli.shared import (
     Look,
     Model,
     Raw,
+    ReferenceKey,
     Seed,
     StatisticsFile,
     reads_images,
@@ -67,7 +69,7 @@ def compare(
     features: Annotated[
         str | None,
         typer.Option(
-            help="What sees the images: mnist-classifier, pixels, means-2x2, efficientnet-lite0, inception.",
+            help=SEES,
             show_default="those of STATS; means-2x2; pixels where a side is odd",
             rich_help_panel=PANEL,
         ),
@@ -89,9 +91,7 @@ def compare(
             rich_help_panel=PANEL,
         ),
     ] = None,
-    reference_key: Annotated[
-        str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=PANEL)
-    ] = None,
+    reference_key: ReferenceKey = None,
     n: Annotated[int, typer.Option("--n", "--samples", help="Number of samples of each run.")] = 64,
     seed: Seed = 0,
     batch_size: BatchSize = 64,
