@@ -25,7 +25,7 @@ $(foreach name,distance_tables automatic_alpha edm_stochasticity edm_schedules s
 automatic_alpha_OPTIONS += --data $(TOPOGRAPHY) $(FASHION)
 steps_grid_OPTIONS = --models mnist-ve natural-edm emoji-ve topography-edm
 
-.PHONY: demo test lint site gpu fuzz install clean experiments experiments-data experiments-quick
+.PHONY: demo test lint site gpu fuzz install clean experiments experiments-data experiments-quick figures
 
 demo: $(VENV)/cli
 	$(BIN)/prescore demo --out demo.png
@@ -79,6 +79,10 @@ experiments-data:
 
 experiment-%: $(VENV)/cli
 	$(BIN)/python experiments/$*.py $($*_DATA:%=--data %) $($*_OPTIONS)
+
+# Figures and sections of docs/results.md again, from stored results.
+figures: $(VENV)/cli
+	$(BIN)/python experiments/redraw.py
 
 # Smoke runs, minutes; those whose data are not there are left out.
 experiments-quick: $(EXPERIMENTS:%=quick-%)

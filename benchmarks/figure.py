@@ -13,18 +13,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from solvers import GRIDS
 from torch import Tensor
 
 import prescore
-from prescore.cli.plots import new_figure, save_figure
+from prescore.cli.plots import PAGE, new_figure, save_figure, style
 from prescore.denoiser import Denoiser
-from prescore.grid import check_grid, geometric, karras
+from prescore.grid import check_grid, geometric
 from prescore.images import grid, to_uint8
 from prescore.noise import NoiseSource
 
 HERE = Path(__file__).parent
 CALLS = (5, 8, 12)
-N, SHOWN, FIRST = 32, 8, 1000  # samples, those in the picture, the first seed: none that a model was measured on
+N, SHOWN, FIRST = 32, 6, 1000  # samples, those in the picture, the first seed: none that a model was measured on
 PEERS = {"DPM-Solver++(2M)": ("dpmpp-2m", {}), "UniPC": ("unipc", {"p": 3})}
 EXACT = "the exact flow"
 TITLES = {"clothes-edm": "clothes, ten classes", "natural-edm": "patches of photographs"}
@@ -33,16 +34,6 @@ TITLES = {"clothes-edm": "clothes, ten classes", "natural-edm": "patches of phot
 def condition_of(model: Denoiser, name: str) -> Mapping[str, Tensor] | None:
     """The ten classes in turn."""
     return {"class_labels": torch.eye(10)[torch.arange(N) % 10]} if name == "clothes-edm" else None
-
-
-def grids(low: float, high: float, steps: int) -> dict[str, Tensor | None]:
-    short = max(low, 0.01, high * 4.5 ** (1 - steps))
-    return {
-        "usual": None,
-        "karras": karras(steps, low, high, final_zero=True),
-        "log-snr": geometric(steps, low, high, final_zero=True),
-        "short": geometric(steps, short, high, final_zero=True),
-    }
 
 
 def drawn(model: Denoiser, start: Tensor, condition: Mapping[str, Tensor] | None, **planned: object) -> Tensor:
@@ -66,12 +57,37 @@ def compare(name: str) -> dict[str, dict[int, tuple[float, Tensor]]]:
         found[peer] = {}
         for calls in CALLS:
             tried = []
-            for levels in grids(low, high, calls).values():
-                how = {"calls": calls} if levels is None else {"grid": check_grid(levels)}
+            for make in (None, *GRIDS.values()):
+                how = {"calls": calls} if make is None else {"grid": check_grid(make(calls, low, high))}
                 x = drawn(model, start, condition, sampler=sampler, **how, **options)
                 tried.append(((x - exact).square().mean().sqrt().item(), x))
             found[peer][calls] = min(tried, key=lambda pair: pair[0])
     return found
+
+
+@style()
+def draw(found: Mapping[str, Mapping[str, Mapping[int, tuple[float, Tensor]]]], out: Path) -> None:
+    """Rows of samplers, a block of columns for each model and number of calls, the error below each sheet."""
+    rows = ["prescore", *PEERS, EXACT]
+    figure = new_figure(PAGE, 4.9)
+    widths = [1.08, *[1.0] * (len(found) - 1)]  # the first has the names of the rows
+    blocks = figure.subfigures(1, len(found), squeeze=False, width_ratios=widths)[0]
+    for block, (name, own) in zip(blocks, found.items(), strict=True):
+        bounds = prescore.load(name).picture_range
+        block.suptitle(TITLES.get(name, name))
+        axes = block.subplots(len(rows), len(CALLS), squeeze=False)
+        for line, row in zip(axes, rows, strict=True):
+            for cell, calls in zip(line, CALLS, strict=True):
+                error, x = own[row][calls]
+                sheet = grid(to_uint8(x[:SHOWN], bounds), columns=3).movedim(0, -1).numpy()
+                cell.imshow(sheet.squeeze(), cmap="gray")
+                cell.set(xticks=[], yticks=[], xlabel="" if row == EXACT else f"error {error:.3f}")
+                cell.spines[:].set_visible(False)
+            if block is blocks[0]:
+                line[0].set_ylabel(row.replace("Solver++", "Solver\n++"))
+        for cell, calls in zip(axes[0], CALLS, strict=True):
+            cell.set_title(f"{calls} calls", loc="center")
+    save_figure(figure, out)
 
 
 def main() -> None:
@@ -79,28 +95,11 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(TITLES))
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "figures" / "peers.png")
     options = parser.parse_args()
-    rows = ["prescore", *PEERS, EXACT]
-    figure = new_figure(13, 5.6)
-    axes = figure.subplots(len(rows), len(CALLS) * len(options.models), squeeze=False)
-    for m, name in enumerate(options.models):
-        model, found = prescore.load(name), compare(name)
-        for r, row in enumerate(rows):
-            for c, calls in enumerate(CALLS):
-                error, x = found[row][calls]
-                sheet = grid(to_uint8(x[:SHOWN], model.picture_range), columns=4).movedim(0, -1).numpy()
-                cell = axes[r][m * len(CALLS) + c]
-                cell.imshow(sheet.squeeze(), cmap="gray", interpolation="nearest")
-                cell.set_xticks([])
-                cell.set_yticks([])
-                cell.set_xlabel("" if row == EXACT else f"error {error:.3f}", fontsize=9)
-                if r == 0:
-                    title = f"{TITLES.get(name, name)}\n" if c == 1 else "\n"
-                    cell.set_title(f"{title}{calls} network calls", fontsize=10)
-                if c == 0 and m == 0:
-                    cell.set_ylabel(row.replace("Solver++", "Solver\n++"), fontsize=9)
-        for row in rows[:-1]:
-            print(f"| {name} | {row} | " + " | ".join(f"{found[row][calls][0]:.4f}" for calls in CALLS) + " |")
-    save_figure(figure, options.out)
+    found = {name: compare(name) for name in options.models}
+    for name, own in found.items():
+        for row in ("prescore", *PEERS):
+            print(f"| {name} | {row} | " + " | ".join(f"{own[row][calls][0]:.4f}" for calls in CALLS) + " |")
+    draw(found, options.out)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from literature import Coefficients, gits_levels, v3_coefficients
 from mixtures import SOURCES, fit, fitted, held_out, patches
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -38,10 +39,11 @@ import prescore
 from prescore.assets import find, shipped_models
 from prescore.data import load_images
 from prescore.gaussian import Gaussian, gaussian
-from prescore.grid import geometric
+from prescore.grid import append_zero, geometric, karras
 from prescore.metrics import frechet_distance, power_spectrum_error
 from prescore.noise import NoiseSource
 from prescore.operators import Frequency
+from prescore.samplers import make_sampler
 from prescore.statistics import ModelStatistics, Moments, Statistics
 from prescore.statistics.score import score_statistics
 
@@ -49,9 +51,11 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 # A solver, from a given state or from its own start.
 Solve = Callable[[Denoise, NoiseSource, Tensor | None], Tensor]
 EDM_RANGE = (0.002, 80.0)
-TRAJECTORIES = 32
+TRAJECTORIES, GITS_TRAJECTORIES, V3_TRAJECTORIES = 32, 64, 128
 SCORED = 1000  # images that the score of a mixture is measured on
 FLOORS = 16  # independent sets of true samples
+CLASSES = {"clothes-edm": {"class_labels": 10}}  # networks that want classes get all of them in turn
+ROWS = 64  # samples in a call of a network
 FLOW_ROWS, FLOW_STEPS, FLOW_END = 1000, 200, 1e-4
 NETWORK_ROWS, NETWORK_STEPS = 32, 48
 
@@ -100,6 +104,41 @@ class Problem(ABC):
         )
         model = replace(self.statistics.model, steps=steps)
         return replace(self.model, statistics=replace(self.statistics, model=model, tuning=tuning))
+
+    def gits(self, steps: int) -> Tensor:
+        """GITS's levels for so many steps, from GITS_TRAJECTORIES trajectories over its 61 levels."""
+        if steps not in self._gits:
+            levels = karras(61, self.sigma_min, self.sigma_max)
+            states, denoised = self.followed(levels, range(5 * 10**8, 5 * 10**8 + GITS_TRAJECTORIES))
+            slopes = (states - denoised)[:-1] / levels[:-1].reshape(-1, *(1,) * (states.ndim - 1))
+            self._gits.update(gits_levels(states, slopes, levels, tuple(range(1, 15))))
+        return self._gits[steps]
+
+    @cached_property
+    def _gits(self) -> dict[int, Tensor]:
+        return {}
+
+    @cached_property
+    def v3(self) -> Coefficients:
+        """DPM-Solver-v3's statistics, of V3_TRAJECTORIES trajectories at 64 levels."""
+        levels = geometric(64, self.sigma_min, self.sigma_max)
+        states, _ = self.followed(levels, range(6 * 10**8, 6 * 10**8 + V3_TRAJECTORIES))
+        return v3_coefficients(self.denoise, states, levels, torch.Generator().manual_seed(0))
+
+    def followed(self, levels: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """States and denoised states of trajectories from sigma_max n, (N, K, *event) each, one call a level."""
+        solver = make_sampler("dpmpp-3m", grid=append_zero(levels), warm_up=False)
+        x, state = self.sigma_max * NoiseSource(seeds, self.event_shape)(), solver.start(levels)
+        states, answers = list[Tensor](), list[Tensor]()
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            states.append(x)
+            answers.append(self.denoise(x, sigma))
+            return answers[-1]
+
+        for s, t in pairwise(append_zero(levels)):
+            x, state = solver.step(denoise, x, s, t, state, NoiseSource(seeds, self.event_shape))
+        return torch.stack(states), torch.stack(answers)
 
     @abstractmethod
     def evaluate(self, solve: Solve, n: int, seed: int, stochastic: bool) -> dict[str, float]:
@@ -315,11 +354,24 @@ def network(name: str, data: Path | None, device: str) -> Problem:
     if statistics.model.steps is None:
         raise SystemExit(f"{name}: its statistics are without the errors of steps")
     images = None if data is None else training_images(data, model)
+    labels = CLASSES.get(name, {})
     known = 0 if images is None else 2 * len(images) // 3
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        rows = torch.arange(len(x), device=device)
+        classes = {key: torch.eye(n, device=device)[rows % n] for key, n in labels.items()}
         with torch.no_grad():
-            return model(x.to(device, torch.float32), sigma.to(device, torch.float32)).to(x)
+            parts = [slice(i, i + ROWS) for i in range(0, len(x), ROWS)]
+            return torch.cat(
+                [
+                    model(
+                        x[part].to(device, torch.float32),
+                        sigma.to(device, torch.float32),
+                        **{key: value[part] for key, value in classes.items()},
+                    )
+                    for part in parts
+                ]
+            ).to(x)
 
     def true(i: int, n: int) -> Tensor:
         assert images is not None

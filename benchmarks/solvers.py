@@ -2,30 +2,34 @@
 
     python benchmarks/solvers.py --problem natural --data data/natural.npz
 
-Compared are the names of `prescore.samplers.SAMPLERS` whose number of calls is known before, and PEERS, the schedulers
-of diffusers (see peers.py, which runs them in float64 on the same levels, states and draws as ours). For a number of
-calls every solver takes as many steps as it can, and is run on its usual grid and on each of the common grids
+Compared are the names of `prescore.samplers.SAMPLERS` whose number of calls is known before; PEERS, the schedulers of
+diffusers (see peers.py, which runs them in float64 on the same levels, states and draws as ours); and PUBLISHED,
+methods of the literature: as samplers of the table with the options of their papers, or from literature.py. For a
+number of calls every solver takes as many steps as it can, and is run on its usual grid and on each of the common
+grids
 
     karras      EDM's, rho = 7
     log-snr     uniform in log sigma
     short       the same, stopping where neighbours would differ by more than a factor of 4.5, or at 0.01
     uniform-t   uniform in the time of a VP schedule fitted to the range
 
-all of which go from sigma_max to sigma_min (but for short) and then to 0. `--grids auto` adds, for our solvers, the
-levels that follow from what their steps do wrong on TRAJECTORIES samples of the problem
+all of which go from sigma_max to sigma_min (but for short) and then to 0; `karras-open`, `log-snr-open` and
+`uniform-t-open` have a level more, and 0 in the place of the last, so that no call is spent at sigma_min. `--grids
+gits` adds the levels of GITS, from trajectories of the problem (literature.py), and `--grids auto`, for our solvers,
+the levels that follow from what their steps do wrong on TRAJECTORIES samples of the problem
 (`prescore.samplers.measure_steps`). The table and the figure show the best of all these; what was taken is in the JSON
 file, together with every other cell. Problems and measures are described in problems.py. Beside the distance of n
 samples stands that of n true ones, the floor, as mean and spread of several independent sets.
 
 Without --calls, all solvers are run at 5, 6, 8, 10 and 14 calls and the SELECTED ones also at 20 and 36; shipped
-networks, for which it is wise to name few solvers, from 5 to 20. A file of
-results is read again and only what it lacks is computed: a cell is taken over if problem, options, grid, calls, n and
-seed agree, and the version of prescore. After a change of code use --fresh. Preconditioned solvers have as reference
-the Gaussian of other data than the problem was made from, in the cosine basis, and start from it; in the trajectory
-error all start from the same state.
+networks, for which it is wise to name few solvers, from 5 to 20. A file of results is read again and only what it
+lacks is computed: a cell is taken over if problem, options, grid, calls, n and seed agree, and the version of
+prescore. After a change of code use --fresh. Preconditioned solvers have as reference the Gaussian of other data than
+the problem was made from, in the cosine basis, and start from it; in the trajectory error all start from the same
+state.
 
-Left out, with the reason printed: names that need what a problem does not have, and, on the power law, solvers
-that are not linear.
+Left out, with the reason printed: names that need what a problem does not have, and, on the power law, solvers that
+are not linear.
 """
 
 import argparse
@@ -45,14 +49,16 @@ import diffusers
 import peers
 import torch
 from diffusers.utils import logging
+from literature import dpm_solver_v3, er_sde
 from problems import NAMES, NETWORKS, Denoise, NotLinearError, Problem, make_problem
 from torch import Tensor
 from tqdm import tqdm
 
 import prescore
+from prescore.cli.plots import PAGE, style
 from prescore.errors import PrescoreError
 from prescore.gaussian import ErrorShare, Gaussian, frequency_gaussian, gaussian
-from prescore.grid import karras, log_snr, uniform_t
+from prescore.grid import append_zero, karras, log_snr, uniform_t
 from prescore.noise import NoiseSource
 from prescore.plan import Plan
 from prescore.samplers import SAMPLERS, Sampler
@@ -66,10 +72,19 @@ GRIDS: Mapping[str, Callable[[int, float, float], Tensor]] = {
     "log-snr": lambda n, low, high: log_snr(n, low, high, final_zero=True),
     "short": lambda n, low, high: log_snr(n, max(low, high / 4.5 ** (n - 1), 0.01), high, final_zero=True),
     "uniform-t": lambda n, low, high: uniform_t(VP.between(low, high), n, final_zero=True),
+    "karras-open": lambda n, low, high: opened(karras(n + 1, low, high)),
+    "log-snr-open": lambda n, low, high: opened(log_snr(n + 1, low, high)),
+    "uniform-t-open": lambda n, low, high: opened(uniform_t(VP.between(low, high), n + 1)),
 }
 ALL_CALLS, MORE_CALLS = (5, 6, 8, 10, 14), (20, 36)
 N, NETWORK_N = 6000, 2000
+NETWORK_SEED = 10_000  # no model was measured on samples from here on
 NETWORK_CALLS = (5, 6, 8, 10, 14, 20)
+
+
+def opened(levels: Tensor) -> Tensor:
+    """The same with 0 in the place of the last one."""
+    return append_zero(levels[:-1])
 
 
 class NotApplicableError(Exception):
@@ -84,13 +99,13 @@ class Ours:
         label: in the results.
         name: in `SAMPLERS`.
         options: of `make_sampler`; a function is called with the problem.
+        peer: whether it stands for a method of others, in the form of their paper.
     """
 
     label: str
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    peer = False
+    peer: bool = False
 
     @property
     def highlighted(self) -> bool:
@@ -112,7 +127,9 @@ class Ours:
         """The levels of as many steps as `calls` allow; None if there are none."""
         try:
             found = self.plan(problem, calls=calls, grid="auto" if grid == "auto" else None)
-            if grid in GRIDS:
+            if grid == "gits":
+                found = self.plan(problem, grid=problem.gits(found.steps).tolist())
+            elif grid in GRIDS:
                 levels = GRIDS[grid](found.steps, problem.sigma_min, problem.sigma_max)
                 found = self.plan(problem, grid=levels.tolist())
         except PrescoreError:
@@ -135,6 +152,23 @@ class Ours:
         for sigma, sigma_next in pairwise(levels):
             x, state = sampler.step(denoise, x, sigma, sigma_next, state, noise)
         return x
+
+
+@dataclass(frozen=True)
+class Chosen(Ours):
+    """What prescore chooses by itself for a number of calls: solver, levels and, where they were fitted, weights."""
+
+    highlighted = True
+
+    def plan(self, problem: Problem, **asked: Any) -> Plan:
+        if "calls" not in asked and "grid" not in asked:
+            asked = {"calls": 8}
+        if asked.get("grid") is not None:
+            asked = {"calls": len(asked["grid"]) - 1}
+        return prescore.plan(problem.measured, calls=asked["calls"])
+
+    def levels(self, problem: Problem, grid: str, calls: int) -> Tensor | None:
+        return self.plan(problem, calls=calls).levels if grid == "usual" else None
 
 
 @dataclass(frozen=True)
@@ -166,6 +200,8 @@ class Peer:
         if grid in ("usual", "auto"):  # diffusers has no usual grid in sigma: the common ones stand for its options
             return None
         fitting = [n for n in range(self.least, calls + 1) if self.calls(n) <= calls]
+        if grid == "gits":
+            return problem.gits(max(fitting)) if fitting else None
         return GRIDS[grid](max(fitting), problem.sigma_min, problem.sigma_max) if fitting else None
 
     def stochastic(self, problem: Problem) -> bool:
@@ -181,6 +217,19 @@ class Peer:
         if not self.finish:
             return peers.run(self.name, denoise, levels, x, noise, **self.options)
         return denoise(peers.run(self.name, denoise, levels[:-1], x, noise, **self.options), levels[-2])
+
+
+@dataclass(frozen=True)
+class Published(Peer):
+    """A method in literature.py, whose names these are."""
+
+    def run(
+        self, problem: Problem, levels: Tensor, denoise: Denoise, noise: NoiseSource, start: Tensor | None
+    ) -> Tensor:
+        x = (levels[0] * noise() if start is None else start).double()
+        if self.name == "er_sde":
+            return er_sde(denoise, levels, x, noise, **self.options)
+        return dpm_solver_v3(denoise, levels, x, problem.v3, **self.options)
 
 
 def ending(problem: Problem, left: float) -> Gaussian:
@@ -219,6 +268,23 @@ PEERS = (
     Peer("diffusers Euler ancestral", "EulerAncestralDiscrete", draws=True),
     Peer("diffusers DDPM", "DDPM", draws=True),
 )
+PUBLISHED: tuple[Ours | Peer, ...] = (
+    Ours("iPNDM", "ipndm", peer=True),
+    Ours("iPNDM-v", "deis-rhoab", {"degree": 3}, peer=True),
+    Ours("DEIS-tAB3", "deis-tab", {"degree": 3}, peer=True),
+    Ours("DPM-Solver++(2M)", "dpmpp-2m", peer=True),
+    Ours("DPM-Solver++(3M)", "dpmpp-3m", {"warm_up": False}, peer=True),
+    Ours("RES (2M)", "dpmpp-2m", {"weights": "exact"}, peer=True),
+    Ours("UniPC-2", "unipc", {"p": 2}, peer=True),
+    Ours("UniPC-3", "unipc", {"p": 3}, peer=True),
+    Ours("SA-Solver", "sa-solver", {"l": 0.0}, peer=True),
+    Published("ER-SDE-3 (ODE)", "er_sde", {"phi": "ODE"}),
+    Published("ER-SDE-3 (SDE 5)", "er_sde", {"phi": "SDE 5"}, draws=True),
+    Published("DPM-Solver-v3", "dpm_solver_v3"),
+    Published("DPM-Solver-v3 (corrector)", "dpm_solver_v3", {"corrector": True}),
+    Published("DPM-Solver-v3 (pseudo, corrector)", "dpm_solver_v3", {"pseudo": True, "corrector": True}),
+)
+CHOSEN = Chosen("prescore", "auto")
 SELECTED = (
     *("p-ode-1", "p-ode-2m", "p-ode-3m", "p-seeds-1", "p-seeds-2", "p-seeds-3", "p-sde-2m"),
     *("ddim", "dpmpp-2m", "dpmpp-3m", "dpmpp-sde-2m", "edm-heun"),
@@ -229,7 +295,7 @@ SELECTED = (
 
 def methods(names: Sequence[str] | None) -> list[Method]:
     """All solvers, or those named."""
-    everything = [*(Ours(name, name) for name in SAMPLERS), *VARIANTS, *PEERS]
+    everything = [CHOSEN, *(Ours(name, name) for name in SAMPLERS), *VARIANTS, *PEERS, *PUBLISHED]
     if names is None:
         return everything
     known = {method.label: method for method in everything}
@@ -462,12 +528,13 @@ def report(problem: Problem, cells: Sequence[Cell], options: argparse.Namespace)
 DASHES = ("-", "--", ":", "-.", (0, (8, 2, 1, 1, 1, 2)))
 
 
+@style()
 def draw(problem: Problem, cells: Sequence[Cell], path: Path) -> None:
     """Measures against calls: preconditioned solvers in colour, our others blue, peers grey; the floor as a band."""
     from matplotlib.figure import Figure
 
     measures = sorted({name for cell in cells for name in cell["values"]})
-    figure = Figure(figsize=(6.5 * len(measures), 5.5), layout="constrained")
+    figure = Figure(figsize=(PAGE, 4.2 + 0.2 * len(DASHES)), layout="constrained")
     highlighted = [method.label for method in methods(None) if method.highlighted]
     for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         rows = best(cells, measure)
@@ -500,7 +567,10 @@ def draw(problem: Problem, cells: Sequence[Cell], path: Path) -> None:
         title = {"frechet": "Frechet distance", "trajectory": "trajectory error (RMS)", "spectrum": "spectrum error"}
         axes.set(xlabel="network calls", title=f"{problem.name}: {title[measure]}")
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+    shown = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=130)
 
 
@@ -511,9 +581,9 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="file of the fitted mixture; by default beside the data")
     parser.add_argument("--solvers", nargs="+", help="by default all")
     parser.add_argument("--calls", type=int, nargs="+", help="by default 5 6 8 10 14, and 20 36 for a selection")
-    parser.add_argument("--grids", nargs="+", choices=["usual", "auto", *GRIDS], default=["usual", *GRIDS])
+    parser.add_argument("--grids", nargs="+", choices=["usual", "auto", "gits", *GRIDS], default=["usual", *GRIDS])
     parser.add_argument("--n", type=int, help=f"samples; by default {N}, {NETWORK_N} of a network")
-    parser.add_argument("--seed", type=int, default=0, help="of the first sample")
+    parser.add_argument("--seed", type=int, help=f"of the first sample; by default 0, {NETWORK_SEED} of a network")
     parser.add_argument(
         "--out", type=Path, default=HERE / "results", help="folder of solvers-PROBLEM.json, .md and .png"
     )
@@ -532,6 +602,8 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.calls, options.selected_calls = [*ALL_CALLS, *MORE_CALLS], MORE_CALLS
     if options.quick:
         options.n, options.calls, options.selected_calls = options.n or 200, [5, 10], ()
+    if options.seed is None:
+        options.seed = NETWORK_SEED if is_network else 0
     options.n = options.n or (NETWORK_N if is_network else N)
     return options
 

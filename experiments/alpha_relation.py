@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drawing import BLACK, GREY, SERIES, few_decades, label_ends, numbered, page
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from power_law import SIGMA, STATISTICS
 from publish import Runs, add_options, command, output_folder, publish, table
 from subjects import add_network_options, load_network
@@ -37,6 +39,7 @@ from prescore.statistics import Statistics, in_range
 
 STEPS = (20, 30, 40, 50, 70, 100, 200, 300, 400, 1000)
 FITTED = 50  # the least T of a fit: the paper's
+POWER_LAW = "power law"
 SHIPPED = ("mnist-ve", "natural-edm", "topography-edm")
 T0, RULED, CHOSEN = 1000, (50, 100, 200, 400, 1000), (20, 50, 100, 200)  # of the step rule
 RULES = {"0.16": None, f"0.16 √({T0}/T)": T0}
@@ -147,8 +150,20 @@ class Row:
     def kept(cls, runs: Runs, surrogate: Surrogate, T: int) -> "Row":
         """From the file, where an infinity is null, or `of(surrogate, T)`."""
         rule = "" if surrogate.original_steps is None else f", T0 {surrogate.original_steps}"
-        found = runs.get(f"{surrogate.label}, T {T}{rule}", lambda: asdict(cls.of(surrogate, T)))
+        return cls.read(runs.get(f"{surrogate.label}, T {T}{rule}", lambda: asdict(cls.of(surrogate, T))))
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> "Row":
         return cls(**{name: math.inf if value is None else value for name, value in found.items()})
+
+    @classmethod
+    def all_of(cls, runs: Mapping[str, Any]) -> tuple[list["Row"], list["Row"]]:
+        """Those with r as it is, and those of the step rule."""
+        sides: tuple[list[Row], list[Row]] = ([], [])
+        for name, found in runs.items():
+            if ", scales, " not in name:
+                sides[name.endswith(f", T0 {T0}")].append(cls.read(found))
+        return sides
 
 
 def fit(pairs: Mapping[int, float], p: int = 1) -> AlphaRelation:
@@ -162,34 +177,59 @@ def printed(relation: AlphaRelation, pairs: int) -> float:
     return 1 - pairs * (1 - relation.r_squared)
 
 
-def draw_alpha(ax: Axes, rows: Sequence[Row], labels: Sequence[str]) -> None:
+def draw_alpha(ax: Axes, rows: Sequence[Row]) -> None:
     """Best and automatic alpha over T, the line of the relation, and the paper's points."""
-    for i, label in enumerate(labels):
+    ax.set(xscale="log", yscale="log", xlabel="T", ylabel="alpha", title="The best alpha rises with T")
+    ends = []
+    for label, colour in zip(dict.fromkeys(row.label for row in rows), SERIES, strict=False):
         own = [row for row in rows if row.label == label]
         steps = [row.T for row in own]
-        ax.plot(steps, [row.best for row in own], "o", ms=4, color=f"C{i}", label=label)
-        ax.plot(steps, [row.automatic for row in own], "--", lw=0.9, color=f"C{i}")
+        ax.plot(steps, [row.best for row in own], "o", color=colour)
+        ax.plot(steps, [row.automatic for row in own], "--", lw=1, color=colour)
         relation = fit({row.T: row.best for row in own})
         fitted = list(range(max(min(steps), FITTED), max(steps) + 1, 2))
-        ax.plot(fitted, [relation.alpha(T) for T in fitted], lw=0.9, color=f"C{i}")
-    for (name, (_, pairs, _)), marker in zip(PAPER.items(), ("k^", "kv"), strict=True):
-        ax.plot(list(pairs), list(pairs.values()), marker, ms=4, mfc="none", label=f"{name}, Table 1 of the paper")
-    ax.set(xscale="log", yscale="log", xlabel="T", ylabel="alpha")
-    ax.set_title("points: best; lines: the relation; dashed: automatic", fontsize=9)
-    ax.legend(fontsize=7)
+        ax.plot(fitted, [relation.alpha(T) for T in fitted], lw=1, color=colour)
+        ends.append((own[-1].best, label, colour))
+    for (name, (_, pairs, _)), marker in zip(PAPER.items(), ("^", "v"), strict=True):
+        ax.plot(list(pairs), list(pairs.values()), marker, mfc="none", color=BLACK)
+        ends.append((pairs[max(pairs)], f"{name} (paper)", BLACK))
+    numbered(ax, [20, 50, 100, 200, 400, 1000])
+    few_decades(ax)
+    label_ends(ax, ends, gap=0.07)
 
 
-def draw_distance(ax: Axes, surrogate: Surrogate, steps: Sequence[int], rows: Sequence[Row]) -> None:
+def draw_distance(ax: Axes, curves: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Distance over alpha, beside that of no preconditioner, with the automatic alpha marked."""
-    for i, T in enumerate(steps):
-        (row,) = (row for row in rows if row.label == surrogate.label and row.T == T)
-        scaled = surrogate.distances(T, STRENGTHS) / row.plain_distance
-        ax.plot((1 / STRENGTHS).tolist(), scaled.tolist(), lw=1.1, color=f"C{i}", label=f"T = {T}")
-        ax.plot(row.automatic, row.automatic_distance / row.plain_distance, "o", ms=5, color=f"C{i}")
-    ax.axhline(1, color="0.7", lw=0.8)
     ax.set(xscale="log", yscale="log", xlim=(1.3, 200), ylim=(0.03, 3), xlabel="alpha", ylabel="distance / plain")
-    ax.set_title(f"{surrogate.label}; dots: automatic alpha", fontsize=9)
-    ax.legend(fontsize=7)
+    ends = []
+    for (T, distances), colour in zip(curves["distances"].items(), SERIES, strict=False):
+        (row,) = (row for row in rows if row.label == curves["label"] and int(T) == row.T)
+        scaled = [math.nan if d is None else d / row.plain_distance for d in distances]
+        ax.plot(curves["alphas"], scaled, color=colour)
+        ax.plot(row.automatic, row.automatic_distance / row.plain_distance, "o", mfc="none", ms=8, color=colour)
+        ends.append((scaled[0], f"T = {T}", colour))
+    ax.axhline(1, color=GREY, lw=0.8)
+    label_ends(ax, ends, gap=0.07)
+    few_decades(ax)
+    ax.set_title(f"{curves['label']} as a Gaussian; ring: automatic")
+
+
+def draw(numbers: Mapping[str, Any]) -> Figure:
+    """alpha over T, and distance over alpha."""
+    rows, _ = Row.all_of(numbers["runs"])
+    figure = page(4.4)
+    left, right = figure.subplots(1, 2)
+    draw_alpha(left, rows)
+    draw_distance(right, numbers["curves"], rows)
+    looks = {
+        "best alpha": {"marker": "o", "ls": ""},
+        "its relation to T": {"ls": "-"},
+        "automatic alpha": {"ls": "--"},
+        "Table 1 of the paper": {"marker": "^", "mfc": "none", "ls": ""},
+    }
+    handles = [Line2D([], [], color=BLACK, lw=1, label=name, **look) for name, look in looks.items()]
+    figure.legend(handles=handles, loc="outside lower left", ncols=4)
+    return figure
 
 
 def shown(alpha: float) -> str:
@@ -218,33 +258,40 @@ def beside_paper(own: Mapping[str, Mapping[int, Row]]) -> str:
     )
 
 
-def choices(runs: Runs, surrogates: Sequence[Surrogate]) -> list[list[Any]]:
-    """Rows of a table: on the models of data whose samples differ in scale, r as it is and by the rule."""
-    lines: list[list[Any]] = []
+def run_choices(runs: Runs, surrogates: Sequence[Surrogate]) -> None:
+    """The automatic alpha on the models of data whose samples differ in scale, r as it is and by the rule."""
     for surrogate in surrogates:
-        if surrogate.statistics.moments.scales is None:
-            continue
-        for rule, T0_or_none in RULES.items():
+        if surrogate.statistics.moments.scales is not None:
+            for rule in RULES.values():
+                for T in CHOSEN:
+                    one = replace(surrogate, original_steps=rule)
+                    name = f"{one.label}, scales, T {T}, T0 {rule}"
+                    runs.get(name, lambda one=one, T=T: asdict(one.choice(T)))
+
+
+def table_of_choices(runs: Mapping[str, Any]) -> list[list[Any]]:
+    """Rows of a table: the distance of plain, and with the automatic alpha."""
+    lines: list[list[Any]] = []
+    for label in dict.fromkeys(name.partition(", scales, ")[0] for name in runs if ", scales, " in name):
+        for title, rule in RULES.items():
             cells = []
             for T in CHOSEN:
-                one = replace(surrogate, original_steps=T0_or_none)
-                found = runs.get(
-                    f"{one.label}, scales, T {T}, T0 {T0_or_none}", lambda one=one, T=T: asdict(one.choice(T))
-                )
+                found = runs[f"{label}, scales, T {T}, T0 {rule}"]
                 alpha = math.inf if found["alpha"] is None else found["alpha"]
                 cells.append(f"{100 * found['plain_error']:.2g}; {100 * found['error']:.2g} ({shown(alpha)})")
-            lines.append([surrogate.label, rule, *cells])
+            lines.append([label, title, *cells])
     return lines
 
 
-def by_rule(rows: Sequence[Row], ruled: Sequence[Row], chosen: Sequence[Sequence[Any]], runs: Runs) -> str:
+def by_rule(rows: Sequence[Row], ruled: Sequence[Row], runs: Mapping[str, Any]) -> str:
     """The same closed form under the step rule of the paper's Section 7."""
+    chosen = table_of_choices(runs)
 
     def count(error: str, least: int) -> str:
         """In how many cases of so many steps, or from `FITTED` of these on, r as it is has less of an error."""
         steps = CHOSEN[CHOSEN.index(least) :] if least >= FITTED else [least]
         names = [f"{line[0]}, scales, T {T}" for line in chosen[:: len(RULES)] for T in steps]
-        pairs = [[runs.runs[f"{name}, T0 {rule}"][error] for rule in RULES.values()] for name in names]
+        pairs = [[runs[f"{name}, T0 {rule}"][error] for rule in RULES.values()] for name in names]
         return f"{sum(kept < ruled for kept, ruled in pairs)} of {len(pairs)} cases"
 
     steps, lines = sorted({row.T for row in ruled}), []
@@ -280,8 +327,11 @@ stable, and stays far.
 """
 
 
-def text(rows: Sequence[Row], labels: Sequence[str], steps: Sequence[int], rule: str) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    rows, ruled = Row.all_of(numbers["runs"])
+    rule = by_rule(rows, ruled, numbers["runs"])
+    labels, steps = list(dict.fromkeys(row.label for row in rows)), sorted({row.T for row in rows})
     own = {label: {row.T: row for row in rows if row.label == label} for label in labels}
     relations = {label: fit({T: row.best for T, row in own[label].items()}) for label in labels}
     alphas = [
@@ -312,17 +362,18 @@ def text(rows: Sequence[Row], labels: Sequence[str], steps: Sequence[int], rule:
     ]
     changes.append(["CIFAR-10, FID, Table 10 of the paper", *theirs, *["–"] * (len(perturbed) - len(theirs))])
     fits = sorted((relation.r_squared, label) for label, relation in relations.items())
+    of_data = [r_squared for r_squared, label in fits if label != POWER_LAW] or [fits[0][0]]
     (least, worst), (most, _) = fits[0], fits[-1]
-    of_names = "shipped models" if {*labels} <= {*SHIPPED, "power law"} else "models"
+    of_names = "shipped models" if {*labels} <= {*SHIPPED, POWER_LAW} else "models"
     first, last = min(steps), max(steps)
-    verdict = "Agrees" if least >= 0.8 else "Agrees in part" if most >= 0.8 else "Does not agree"
+    verdict = "Agrees" if min(of_data) >= 0.8 else "Agrees in part" if max(of_data) >= 0.8 else "Does not agree"
     return f"""## alpha against T (Figure 11, Table 10)
 
 The paper finds that fewer iterations want a smaller alpha, and that (1 + 1/alpha)^p - 1 = a/T + b describes it, with
 R² of 0.895 on CIFAR-10 (p = 1) and 0.940 on CelebA (p = 2). Here the best alpha is that of the least Frechet distance
 on the Gaussian model of the data, in closed form (no samples, n infinite), for the spectra of {", ".join(labels)}
 (names are {of_names}, whose statistics are taken; the power law is of 32x32 pixels), p = 1. In brackets stands the
-automatic alpha (`--alpha auto`), which for {of_names} takes their samples to differ in scale. a, b and R² are
+automatic alpha (`--alpha auto`), which for the {of_names} takes their samples to differ in scale. a, b and R² are
 of the best alphas from T = {FITTED} on; the last column is what their line says of T = {first}.
 
 {table(["", *(f"T = {T}" for T in steps), "a", "b", "R²", f"line at {first}"], alphas)}
@@ -357,7 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sigma-max", type=float, default=50.0, help="of the model of these, if there is no --model")
     add_options(parser)
     options = parser.parse_args(arguments)
-    surrogates = [Surrogate("power law", STATISTICS, *SIGMA)]
+    surrogates = [Surrogate(POWER_LAW, STATISTICS, *SIGMA)]
     steps: Sequence[int] = (20, 50)
     if not options.quick:
         steps = STEPS
@@ -370,17 +421,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             model = load_network(options.model, options.config)
             statistics, ends = in_range(statistics, model.data_range), (model.sigma_min, model.sigma_max)
         surrogates.append(Surrogate(Path(options.model or options.statistics).stem, statistics, *ends))
-    labels = [surrogate.label for surrogate in surrogates]
     runs = Runs.open(options, "alpha_relation", {"alphas": len(STRENGTHS)})
-    rows = [Row.kept(runs, surrogate, T) for surrogate in surrogates for T in steps]
-    ruled = [replace(surrogate, original_steps=T0) for surrogate in surrogates]
-    of_rule = [Row.kept(runs, surrogate, T) for surrogate in ruled for T in RULED if T in steps]
-    rule = by_rule(rows, of_rule, choices(runs, surrogates), runs)
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw_alpha(left, rows, labels)
-    draw_distance(right, surrogates[0], [T for T in PERTURBED if T in steps], rows)
-    publish(output_folder(options), "alpha_relation", figure, runs.numbers, text(rows, labels, steps, rule))
+    for surrogate in surrogates:
+        for T in steps:
+            Row.kept(runs, surrogate, T)
+    for surrogate in [replace(surrogate, original_steps=T0) for surrogate in surrogates]:
+        for T in [T for T in RULED if T in steps]:
+            Row.kept(runs, surrogate, T)
+    run_choices(runs, surrogates)
+    first = surrogates[0]
+    curves = {T: first.distances(T, STRENGTHS).tolist() for T in PERTURBED if T in steps}
+    numbers = runs.numbers | {"curves": {"label": first.label, "alphas": (1 / STRENGTHS).tolist(), "distances": curves}}
+    publish(output_folder(options), "alpha_relation", draw, text, numbers)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from alpha_relation import TABLE_10
+from drawing import GREY, SERIES, few_decades, label_ends, numbered, page
 from matplotlib.figure import Figure
 from publish import Runs, add_options, command, output_folder, publish, table
 from subjects import Subject, kept, patches, rows, values
@@ -78,23 +79,40 @@ def change(runs: Mapping[str, Any], T: int, factor: float) -> str:
     return f"{100 * (mean(found) - 1):+.0f} ± {100 * spread(found):.0f} %"
 
 
-def draw(runs: Mapping[str, Any]) -> Figure:
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
+def worst_change(runs: Mapping[str, Any]) -> tuple[float, int]:
+    """The largest change of the distance by 10 % of alpha, relative, and the T at which it is."""
+    near = [(abs(mean(r) - 1), T) for T in values(runs, "T") for f in (0.9, 1.1) if (r := ratios(runs, T, f))]
+    return max(near, default=(math.inf, 0))
+
+
+def draw(numbers: Mapping[str, Any]) -> Figure:
+    """Distance over alpha, both over those of the automatic alpha, a line for each T."""
+    runs, ends = numbers["runs"], []
+    figure = page(3.6)
     ax = figure.subplots()
-    for T in values(runs, "T"):
+    ax.set(xscale="log", yscale="log", xlabel="alpha / automatic alpha", ylabel="distance / that of automatic alpha")
+    for T, colour in zip(values(runs, "T"), SERIES, strict=False):
         factors = [factor for factor in FACTORS if ratios(runs, T, factor)]
         found = [ratios(runs, T, factor) for factor in factors]
-        ax.errorbar(factors, [mean(r) for r in found], [spread(r) for r in found], marker="o", ms=3, label=f"T = {T}")
-    ax.axhline(1, color="0.8", lw=0.8, zorder=0)
-    ax.set(xscale="log", yscale="log", xlabel="alpha / automatic alpha", ylabel="distance / that of automatic alpha")
-    ax.set_xticks(FACTORS, [f"{factor:g}" for factor in FACTORS])
-    ax.minorticks_off()
-    ax.legend(fontsize=7)
+        ax.errorbar(factors, [mean(r) for r in found], [spread(r) for r in found], marker="o", color=colour)
+        ends.append((mean(found[-1]), f"T = {T}", colour))
+    ax.axhline(1, color=GREY, lw=0.8, zorder=0)
+    numbered(ax, FACTORS)
+    few_decades(ax)
+    low, high = ax.get_ylim()
+    ticks = [y for y in (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4) if low <= y <= high]
+    ax.set_yticks(ticks, [f"{y:g}" for y in ticks])
+    label_ends(ax, ends, gap=0.08)
+    worst, _ = worst_change(runs)
+    most = f"10 % more or less of alpha moves the distance by at most {100 * worst:.0f} %"
+    ax.set_title(f"{most}; bars: standard deviation over sets")
     return figure
 
 
-def text(runs: Mapping[str, Any], n: int, floor: Mapping[str, float]) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    runs, n = numbers["runs"], numbers["settings"]["n"]
+    floor = rows(runs, true=True)[0]["floor"]["frechet"]
     lines = []
     for T in values(runs, "T"):
         middle = [row["frechet"] for row in rows(runs, T=T, factor=1.0)]
@@ -106,8 +124,7 @@ def text(runs: Mapping[str, Any], n: int, floor: Mapping[str, float]) -> str:
         f"T = {T}: {100 * (less / best - 1):+.0f} %, {100 * (more / best - 1):+.0f} %"
         for T, (best, more, less) in TABLE_10.items()
     )
-    near = [(abs(mean(r) - 1), T) for T in values(runs, "T") for f in (0.9, 1.1) if (r := ratios(runs, T, f))]
-    (worst, at) = max(near, default=(math.inf, 0))
+    worst, at = worst_change(runs)
     verdict = (
         f"**Agrees that alpha need not be exact**: 10 % less or more changes the distance by at most {worst:.0%} "
         f"(T = {at})"
@@ -142,9 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.n, options.steps, options.sets = 20, [6, 10], 2
     subject = patches(options.data, options.n, options.quick)
     runs = Runs.open(options, NAME, {"n": options.n, "sets": options.sets})
-    floor = kept(runs, {"true": True}, lambda: {"floor": subject.floor()})["floor"]["frechet"]
+    kept(runs, {"true": True}, lambda: {"floor": subject.floor()})
     run_all(subject, options.steps, options.sets, runs)
-    publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text(runs.runs, options.n, floor))
+    publish(output_folder(options), NAME, draw, text, runs.numbers)
 
 
 if __name__ == "__main__":

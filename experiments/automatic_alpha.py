@@ -24,10 +24,12 @@ from typing import Any
 
 import torch
 from alpha_relation import SHIPPED, shown
+from drawing import BLACK, SERIES, numbered, page
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from publish import Runs, add_options, command, output_folder, publish, table
-from subjects import Subject, add_network_options, floor_text, kept, network, patches, rows
+from subjects import Subject, add_network_options, floor_text, kept, network, patches, rows, values
 
 import prescore
 from prescore.errors import SamplingError
@@ -142,21 +144,49 @@ class Comparison:
         ]
 
 
-def draw(ax: Axes, comparisons: Sequence[Comparison]) -> None:
+def compared(runs: Mapping[str, Any]) -> list[list[Comparison]]:
+    """For each subject its comparisons, one for each T."""
+    found = []
+    for label in values(runs, "denoiser"):
+        steps = values({name: row for name, row in runs.items() if row["denoiser"] == label}, "T")
+        found.append([Comparison.of(runs, label, T) for T in steps])
+    return found
+
+
+def draw_panel(ax: Axes, comparisons: Sequence[Comparison], colours: Mapping[int, str]) -> None:
     """Distance over alpha with the plain sampler's as a dashed line, a colour for each T; the ring is the choice."""
-    for i, known in enumerate(comparisons):
+    ax.set(xscale="log", yscale="log", xlabel="alpha", title=comparisons[0].label)
+    for known in comparisons:
         pairs = [pair for pair in known.searched if not math.isinf(pair[0])]
-        ax.plot(*zip(*sorted(pairs), strict=True), ".-", lw=1, color=f"C{i}", label=f"T = {known.T}")
-        ax.axhline(known.plain, ls="--", lw=0.8, color=f"C{i}")
+        colour = colours[known.T]
+        ax.plot(*zip(*sorted(pairs), strict=True), ".-", color=colour)
+        ax.axhline(known.plain, ls="--", lw=0.8, color=colour)
         if not math.isinf(known.automatic[0]):
-            ax.plot(*known.automatic, "o", ms=9, mfc="none", color=f"C{i}")
-    top = max(known.plain for known in comparisons)
-    ax.set(xscale="log", yscale="log", xlabel="alpha", ylabel="Frechet distance")
-    ax.set_ylim(top=4 * top)
-    ax.set_xticks(TICKS, [f"{alpha:g}" for alpha in TICKS])
-    ax.minorticks_off()
-    ax.set_title(f"{comparisons[0].label}; ring: automatic, dashed: plain", fontsize=9)
-    ax.legend(fontsize=7)
+            ax.plot(*known.automatic, "o", ms=10, mfc="none", mew=1.5, color=colour)
+    ax.set_ylim(top=4 * max(known.plain for known in comparisons))
+    numbered(ax, TICKS)
+
+
+def draw(numbers: Mapping[str, Any]) -> Figure:
+    """A panel for each subject."""
+    panels = compared(numbers["runs"])
+    figure = page(0.6 + 2.9 * math.ceil(len(panels) / 2))
+    axes = figure.subplots(math.ceil(len(panels) / 2), 2, squeeze=False)
+    colours = dict(zip(sorted({known.T for panel in panels for known in panel}), SERIES, strict=False))
+    for ax, comparisons in zip(axes.flatten(), panels, strict=False):
+        draw_panel(ax, comparisons, colours)
+    for ax in axes.flatten()[len(panels) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("Frechet distance")
+    handles = [Line2D([], [], marker=".", color=colour, label=f"T = {T}") for T, colour in colours.items()]
+    handles.append(Line2D([], [], marker="o", ls="", ms=10, mfc="none", color=BLACK, label="automatic alpha"))
+    handles.append(Line2D([], [], ls="--", lw=0.8, color=BLACK, label="plain"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    count = {verdict: sum(known.verdict == verdict for panel in panels for known in panel) for verdict in VERDICTS}
+    of_all = f"within 5 % of a search's best in {count['yes']} of {sum(count.values())} cases, worse in {count['no']}"
+    figure.suptitle(f"The automatic alpha (ring): {of_all}")
+    return figure
 
 
 def choices() -> list[list[Any]]:
@@ -165,7 +195,8 @@ def choices() -> list[list[Any]]:
     for name in SHIPPED:
         model = prescore.load(name)
         known = in_range(prescore.load_statistics(name), model.data_range)
-        for label, statistics in ((name, known), (f"{name}, as a Gaussian", replace(known, scales=None))):
+        gaussian = replace(known, moments=replace(known.moments, scales=None))
+        for label, statistics in ((name, known), (f"{name}, as a Gaussian", gaussian)):
             plain = [PredictorCorrector(steps=T) for T in STEPS]
             alphas = [prescore.choose_alpha(p, statistics, model.sigma_min, model.sigma_max).alpha for p in plain]
             lines.append([label, *map(shown, alphas)])
@@ -176,12 +207,10 @@ def ratio_text(known: Comparison) -> str:
     return f"{known.label}, T = {known.T} ({known.ratio:.3f} ± {known.error:.3f})"
 
 
-def text(
-    comparisons: Sequence[Comparison],
-    runs: Mapping[str, Any],
-    chosen: Sequence[Sequence[Any]],
-) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    runs, chosen = numbers["runs"], numbers["choices"]
+    comparisons = [known for panel in compared(runs) for known in panel]
     count = {row["denoiser"]: row["n"] for row in runs.values() if "true" in row}
     sizes = "; ".join(
         f"n = {n} for {', '.join(k for k in count if count[k] == n)}" for n in dict.fromkeys(count.values())
@@ -243,16 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.images is not None:
         own = network(options.model, options.images, options.features, options.n_network, options.config)
         subjects[options.model] = own, options.network_steps
-    panels = []
     for label, (subject, steps) in subjects.items():
         run_all(subject, label, steps, runs)
-        panels.append([Comparison.of(runs.runs, label, T) for T in steps])
-    figure = Figure(figsize=(5.5 * len(panels), 4.5), layout="constrained")
-    for ax, comparisons in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(ax, comparisons)
-    chosen = [] if options.quick else choices()
-    section = text([known for panel in panels for known in panel], runs.runs, chosen)
-    publish(output_folder(options), "automatic_alpha", figure, runs.numbers, section)
+    numbers = runs.numbers | {"choices": [] if options.quick else choices()}
+    publish(output_folder(options), "automatic_alpha", draw, text, numbers)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ and the values at its end say more than the averages.
 """
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from drawing import GREY, LOOKS, legend_below, page
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, command, output_folder, publish, table
@@ -62,36 +65,69 @@ def measure(model: Trained, sampler: Sampler, n: int) -> dict[str, Any] | None:
     }
 
 
-def draw_curve(ax: Axes, runs: dict[str, dict[str, Any]], key: str, label: str) -> None:
-    for name, run in runs.items():
-        positive = [(s, v) for s, v in zip(run["sigma"], run[key], strict=True) if s > 0]
-        ax.loglog(*zip(*positive, strict=True), lw=1.2, label=name)
+def over_plain(runs: Mapping[str, Any], name: str, key: str) -> tuple[list[float], list[float]]:
+    """Noise levels, and a measure there over that of plain, which is interpolated along log sigma."""
+
+    def curve(run: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+        pairs = sorted((math.log(s), math.log(v)) for s, v in zip(run["sigma"], run[key], strict=True) if s > 0)
+        levels, values = zip(*pairs, strict=True)
+        return list(levels), list(values)
+
+    (levels, values), (of_plain, plain) = curve(runs[name]), curve(runs["plain"])
+    inside = [(s, v) for s, v in zip(levels, values, strict=True) if of_plain[0] <= s <= of_plain[-1]]
+    ratios = [math.exp(v - float(np.interp(s, of_plain, plain))) for s, v in inside]
+    return [math.exp(s) for s, _ in inside], ratios
+
+
+def draw_ratios(ax: Axes, runs: Mapping[str, Any], key: str) -> None:
+    for name in runs:
+        if name != "plain" and "plain" in runs:
+            # Two solvers that agree are told apart by their signs, which alternate.
+            first = list(runs).index(name) % 3
+            ax.plot(*over_plain(runs, name, key), markevery=(first, 4), label=name, **LOOKS[name])
+    ax.axhline(1, color=GREY, lw=1.2, ls="--", label="plain")
+    ax.set_xscale("log")
     ax.invert_xaxis()
-    ax.set(xlabel="noise level", ylabel=label)
 
 
-def draw(results: dict[str, dict[str, Any]]) -> Figure:
+def draw(numbers: Mapping[str, Any]) -> Figure:
     """A column for each model, V_coo above R_coo."""
-    figure = Figure(figsize=(4 * len(results), 6), layout="constrained")
-    columns = figure.subplots(2, len(results), squeeze=False).T
+    results = by_model(numbers)
+    figure = page(4.8)
+    columns = figure.subplots(2, len(results), squeeze=False, sharex="col").T
     for (above, below), (model, runs) in zip(columns, results.items(), strict=True):
-        draw_curve(above, runs, "V_along", "V_coo")
-        draw_curve(below, runs, "R_along", "R_coo")
-        above.set_title(model, fontsize=9)
-        above.legend(fontsize=7)
+        draw_ratios(above, runs, "V_along")
+        draw_ratios(below, runs, "R_along")
+        above.set_title(model)
+        below.set_xlabel("noise level σ, falling")
+    columns[0][0].set_ylabel("V_coo / V_coo of plain")
+    columns[0][1].set_ylabel("R_coo / R_coo of plain")
+    figure.suptitle("Below 1 the coordinates of the state differ less than under the plain sampler")
+    legend_below(figure, columns[0][0], len(LOOKS))
     return figure
 
 
-def text(results: dict[str, dict[str, Any]], models: Sequence[str], T: int, n: int) -> str:
+def by_model(numbers: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The runs that did not overflow, by model and sampler."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, run in numbers["runs"].items():
+        model, _, sampler = name.rpartition(", ")
+        own = found.setdefault(model, {})
+        if run is not None:
+            own[sampler] = run
+    return found
+
+
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    results, T, n = by_model(numbers), numbers["settings"]["T"], numbers["settings"]["n"]
     rows = [
         [model, name, *(run[key] for key in ("V_coo", "R_coo", "V_coo_end", "R_coo_end"))]
         for model, runs in results.items()
         for name, run in runs.items()
     ]
     head = ["model", "sampler", "V_coo", "R_coo", "V_coo at the end", "R_coo at the end"]
-    names = "the shipped models" if tuple(models) == SHIPPED else described(models)
-    names = f"{'is' if len(models) == 1 else 'are'} {names}"
+    names = f"{'is' if len(results) == 1 else 'are'} {numbers['models']}"
     complete = {model: runs for model, runs in results.items() if {"plain", "PDS"} <= runs.keys()}
     both = [m for m, runs in complete.items() if all(runs["PDS"][k] < runs["plain"][k] for k in ("V_coo", "R_coo"))]
     changes = [runs["PDS"][k] / runs["plain"][k] - 1 for runs in complete.values() for k in ("V_coo", "R_coo")]
@@ -106,7 +142,10 @@ network calls, the solvers as many), {n} samples, alpha {strengths}:
 
 {table(head, rows)}
 
-![V_coo and R_coo along the trajectory](figures/conditioning.png)
+![V_coo and R_coo along the trajectory, over those of plain](figures/conditioning.png)
+
+The curves themselves fall by six orders of magnitude and lie on each other, so that the figure has what differs: V_coo
+(above) and R_coo (below) over those of plain at the same noise level.
 
 **{"Agrees in sign" if len(both) == len(results) else "Does not agree" if not both else "Agrees in part"}:** PDS
 lowers both averages for {len(both)} of {len(results)} models{moved}.
@@ -128,16 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.steps = steps_of(options, STEPS)
     settings = {"T": options.steps, "n": options.n} | ({"preset": options.preset} if options.preset else {})
     kept = Runs.open(options, "conditioning", settings)
-    results: dict[str, dict[str, Any]] = {}
     for name in options.models:
         model = Trained.open(name, options.statistics, options.config, options.preset)
-        runs = {
-            label: kept.get(f"{model.name}, {label}", partial(measure, model, sampler, options.n))
-            for label, sampler in model.contenders(options.steps).items()
-        }
-        results[model.name] = {label: run for label, run in runs.items() if run is not None}
-    section = text(results, options.models, options.steps, options.n)
-    publish(output_folder(options), "conditioning", draw(results), kept.numbers, section)
+        for label, sampler in model.contenders(options.steps).items():
+            kept.get(f"{model.name}, {label}", partial(measure, model, sampler, options.n))
+    names = "the shipped models" if tuple(options.models) == SHIPPED else described(options.models)
+    publish(output_folder(options), "conditioning", draw, text, kept.numbers | {"models": names})
 
 
 if __name__ == "__main__":

@@ -32,10 +32,11 @@ from typing import Any, Self
 
 import readings
 import torch
-from matplotlib import colormaps
+from drawing import LOOKS, ORANGE, PALE, PINK, label_ends, legend_below, numbered, page, true_samples
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, cell, command, output_folder, publish, table
-from subjects import Subject, add_network_options, kept, network, patches, rows
+from subjects import Subject, add_network_options, kept, network, patches, rows, values
 from torch import Tensor
 from trained import alpha_of
 
@@ -56,8 +57,17 @@ NETWORKS_RUN = ["natural-edm", "mnist-ve"]
 ALPHAS = (2.5, 5.0, 10.0, 20.0, 50.0)
 SCORED = 500  # true samples that the size of the score is measured on
 SOLVERS = ("p-ode-2m", "p-ode-3m", "p-sde-2m")
+EXACT = "exact mixture"
 AUTOMATIC, BEST = "PDS, automatic alpha", "PDS, best alpha"
 Grid = Callable[[int, float, float], Tensor]
+# In the figure; the others are pale.
+HIGHLIGHTED: Mapping[str, Mapping[str, Any]] = {
+    "plain": LOOKS["plain"],
+    BEST: LOOKS["PDS"],
+    "DDPM": {"color": PINK, "marker": "x"},
+    "DDIM": {"color": ORANGE, "marker": "+"},
+    "p-ode-3m": LOOKS["p-ode-3m"],
+}
 # name in the table: (name of the sampler, options). Two schedules where the paper has both.
 VP_METHODS: Mapping[str, tuple[str, str]] = {
     "DDPM": ("ddpm", "linear"),
@@ -228,24 +238,43 @@ def _or_inf(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-def draw(subjects: Sequence[Distances], found: Sequence[readings.Found]) -> Figure:
-    """Distance against T, a panel for each subject; below, that of the readings of the step rule."""
-    columns = max(6 * len(subjects), 4 * len(found))
-    figure = Figure(figsize=(1.1 * columns, 8.0), layout="constrained")
-    above, below = figure.subfigures(2, 1)
-    for ax, known in zip(below.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+def draw(numbers: Mapping[str, Any]) -> Figure:
+    """Distance against network calls, a panel for each subject; below, that of the readings of the step rule."""
+    subjects, found = measured(numbers), readings.Found.all_of(numbers["runs"])
+    figure = page(7.4)
+    above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    axes = above.subplots(1, len(subjects), squeeze=False)[0]
+    for ax, known in zip(axes, subjects, strict=True):
+        draw_distances(ax, known)
+    axes[0].set_ylabel("Frechet distance")
+    axes = below.subplots(1, len(found), squeeze=False)[0]
+    for ax, known in zip(axes, found, strict=True):
         readings.draw(ax, known)
-    for ax, known in zip(above.subplots(1, len(subjects), squeeze=False)[0], subjects, strict=True):
-        ax.set_prop_cycle(color=colormaps["tab20"].colors)
-        for name, row in known.rows.items():
-            style = "-" if is_ours(name) else "--" if is_ve(name) else ":"
-            ax.loglog(known.steps, [math.nan if v is None else v for v in row], style, marker=".", label=name)
-        ax.axhline(known.floor, color="0.7", lw=0.8)
-        ax.set(xlabel="T", ylabel="Frechet distance", title=f"{known.label}; grey: true samples")
-        ax.set_xticks(known.steps, [str(T) for T in known.steps])
-        ax.minorticks_off()
-        ax.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axes[0].set_ylabel("distance, or error of the spectrum")
+    below.suptitle("The step rule: r kept, or made longer where steps are fewer")
+    legend_below(below, axes[0], 5)
     return figure
+
+
+def draw_distances(ax: Axes, known: Distances) -> None:
+    """Distance against network calls: a few methods that speak for the others, which are pale."""
+    ax.set(xscale="log", yscale="log", xlabel="network calls")
+    ends = [true_samples(ax, known.floor, known.spread)]
+    for name, row in known.rows.items():
+        calls = [(2 if is_ve(name) else 1) * T for T in known.steps]
+        points = [(n, v) for n, v in zip(calls, row, strict=True) if v is not None]
+        shown = name.partition(", ")[0] if is_ours(name) else name
+        look = HIGHLIGHTED.get(name if name in HIGHLIGHTED else shown)
+        if look is None or name.endswith("VP range"):
+            ax.plot(*zip(*points, strict=True), color=PALE, lw=1, zorder=1)
+        elif points:
+            ax.plot(*zip(*points, strict=True), **look)
+            ends.append((points[-1][1], shown, look["color"]))
+    numbered(ax, sorted({n for T in known.steps for n in (T, 2 * T)})[:: 2 if len(known.steps) > 3 else 1])
+    worst = max(v for v in known.rows["plain"] if v is not None)
+    ax.set_ylim(top=2 * worst)
+    label_ends(ax, ends, gap=0.075)
+    ax.set_title(f"{known.label}, n = {known.n}")
 
 
 def is_ours(name: str) -> bool:
@@ -256,8 +285,21 @@ def is_ve(name: str) -> bool:
     return name == "plain" or name.startswith("PDS")
 
 
-def text(subjects: Sequence[Distances], scores: Distances | None, rule: str) -> str:
+def measured(numbers: Mapping[str, Any], measure: str = "frechet") -> list[Distances]:
+    """Of the mixture and of the network, if they have that measure."""
+    runs, settings = numbers["runs"], numbers["settings"]
+    found = []
+    for label in values(runs, "denoiser"):
+        n = settings["n"] if label == EXACT else settings["n_network"]
+        steps = values({key: row for key, row in runs.items() if row.get("denoiser") == label}, "T")
+        found.append(Distances.of(runs, label, n, steps, measure))
+    return [distances for distances in found if distances is not None]
+
+
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    subjects, rule = measured(numbers), readings.text(readings.Found.all_of(numbers["runs"]))
+    scores = next(iter(measured(numbers, "inception")), None)
     tables = "\n\n".join(
         f"{known.label}, n = {known.n}; true samples have {cell(known.floor)} ± {cell(known.spread)}:\n\n{known.table}"
         for known in subjects
@@ -285,7 +327,11 @@ PDS makes two network calls, one of the others makes one.
 
 {tables}
 
-![Frechet distance against T](figures/distance_tables.png)
+![Frechet distance against network calls, and of the readings of the step rule](figures/distance_tables.png)
+
+Above, distance against network calls: plain and PDS make two an iteration, so that they stand at 2 T, the others one.
+Pale lines are the methods of the table that have no name in the figure. Below, against T, the readings of the step
+rule (see there) with the corrector first.
 
 {inception}
 Best distance over T on the {exact.label} (Table 7 in form):
@@ -342,22 +388,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.n, options.n_network, options.steps, options.network_steps = 20, 4, [4, 14], [3]
     settings = {"n": options.n, "n_network": options.n_network, "model": options.model, "features": options.features}
     runs = Runs.open(options, "distance_tables", settings)
-    subjects = {"exact mixture": (patches(options.data, options.n, options.quick), options.steps)}
+    subjects = {EXACT: (patches(options.data, options.n, options.quick), options.steps)}
     if options.images is not None:
         own = network(options.model, options.images, options.features, options.n_network, options.config)
         subjects[options.model] = (with_inception_score(own, options.features), options.network_steps)
-    results = []
     for label, (subject, steps) in subjects.items():
         kept(runs, {"denoiser": label, "true": True}, lambda subject=subject: {"floor": subject.floor()})
         run_all(subject, label, steps, runs)
-        results.append(Distances.of(runs.runs, label, subject.n, steps))
-        scores = Distances.of(runs.runs, label, subject.n, steps, "inception")
-    found = []
-    for case in cases(options, subjects["exact mixture"][0]):
+    for case in cases(options, subjects[EXACT][0]):
         case.run_all(runs)
-        found.append(readings.Found.of(runs.runs, case))
-    section = text(results, scores, readings.text(found))
-    publish(output_folder(options), "distance_tables", draw(results, found), runs.numbers, section)
+    publish(output_folder(options), "distance_tables", draw, text, runs.numbers)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from drawing import GREY, LOOKS, ORANGE, PINK, RED, legend_below, numbered, page
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, benchmark, cell, command, output_folder, publish, table
@@ -171,44 +172,54 @@ def report(runs: Mapping[str, Any]) -> str:
     return table(head, lines)
 
 
-def draw(runs: Mapping[str, Any]) -> Figure:
+def looks(family: str) -> dict[str, dict[str, Any]]:
+    """What the lines of a family look like, by the label of the method: dashed is Euler's."""
+    own = zip(PANELS[family], ((RED, "s", "--"), (ORANGE, "D", "-"), (PINK, "^", "-")), strict=False)
+    edm = zip(EDM, ((GREY, "x", "--"), (GREY, "+", "-")), strict=True)
+    return {method.label: dict(zip(("color", "marker", "ls"), look, strict=True)) for method, look in [*own, *edm]}
+
+
+def name_of(method: str, family: str) -> str:
+    """In the legend, which all columns share."""
+    edm = {EDM[0].label: "Euler, EDM levels, σ = t", EDM[1].label: "Heun, EDM levels, σ = t"}
+    return edm.get(method) or (
+        "Heun, EDM levels, own schedule" if "EDM levels" in method else f"{method.split(',')[0]}, own"
+    )
+
+
+def draw(numbers: Mapping[str, Any]) -> Figure:
     """Distance and flow error against calls, and local errors against the level; a column for each family."""
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    runs = numbers["runs"]
+    figure = page(8.4)
     axes = figure.subplots(3, len(PANELS), sharey="row")
-    for (family, methods), column in zip(PANELS.items(), axes.T, strict=True):
-        for ax, (measure, title) in zip(column[:2], MEASURES.items(), strict=True):
-            draw_measure(ax, runs, [*methods, *EDM], measure)
-            ax.set_title(f"{family}: {title}")
-        draw_local(column[2], runs, [*methods, *EDM])
-        column[2].set(xlabel="σ", title=f"{family}: local error, {middle_budget(runs)} calls")
-        column[0].legend(fontsize=6)
+    for family, column in zip(PANELS, axes.T, strict=True):
+        for ax, measure in zip(column[:2], MEASURES, strict=True):
+            draw_measure(ax, runs, family, measure)
+        draw_local(column[2], runs, family)
+        column[0].set_title(f"{family} models")
+        column[1].set_xlabel("network calls")
+        column[2].set(xlabel="noise level σ of the step")
+    for ax, name in zip(axes[:, 0], (*MEASURES.values(), f"local error, {middle_budget(runs)} calls"), strict=True):
+        ax.set_ylabel(name)
+    legend_below(figure, axes[0][0], 3)
     return figure
 
 
-def draw_measure(ax: Axes, runs: Mapping[str, Any], methods: Sequence[Method], measure: str) -> None:
+def draw_measure(ax: Axes, runs: Mapping[str, Any], family: str, measure: str) -> None:
     """A measure of solvers, and of ours, against calls."""
-    for i, method in enumerate(methods):
-        draw_curve(ax, runs, method.label, measure, color=f"C{i}", ls="--" if method.solver == "Euler" else "-")
-    for name, ls in zip(OURS, ("-", ":"), strict=True):
-        draw_curve(ax, runs, name, measure, color="black", ls=ls)
-    budgets = values(runs, "budget")
-    ax.set_xticks(budgets, labels=[str(budget) for budget in budgets])
-    ax.set_xticks([], minor=True)
-    ax.set(xlabel="calls", ylim=(None, TOP[measure]))
+    ax.set(xscale="log", yscale="log")
+    for name, look in (looks(family) | {name: LOOKS[name] for name in OURS}).items():
+        found = {row["budget"]: row[measure] for row in rows(runs, denoiser="exact", sampler=name)}
+        ax.plot(list(found), list(found.values()), label=name if name in OURS else name_of(name, family), **look)
+    ax.set_ylim(top=TOP[measure])
+    numbered(ax, values(runs, "budget"))
 
 
-def draw_curve(ax: Axes, runs: Mapping[str, Any], name: str, measure: str, **style: Any) -> None:
-    found = {row["budget"]: row[measure] for row in rows(runs, denoiser="exact", sampler=name)}
-    ax.loglog(list(found), list(found.values()), marker=".", lw=1, label=name, **style)
-    ax.grid(alpha=0.3, which="both")
-
-
-def draw_local(ax: Axes, runs: Mapping[str, Any], methods: Sequence[Method]) -> None:
-    for i, method in enumerate(methods):
-        row = rows(runs, denoiser="exact", sampler=method.label, budget=middle_budget(runs))[0]
+def draw_local(ax: Axes, runs: Mapping[str, Any], family: str) -> None:
+    for name, look in looks(family).items():
+        row = rows(runs, denoiser="exact", sampler=name, budget=middle_budget(runs))[0]
         sigma, errors = zip(*row["local_errors"], strict=True)
-        ax.loglog(sigma, errors, marker=".", lw=1, color=f"C{i}", ls="--" if method.solver == "Euler" else "-")
-    ax.grid(alpha=0.3)
+        ax.loglog(sigma, errors, **look | {"ms": 3, "lw": 1})
 
 
 def middle_budget(runs: Mapping[str, Any]) -> int:
@@ -216,7 +227,9 @@ def middle_budget(runs: Mapping[str, Any]) -> int:
     return budgets[len(budgets) // 2]
 
 
-def section(runs: Mapping[str, Any]) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
+    """The section of docs/results.md."""
+    runs = numbers["runs"]
     n = rows(runs, denoiser="exact", samples="true")[0]["n"]
     return f"""## Schedules and noise levels
 
@@ -230,6 +243,9 @@ ones: {floor_text(runs)}). Local errors: those of single steps, root mean square
 {report(runs)}
 
 ![Distance, flow error and local errors](figures/{NAME}.png)
+
+A column has the samplers of one family, as published and with each change, beside both of EDM; "own" are the levels and
+the schedule of the family.
 
 {verdict(runs)}
 """
@@ -282,9 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.images:
         subject = network(options.model, options.images, options.features, options.network_n, options.config)
         sweep(runs, options.model, subject, budgets)
-    text = section(runs.runs)
-    publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
-    print(text)
+    publish(output_folder(options), NAME, draw, text, runs.numbers)
+    print(text(runs.numbers))
 
 
 if __name__ == "__main__":

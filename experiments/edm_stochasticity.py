@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from drawing import BLACK, BLUE, LOOKS, ORANGE, PINK, RED, legend_below, page, true_samples
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, cell, command, output_folder, publish, table
@@ -105,39 +106,50 @@ def report(runs: Mapping[str, Any], label: str) -> str:
     return table([label, *(f"{budget} calls" for budget in budgets(runs, label))], lines)
 
 
-def draw(runs: Mapping[str, Any]) -> Figure:
-    """Distance, and excess of detail where it is known, against S_churn; a column for each number of calls."""
+LINES = {  # of the figure: colour, marker and dash of each variant
+    "S_tmin, S_tmax, S_noise": (PINK, "o", "-"),
+    "S_noise = 1": (BLUE, "s", "-"),
+    "S_tmin, S_tmax = 0, ∞": (ORANGE, "^", "--"),
+    "churn alone": (RED, "v", "--"),
+}
+
+
+def draw(numbers: Mapping[str, Any]) -> Figure:
+    """Distance, and excess of detail where it is known, against S_churn; a row for each denoiser and budget."""
+    runs = numbers["runs"]
     panels = [(label, budget) for label in values(runs, "denoiser") for budget in budgets(runs, label)]
-    known = [(*panel, "detail") for panel in panels if "detail" in best(runs, *panel, DETERMINISTIC)]
-    every = [*((*panel, "frechet") for panel in panels), *known]
-    columns = max(2, *(len(budgets(runs, label)) for label in values(runs, "denoiser")))
-    count = math.ceil(len(every) / columns)
-    figure = Figure(figsize=(3.6 * columns, 2.4 * count), layout="constrained")
-    axes = figure.subplots(count, columns, squeeze=False).flatten()
-    for ax, panel in zip(axes, every, strict=False):
-        draw_panel(ax, runs, *panel)
-    for ax in axes[len(every) :]:
-        ax.set_axis_off()
-    axes[0].legend(fontsize=6)
+    figure = page(0.6 + 1.75 * len(panels))
+    axes = figure.subplots(len(panels), 2, squeeze=False)
+    for line, panel in zip(axes, panels, strict=True):
+        draw_panel(line[0], runs, *panel, "frechet")
+        if "detail" in best(runs, *panel, DETERMINISTIC):
+            draw_panel(line[1], runs, *panel, "detail")
+        else:
+            line[1].set_axis_off()
+        line[0].set_title("{}, {} calls: Frechet distance".format(*panel))
+    for ax in [axes[-1][0], [ax for ax in axes[:, 1] if ax.axison][-1]]:
+        ax.set_xlabel("S_churn")
+    legend_below(figure, axes[0][0], 4)
     return figure
 
 
 def draw_panel(ax: Axes, runs: Mapping[str, Any], label: str, budget: int, measure: str) -> None:
-    true = rows(runs, denoiser=label, samples="true")[0]["true"][measure]
-    ax.axhspan(true["mean"] - true["spread"], true["mean"] + true["spread"], color="tab:green", alpha=0.3, lw=0)
+    true_samples(ax, **rows(runs, denoiser=label, samples="true")[0]["true"][measure])
     still = best(runs, label, budget, DETERMINISTIC)[measure]
-    ax.axhline(still, color="tab:red", lw=1, label="deterministic")
-    for variant, color in zip(VARIANTS, ("tab:purple", "tab:blue", "tab:orange", "tab:olive"), strict=True):
+    ax.axhline(still, color=BLACK, label="deterministic")
+    for variant, (colour, marker, dash) in LINES.items():
         found = {row["S_churn"]: row[measure] for row in rows(runs, denoiser=label, budget=budget, sampler=variant)}
-        ax.plot([0, *found], [still, *found.values()], marker=".", lw=1, color=color, label=variant)
-    ax.axhline(best(runs, label, budget, "p-ode-3m")[measure], color="black", ls=":", lw=1, label="p-ode-3m")
-    title = "Frechet distance" if measure == "frechet" else "excess of detail"
-    ax.set_title(f"{label}, {budget} calls: {title}", fontsize=7)
-    ax.set_xlabel("S_churn", fontsize=7)
-    ax.tick_params(labelsize=6)
+        ax.plot([0, *found], [still, *found.values()], dash, marker=marker, ms=4, color=colour, label=variant)
+    ax.axhline(
+        best(runs, label, budget, "p-ode-3m")[measure], color=LOOKS["p-ode-3m"]["color"], ls=":", label="p-ode-3m"
+    )
+    if measure == "detail":
+        ax.set_title(f"{label}, {budget} calls: excess of detail")
 
 
-def section(runs: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
+    """The section of docs/results.md."""
+    runs, settings = numbers["runs"], numbers["settings"]
     tables = "\n\n".join(report(runs, label) for label in values(runs, "denoiser"))
     n = {row["denoiser"]: row["n"] for row in rows(runs, samples="true")}
     return f"""## Deterministic and stochastic sampling
@@ -155,7 +167,8 @@ n = {", ".join(f"{count} ({label})" for label, count in n.items())}; true sample
 
 ![Distance against S_churn](figures/{NAME}.png)
 
-Green: true samples. Excess of detail is the mean of ln(variance / true variance) over principal components.
+A row for each denoiser and number of calls; green is the band of true samples. Excess of detail is the mean of
+ln(variance / true variance) over principal components.
 
 {verdict(runs)}
 """
@@ -223,9 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sweep(runs, label, subject, steps)
     for model in (options.model or ["mnist-ve"]) if options.images else []:
         sweep(runs, model, network(model, options.images, options.features, network_n, options.config), network_steps)
-    text = section(runs.runs, runs.settings)
-    publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
-    print(text)
+    publish(output_folder(options), NAME, draw, text, runs.numbers)
+    print(text(runs.numbers))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drawing import BLUE, RED, SERIES, label_ends, page
 from matplotlib.figure import Figure
 from publish import ROOT, Runs, add_options, cell, command, output_folder, publish, table
 from subjects import Subject, floor_text, kept, patch_mixture, patches, rows, values
@@ -155,28 +156,45 @@ def of(runs: Mapping[str, Any], letter: str) -> list[dict[str, Any]]:
     return [rows(runs, recipe=recipe, configuration=letter)[0] for recipe in RECIPES]
 
 
-def draw(runs: Mapping[str, Any]) -> Figure:
+def draw(numbers: Mapping[str, Any]) -> Figure:
     """Excess and distance by configuration, and the excess of each by noise level."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    axes, letters = figure.subplots(1, 4), values(runs, "configuration")
-    for i, recipe in enumerate(RECIPES):
+    runs = numbers["runs"]
+    figure = page(6.0)
+    (above, beside), below = figure.subplots(2, 2)
+    letters = values(runs, "configuration")
+    ends: dict[str, list[tuple[float, str, str]]] = {"excess": [], "distance": []}
+    for i, (recipe, colour, marker) in enumerate(zip(RECIPES, (RED, BLUE), "so", strict=True)):
         found = [of(runs, letter)[i] for letter in letters]
-        axes[0].semilogy(letters, [row["excess"] for row in found], marker="o", label=recipe.upper())
-        distances = [row["samples"]["Heun"]["frechet"] for row in found]
-        axes[1].semilogy(letters, distances, marker="o", label=recipe.upper())
-    axes[0].set_title("excess of the loss", fontsize=9)
-    axes[1].set_title(f"Frechet distance, Heun, {CALLS} calls", fontsize=9)
-    axes[0].legend(fontsize=7)
-    for i, (ax, recipe) in enumerate(zip(axes[2:], RECIPES, strict=True)):
-        for letter in letters:
-            ax.loglog(LEVELS, of(runs, letter)[i]["by_level"], marker=".", label=letter)
-        ax.set_title(f"{recipe.upper()}: excess by noise level", fontsize=9)
-        ax.set_xlabel("σ")
-    axes[2].legend(fontsize=7)
+        excesses, distances = ([get(row) for row in found] for get in (_excess, _distance))
+        for ax, y, key in ((above, excesses, "excess"), (beside, distances, "distance")):
+            ax.semilogy(letters, y, marker=marker, color=colour)
+            ends[key].append((y[-1], recipe.upper(), colour))
+    label_ends(above, ends["excess"], gap=0.09)
+    label_ends(beside, ends["distance"], gap=0.09)
+    above.set(title="Excess of the loss over the best denoiser", xlabel="configuration")
+    beside.set(title=f"Frechet distance, Heun, {CALLS} calls", xlabel="configuration")
+    for i, (ax, recipe) in enumerate(zip(below, RECIPES, strict=True)):
+        last = []
+        for letter, colour in zip(letters, SERIES, strict=False):
+            own = of(runs, letter)[i]["by_level"]
+            ax.loglog(LEVELS, own, marker=".", color=colour)
+            last.append((own[-1], letter, colour))
+        label_ends(ax, last, gap=0.09)
+        ax.set(title=f"{recipe.upper()}: excess by noise level", xlabel="noise level σ")
     return figure
 
 
-def section(runs: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _excess(row: Mapping[str, Any]) -> float:
+    return row["excess"]
+
+
+def _distance(row: Mapping[str, Any]) -> float:
+    return row["samples"]["Heun"]["frechet"]
+
+
+def text(numbers: Mapping[str, Any]) -> str:
+    """The section of docs/results.md."""
+    runs, settings = numbers["runs"], numbers["settings"]
     n = rows(runs, denoiser="exact", samples="true")[0]["n"]
     return f"""## Training: configurations A to F
 
@@ -238,9 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for recipe, letter in product(RECIPES, letters):
             facts = {"recipe": recipe, "configuration": letter}
             kept(runs, facts, partial(run, recipe, letter, data, training, folder, subject))
-    text = section(runs.runs, runs.settings)
-    publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
-    print(text)
+    publish(output_folder(options), NAME, draw, text, runs.numbers)
+    print(text(runs.numbers))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from drawing import page, sheet
 from latent_mnist import LATENT, QUICK_LATENT, QUICK_VAE, VAE, load_model, pds, uniform
 from matplotlib.figure import Figure
-from publish import Runs, add_options, cell, command, output_folder, publish, table
+from publish import Pictures, Runs, add_options, cell, command, output_folder, publish, table
 from subjects import kept, rows, values
 from torch import Tensor
 
@@ -30,7 +31,7 @@ import prescore
 from prescore.data import load_images
 from prescore.errors import SamplingError
 from prescore.grid import geometric
-from prescore.images import grid, to_uint8
+from prescore.images import to_uint8
 from prescore.metrics import Features, Moments, frechet_distance, make_features
 from prescore.models.latent import LatentDenoiser
 from prescore.precondition import Preconditioner
@@ -86,6 +87,9 @@ SUBJECTS = {
         {"steps": 2000, "cooldown": 1000},
     ),
 }
+
+
+NAMES = {"digits": "latent_langevin", "colour": "latent_colour"}  # of results
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,22 +186,25 @@ def shown(numbers: Sequence[float | None]) -> str:
     return cell(mean(finite)) + (f" ± {cell(stdev(finite))}" if len(finite) > 1 else "")
 
 
-def draw(setting: Setting, samplers: Mapping[tuple[str, str], Sampler]) -> Figure:
-    """A strip for each sampler, the same seeds."""
-    strips = {f"{mask}: {dynamics}": setting.draw(s, range(SHOWN)) for (dynamics, mask), s in samplers.items()}
-    strips = {"true": setting.pictures[-SHOWN:]} | {name: x for name, x in strips.items() if x is not None}
-    figure = Figure(figsize=(7, 0.75 * len(strips)), layout="constrained")
-    for ax, (name, x) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips.items(), strict=True):
-        sheet = grid(x, columns=len(x)).movedim(0, -1).numpy()
-        ax.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=255)
-        ax.set_title(name, fontsize=8, loc="left", pad=2)
-        ax.set_axis_off()
+def draw(numbers: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> Figure:
+    """A strip for each sampler with its distance, the same seeds."""
+    runs, true = numbers["runs"], {"true": shown([numbers["runs"]["true"]["frechet"]])}
+    figure = page(0.3 + 0.6 * len(pictures))
+    for ax, (name, x) in zip(figure.subplots(len(pictures), 1, squeeze=False)[:, 0], pictures.items(), strict=True):
+        mask, _, dynamics = name.partition(": ")
+        distance = true.get(name) or shown(found(runs, dynamics, mask))
+        sheet(ax, x, columns=SHOWN)
+        ax.set_ylabel(f"{name}\ndistance {distance}", rotation=0, ha="right", va="center")
+    figure.suptitle("Pictures from latents, the same seeds in each row")
     return figure
 
 
-def text(runs: Mapping[str, Any], kind: Kind, name: str, facts: Mapping[str, Any]) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
-    T, masks = facts["T"], [mask for mask in values(runs, "mask") if mask != "original"]
+    settings, kind = numbers["settings"], SUBJECTS[numbers["settings"]["subject"]]
+    floor, reconstructed = (cell(numbers["runs"][key]["frechet"]) for key in ("true", "reconstructed"))
+    runs = {key: run for key, run in numbers["runs"].items() if "mask" in run}
+    T, masks = settings["T"], [mask for mask in values(runs, "mask") if mask != "original"]
     lines = [[mask, *(shown(found(runs, dynamics, mask)) for dynamics in (LANGEVIN, OWN, CORRECTED))] for mask in masks]
     own = f"PDS, alpha {kind.alpha:g}"
 
@@ -211,14 +218,14 @@ def text(runs: Mapping[str, Any], kind: Kind, name: str, facts: Mapping[str, Any
     return f"""## Langevin dynamics on latents of {kind.what} (Figure {kind.figure})
 
 The paper samples latents by annealed Langevin dynamics and reports, by pictures, that PDS with alpha = {kind.alpha:g}
-keeps the quality with {FEWER} times fewer steps. Here: latents {facts["latents"]}, Frechet distance in the features of
-`{kind.features}`, mean and standard deviation over {facts["sets"]} sets of {facts["n"]} seeds; as many true pictures
-have {cell(facts["floor"])}, their reconstructions {cell(facts["reconstructed"])}, plain Langevin dynamics with
+keeps the quality with {FEWER} times fewer steps. Here: latents {numbers["latents"]}, Frechet distance in the features
+of `{settings["features"]}`, mean and standard deviation over {settings["sets"]} sets of {settings["n"]} seeds; as many
+true pictures have {floor}, their reconstructions {reconstructed}, plain Langevin dynamics with
 T0 = {T0} steps {shown(found(runs, LANGEVIN, "original"))}. With T = {T}:
 
 {table(["", LANGEVIN, OWN, CORRECTED], lines)}
 
-![Pictures from latents](figures/{name}.png)
+![Pictures from latents](figures/{NAMES[settings["subject"]]}.png)
 
 **{verdict}:** PDS with the paper's alpha is below plain with {where}. A dash is a run that overflows; M = m multiplies
 all noise alike, by the mean square of what PDS multiplies it by.
@@ -240,10 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kind = kind if options.features is None else replace(kind, features=options.features)
     if options.quick:
         options.n, options.sets, T = 4, 1, 5
-    name = "latent_langevin" if options.subject == "digits" else "latent_colour"
+    name = NAMES[options.subject]
     x = load_images(options.data, key="train", pad=kind.pad)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
-    runs = Runs.open(options, name, {"T": T, "n": options.n, "sets": options.sets, "features": kind.features})
+    settings = {"subject": options.subject, "T": T, "n": options.n, "sets": options.sets, "features": kind.features}
+    runs, pictures = Runs.open(options, name, settings), Pictures.open(options, name)
     with tempfile.TemporaryDirectory() as temporary:
         train_on = x[: -max(options.n, min(kind.held_out, len(x) // 2))]
         trained: Callable[[], LatentDenoiser] = partial(
@@ -252,20 +260,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = load_model(options.model) if options.model else trained()
     setting = Setting(model, x[:200] if options.quick else x, options.n, kind.features)
     true = setting.pictures[-options.n :]
-    floor = runs.get("true", lambda: {"frechet": setting.distance(true)})["frechet"]
+    runs.get("true", lambda: {"frechet": setting.distance(true)})
     again = partial(lambda: to_uint8(model.decode(model.encode(true)), model.picture_range))
-    reconstructed = runs.get("reconstructed", lambda: {"frechet": setting.distance(again())})["frechet"]
+    runs.get("reconstructed", lambda: {"frechet": setting.distance(again())})
     samplers = methods(kind, setting, T)
     original = setting.langevin(*((10, 1) if options.quick else (ORIGINAL_LEVELS, LEVEL_STEPS)), None)
     for k in range(options.sets):
         for (dynamics, mask), sampler in samplers.items():
             kept(runs, {"dynamics": dynamics, "mask": mask, "set": k}, partial(setting.run, sampler, k))
         kept(runs, {"dynamics": LANGEVIN, "mask": "original", "set": k}, partial(setting.run, original, k))
-    facts = {"T": T, "n": options.n, "sets": options.sets, "floor": floor, "reconstructed": reconstructed}
-    facts["latents"] = " x ".join(map(str, model.event_shape))
-    pictured = {key: s for key, s in samplers.items() if key[1] in ("plain", f"PDS, alpha {kind.alpha:g}")}
-    measured = {key: run for key, run in runs.runs.items() if "mask" in run}
-    publish(output_folder(options), name, draw(setting, pictured), runs.numbers, text(measured, kind, name, facts))
+    pictures.get("true", lambda: true[:SHOWN])
+    for (dynamics, mask), sampler in samplers.items():
+        if mask in ("plain", f"PDS, alpha {kind.alpha:g}"):
+            pictures.get(f"{mask}: {dynamics}", partial(setting.draw, sampler, range(SHOWN)))
+    numbers = runs.numbers | {"latents": " x ".join(map(str, model.event_shape))}
+    publish(output_folder(options), name, draw, text, numbers, pictures.pictures)
 
 
 if __name__ == "__main__":

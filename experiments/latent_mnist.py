@@ -29,16 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drawing import SERIES, label_ends, page, sheet
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from publish import Runs, add_options, command, output_folder, publish, table
+from publish import Pictures, Runs, add_options, cell, command, output_folder, publish, table
 from torch import Tensor
 
 import prescore
 from prescore.data import load_images
 from prescore.errors import PrescoreError, SamplingError
 from prescore.gaussian import pixel_gaussian
-from prescore.images import grid, to_uint8
+from prescore.images import to_uint8
 from prescore.metrics import Features, Moments, frechet_distance, make_features, radial_power
 from prescore.models.latent import LatentDenoiser
 from prescore.operators import Pixel
@@ -52,9 +53,11 @@ from prescore.training.recipes import find_recipe, with_options
 SIDE, HELD_OUT = 32, 5000  # digits that are not trained on
 ALPHA, SPEEDUP = 1.75, 20  # of the paper
 OURS = "p-ode-2m"
+TRUE, AGAIN = "true digits", "their reconstructions"
 ALPHAS = (1.25, 2.5, 5.0, 15.0)
 FRACTIONS = (50, 100)  # of T, still fewer steps
-SHOWN = 20  # samples of each method in the figure
+SHOWN = 16  # samples of each method in the figure
+IN_FIGURE = ("plain", "PDS", "PDS, alpha 2.5", "M = m")  # with a 20th of the steps; beside them all T, and the solver
 # Settings of both trainings; the quick ones make no digits.
 VAE = {"model_channels": 16, "steps": 1500, "warmup": 100, "cooldown": 750}
 LATENT = {"steps": 5000, "cooldown": 2500}
@@ -141,6 +144,10 @@ class Setting:
         except SamplingError:
             return None
 
+    def pictures(self, sampler: Sampler) -> Tensor | None:
+        z = self.draw(sampler, SHOWN)
+        return None if z is None else to_uint8(self.model.decode(z))
+
     def run(self, sampler: Sampler, steps: int) -> dict[str, Any]:
         """Measures of n samples."""
         start = time.perf_counter()
@@ -153,7 +160,7 @@ class Setting:
     def floor(self, name: str) -> dict[str, float]:
         """The measures of n true digits, or of what the autoencoder makes of them."""
         z = self.latents[-self.n :]
-        return self.measures(self.digits[-self.n :] if name == "true digits" else self.model.decode(z), z)
+        return self.measures(self.digits[-self.n :] if name == TRUE else self.model.decode(z), z)
 
 
 def whiteness(x: Tensor, low: float, high: float) -> dict[str, Any]:
@@ -204,24 +211,35 @@ def load_model(path: Path) -> LatentDenoiser:
     return model
 
 
-def draw(pictures: Mapping[str, Tensor], rows: Mapping[str, Mapping[str, Any]], scales: Mapping[str, Any]) -> Figure:
-    """A strip of samples for each method, and the spectra beside them."""
-    figure = Figure(figsize=(11, 0.55 * len(pictures) + 0.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(3, 1.2))
-    for ax, (name, images) in zip(left.subplots(len(pictures), 1, squeeze=False)[:, 0], pictures.items(), strict=True):
-        ax.imshow(grid(images, columns=len(images))[0].numpy(), cmap="gray", vmin=0, vmax=255)
-        ax.set_title(f"{name}: {rows[name]['frechet']:.3g}", fontsize=8, loc="left", pad=2)
-        ax.set_axis_off()
-    draw_spectra(right.subplots(), scales)
+def in_figure(T: int) -> list[str]:
+    """The runs that the figure shows, of those of all T steps and of a 20th."""
+    few = max(2, T // SPEEDUP)
+    return [*(f"{name}, T = {few}" for name in IN_FIGURE), f"plain, T = {T}", f"{OURS}, {max(2, few // 2)} calls"]
+
+
+def draw(numbers: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> Figure:
+    """A strip of samples for each method with its distance, and the spectra below."""
+    runs = numbers["runs"]
+    names = [name for name in (TRUE, AGAIN, *in_figure(numbers["settings"]["T"])) if name in pictures]
+    figure = page(0.3 + 0.47 * len(names) + 2.6)
+    above, below = figure.subfigures(2, 1, height_ratios=(0.3 + 0.47 * len(names), 2.6))
+    for ax, name in zip(above.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
+        sheet(ax, pictures[name], columns=SHOWN)
+        calls = f"{runs[name]['calls']} calls, " if "T =" in name else ""
+        ax.set_ylabel(f"{name}\n{calls}distance {cell(runs[name]['frechet'])}", rotation=0, ha="right", va="center")
+    above.suptitle("Digits from latents, the same seeds, with their distance")
+    draw_spectra(below.subplots(), numbers["scales"])
     return figure
 
 
 def draw_spectra(ax: Axes, scales: Mapping[str, Any]) -> None:
-    for name in ("images", "latents", "drawn latents"):
-        ax.semilogy(scales[name]["frequencies"], scales[name]["power"], marker=".", label=name)
-    ax.set(xlabel="cycles a pixel", ylim=(1e-3, 3))
-    ax.set_title("variance of a frequency", fontsize=9)
-    ax.legend(fontsize=7, frameon=False)
+    ends = []
+    ax.set(yscale="log", xlabel="cycles a pixel", ylabel="variance of a frequency", ylim=(1e-3, 3))
+    for name, colour in zip(("images", "latents", "drawn latents"), SERIES, strict=False):
+        ax.plot(scales[name]["frequencies"], scales[name]["power"], marker="o", color=colour)
+        ends.append((scales[name]["power"][-1], name, colour))
+    label_ends(ax, ends, gap=0.1)
+    ax.set_title("The frequencies of digits differ by orders of magnitude, those of their latents hardly")
 
 
 def samplers(statistics: Statistics, T: int, is_quick: bool) -> dict[str, tuple[int, Sampler]]:
@@ -244,8 +262,9 @@ def samplers(statistics: Statistics, T: int, is_quick: bool) -> dict[str, tuple[
     return found
 
 
-def section(runs: Mapping[str, Any], facts: Mapping[str, Any], scales: Mapping[str, Any]) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    runs, facts, scales = numbers["runs"], numbers["settings"], numbers["scales"]
     T, few = facts["T"], max(2, facts["T"] // SPEEDUP)
     rows = [[name, run.get("calls", ""), run["frechet"], run["frechet_of_latents"]] for name, run in runs.items()]
     long, plain, ours = (runs[name]["frechet"] for name in (f"plain, T = {T}", f"plain, T = {few}", f"PDS, T = {few}"))
@@ -289,36 +308,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     digits = load_images(options.data, pad=SIDE)
     digits = digits[torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))]
     facts = {"T": T, "n": n, "alpha": ALPHA}
-    runs = Runs.open(options, "latent_mnist", facts)
+    runs, pictures = Runs.open(options, "latent_mnist", facts), Pictures.open(options, "latent_mnist")
     with tempfile.TemporaryDirectory() as temporary:
         train_on, folder = digits[: -max(n, HELD_OUT)], options.trained or Path(temporary)
         model = load_model(options.model) if options.model else train_model(train_on, folder, options.quick)
     setting = Setting(model, digits[:2000] if options.quick else digits, n)
 
-    pictures = {"true digits": digits[-n:][:SHOWN]}
-    pictures["their reconstructions"] = to_uint8(model.decode(setting.latents[-n:][:SHOWN]))
-    for name in pictures:
+    for name in (TRUE, AGAIN):
         runs.get(name, partial(setting.floor, name))
+    pictures.get(TRUE, lambda: digits[-n:][:SHOWN])
+    pictures.get(AGAIN, lambda: to_uint8(model.decode(setting.latents[-n:][:SHOWN])))
     for name, (steps, sampler) in samplers(setting.statistics, T, options.quick).items():
-        run = runs.get(name, partial(setting.run, sampler, steps))
-        print(name, run, flush=True)
-        if (
-            run["frechet"] is not None
-            and (steps == T or name.endswith(f"T = {T // SPEEDUP}"))
-            and "m, alpha" not in name
-        ):
-            z = setting.draw(sampler, SHOWN)
-            assert z is not None
-            pictures[name] = to_uint8(model.decode(z))
-    scales = spectra(setting)
-    numbers = runs.numbers | {"scales": scales}
-    publish(
-        output_folder(options),
-        "latent_mnist",
-        draw(pictures, runs.runs, scales),
-        numbers,
-        section(runs.runs, facts, scales),
-    )
+        print(name, runs.get(name, partial(setting.run, sampler, steps)), flush=True)
+        if name in in_figure(T):
+            pictures.get(name, partial(setting.pictures, sampler))
+    numbers = runs.numbers | {"scales": spectra(setting)}
+    publish(output_folder(options), "latent_mnist", draw, text, numbers, pictures.pictures)
 
 
 if __name__ == "__main__":

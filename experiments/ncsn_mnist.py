@@ -38,9 +38,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drawing import BLUE, GREY, LOOKS, legend_below, page, sheet
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from publish import Runs, add_options, command, output_folder, publish, table
+from publish import Pictures, Runs, add_options, cell, command, output_folder, publish, table
 from subjects import add_network_options, load_network
 from torch import Tensor
 
@@ -50,7 +51,7 @@ from prescore.denoiser import Denoiser
 from prescore.device import open_device
 from prescore.errors import SamplingError, check_choice
 from prescore.grid import geometric
-from prescore.images import grid, to_uint8
+from prescore.images import to_uint8
 from prescore.metrics import Moments, frechet_distance, make_features, power_spectrum_error, radial_power
 from prescore.operators import Frequency, Pixel
 from prescore.operators.frequency import mirror
@@ -62,7 +63,7 @@ from prescore.statistics import Statistics
 LEVELS = 10
 ORIGINAL_STEPS, ORIGINAL_H = 100, 0.2  # a level; 2e-5 / 0.01^2
 RADIUS, LAM = 0.2, 1.6  # of the disc, in heights
-SHOWN = 48  # samples of each picture
+DRAWN_SAMPLES, SHOWN = 48, 24  # samples of a spectrum in the figure, and of them pictures
 EXACT, EXACT_DIGITS = "exact", 1000  # digits whose exact score stands in for a network
 OURS = "p-ode-2m"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -112,7 +113,6 @@ class Setting:
     def statistics(self) -> Statistics:
         return prescore.calibrate(self.digits[: -self.n])
 
-    @cached_property
     def floor(self) -> dict[str, float]:
         """The measures of n true samples."""
         return self.measures(self.digits[-self.n :].double() / 255)
@@ -141,6 +141,10 @@ class Setting:
             return sample(self.model, sampler, seeds=range(n), batch_size=size, progress=False).clamp(0, 1)
         except SamplingError:
             return None
+
+    def pictures(self, method: str, level_steps: int, h: float) -> Tensor | None:
+        x = self.draw(method, level_steps, h, min(DRAWN_SAMPLES, self.n))
+        return None if x is None else to_uint8(x)
 
     def surrogate(self, method: str, level_steps: int, h: float) -> float:
         """Error of the spectrum, about the mean, on Gaussian data with the mean and the power of the digits.
@@ -185,47 +189,67 @@ def measure(setting: Setting, method: str, level_steps: int, h: float) -> dict[s
     return run | measured | {"seconds": round(time.perf_counter() - start)}
 
 
-def draw_digits(axes: Axes, setting: Setting, method: str, level_steps: int) -> None:
-    """The first samples, the same seeds for each method."""
-    h = shown_h(level_steps)
-    x = setting.draw(method, level_steps, h, min(SHOWN, setting.n))
-    axes.set(title=f"{NAMES.get(method, method)}, T = {LEVELS * level_steps}, h = {h:g}", xticks=[], yticks=[])
-    if x is None:
-        axes.text(0.5, 0.5, "diverges", ha="center", va="center", transform=axes.transAxes)
-    else:
-        axes.imshow(grid(to_uint8(x), columns=8)[0].numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+def key(method: str, level_steps: int, h: float) -> str:
+    return f"{method}, {level_steps} steps a level, h = {h:g}"
 
 
-def draw_spectra(axes: Axes, setting: Setting, level_steps: int) -> None:
-    """Power of the samples over that of the data, against frequency."""
+def spectra(setting: Setting, level_steps: int, pictures: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Power of the pictures over that of the data, against frequency, for each method whose run is finite."""
     frequencies, data = radial_power(setting.statistics.moments.power[0], setting.shape[-2:])
-    for method in METHODS:
-        x = setting.draw(method, level_steps, shown_h(level_steps), min(SHOWN, setting.n))
-        if x is not None:
+    found: dict[str, Any] = {"frequencies": frequencies.tolist()}
+    for method in DRAWN:
+        x = pictures[key(method, level_steps, shown_h(level_steps))]
+        if len(x):
             _, own = radial_power(prescore.calibrate(x).moments.power[0], setting.shape[-2:])
-            axes.semilogy(frequencies, own / data, label=NAMES.get(method, method))
-    axes.axhline(1, color="0.8", lw=0.8, zorder=0)
-    axes.set(
-        title=f"T = {LEVELS * level_steps}, h = {shown_h(level_steps):g}",
-        xlabel="cycles a pixel",
-        ylabel="power / power of the data",
-    )
-    axes.legend(fontsize=7)
+            found[method] = (own / data).tolist()
+    return found
 
 
-def draw(setting: Setting, level_steps: Sequence[int]) -> Figure:
-    """Digits of the same seeds by three methods, and below them the spectra; one column for each number of steps."""
-    figure = Figure(figsize=(4.2 * len(level_steps), 12), layout="constrained")
-    columns = figure.subplots(len(DRAWN) + 1, len(level_steps), squeeze=False).T
-    for (*pictures, spectra), steps in zip(columns, level_steps, strict=True):
-        for axes, method in zip(pictures, DRAWN, strict=True):
-            draw_digits(axes, setting, method, steps)
-        draw_spectra(spectra, setting, steps)
+def draw_digits(axes: Axes, x: Tensor, method: str, run: Mapping[str, Any] | None) -> None:
+    """The first samples, the same seeds for each method, and the distance of the run that has it."""
+    sheet(axes, x[:SHOWN], columns=4)
+    axes.set_title(NAMES.get(method, method), loc="center")
+    if run is not None:
+        axes.set_xlabel(f"distance {cell(run['frechet'])}")
+
+
+def draw_spectra(axes: Axes, found: Mapping[str, Any]) -> None:
+    looks = {"plain": LOOKS["plain"], "PDS": LOOKS["PDS"], "PDS, multiplied": {"color": BLUE, "marker": "o"}}
+    for method in DRAWN:
+        if method in found:
+            name = NAMES.get(method, method)
+            axes.semilogy(found["frequencies"], found[method], label=name, markevery=2, **looks[method])
+    axes.axhline(1, color=GREY, lw=1, ls="--", label="data")
+    axes.set(xlabel="cycles a pixel", title="power / power of the data")
+
+
+def draw(numbers: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> Figure:
+    """Digits of the same seeds by three methods, and their spectra; one row for each number of steps."""
+    runs, start = numbers["runs"], "spectra, "
+    level_steps = [int(name.removeprefix(start).split()[0]) for name in runs if name.startswith(start)]
+    figure = page(0.4 + 3.1 * len(level_steps))
+    lines = figure.subfigures(len(level_steps), 1, squeeze=False)[:, 0]
+    for line, steps in zip(lines, level_steps, strict=True):
+        h = shown_h(steps)
+        *axes, right = line.subplots(1, len(DRAWN) + 1, width_ratios=[*[1] * len(DRAWN), 1.5])
+        for ax, method in zip(axes, DRAWN, strict=True):
+            name = key(method, steps, h)
+            draw_digits(ax, pictures[name], method, runs.get(name))
+        draw_spectra(right, runs[f"{start}{steps} steps a level"])
+        measured = {method: run["frechet"] for method in DRAWN if _finite(run := runs.get(key(method, steps, h)))}
+        nearest = (
+            f": {NAMES.get(best, best)} is nearest" if (best := min(measured, key=measured.get, default="")) else ""
+        )
+        line.suptitle(f"{LEVELS * steps} network calls, steps of h = {h:g}{nearest}")
+        legend_below(line, right, 4)
     return figure
 
 
-def section(setting: Setting, runs: Sequence[Mapping[str, Any]], ours: Mapping[str, Any] | None) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    facts = numbers["settings"]
+    runs = [run for run in numbers["runs"].values() if "method" in run]
+    (ours,) = (run for name, run in numbers["runs"].items() if name.startswith(OURS))
     settings = sorted({(run["level_steps"], run["h"]) for run in runs})
     found = {(run["level_steps"], run["h"], run["method"]): run["frechet"] for run in runs}
     methods = [method for method in METHODS if any(run["method"] == method for run in runs)]
@@ -234,8 +258,7 @@ def section(setting: Setting, runs: Sequence[Mapping[str, Any]], ours: Mapping[s
         values = [found.get((steps, h, method), "") for method in methods]
         best = min((v for v in values if isinstance(v, float)), default=None)
         rows.append([f"{LEVELS * steps}", f"{h:g}", *(f"**{v:.3g}**" if v == best else v for v in values)])
-    if ours is not None:
-        rows.append([f"{ours['calls']}", "", f"`{OURS}`: {ours['frechet']:.3g}", *[""] * (len(methods) - 1)])
+    rows.append([f"{ours['calls']}", "", f"`{OURS}`: {ours['frechet']:.3g}", *[""] * (len(methods) - 1)])
     head = ["calls T", "h", *(NAMES.get(method, method) for method in methods)]
     both = [s for s in settings if {(*s, "plain"), (*s, "PDS")} <= found.keys()]
     wins = [s for s in both if _is_less(found[*s, "PDS"], found[*s, "plain"])]
@@ -254,9 +277,10 @@ def section(setting: Setting, runs: Sequence[Mapping[str, Any]], ours: Mapping[s
     return f"""## NCSN on MNIST (Figure 6)
 
 The paper draws digits from NCSN in T = 20 steps, plain and with the mask (r, lam) = (0.2 H, 1.6): the plain ones are
-broken and the preconditioned ones digits. Here `{setting.model.name}` draws by annealed Langevin dynamics on {LEVELS}
-noise levels from {setting.model.sigma_max:g} to {setting.model.sigma_min:g}, with steps of h sigma². Frechet distance
-in the features of `mnist-classifier`, n = {setting.n}; as many true digits have {setting.floor["frechet"]:.2g}. A dash
+broken and the preconditioned ones digits. Here `{facts["model"]}` draws by annealed Langevin dynamics on {LEVELS}
+noise levels from {facts["sigma_max"]:g} to {facts["sigma_min"]:g}, with steps of h sigma². Frechet distance
+in the features of `mnist-classifier`, n = {facts["n"]}; as many true digits have
+{numbers["runs"]["true digits"]["frechet"]:.2g}. A dash
 is a run that overflows, an empty field one that was not made. `{OURS}` draws from the same network, between its levels
 by the nearest one.
 
@@ -264,10 +288,16 @@ by the nearest one.
 
 ![Digits, plain and preconditioned, and spectra](figures/ncsn_mnist.png)
 
+The pictures have the same seeds, and below them stand their distances; the spectrum is that of {DRAWN_SAMPLES} samples.
+
 **{verdict} as printed.** With the low frequencies divided by 1.6, PDS is ahead of plain in {len(wins)} of {len(both)}
 rows: no entry of its M exceeds 1, so that it only shortens steps, and with few steps it is distance that is missing.
 **Multiplied instead of divided** {ahead} h = 0.78 (1.6² h > 2) its own steps are unstable.
 """
+
+
+def _finite(run: Mapping[str, Any] | None) -> bool:
+    return run is not None and run["frechet"] is not None
 
 
 def _is_less(a: float | None, b: float | None) -> bool:
@@ -319,17 +349,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.n, options.level_steps, options.lengths = 16, [2], [0.2, 10]
     setting = prepare(options)
     facts = {"model": setting.model.name, "n": options.n, "dtype": options.dtype, "levels": LEVELS}
-    runs = Runs.open(options, "ncsn_mnist", facts | {"r": RADIUS, "lam": LAM, "floor": setting.floor})
+    facts |= {"sigma_min": setting.model.sigma_min, "sigma_max": setting.model.sigma_max, "r": RADIUS, "lam": LAM}
+    runs, pictures = Runs.open(options, "ncsn_mnist", facts), Pictures.open(options, "ncsn_mnist")
+    runs.get("true digits", setting.floor)
     for level_steps in options.level_steps:
         for h in options.lengths or sorted({0.2, 0.5, 0.75, h_of_paper(level_steps)}):
             for method in options.methods:
-                name = f"{method}, {level_steps} steps a level, h = {h:g}"
+                name = key(method, level_steps, h)
                 print(name, runs.get(name, partial(measure, setting, method, level_steps, h)), flush=True)
     fewest = LEVELS * min(options.level_steps)
-    solver = runs.get(f"{OURS}, {fewest} calls", partial(ours, setting, fewest))
-    measured = [run for run in runs.runs.values() if "method" in run]
-    figure = draw(setting, options.level_steps)
-    publish(output_folder(options), "ncsn_mnist", figure, runs.numbers, section(setting, measured, solver))
+    runs.get(f"{OURS}, {fewest} calls", partial(ours, setting, fewest))
+    for level_steps in options.level_steps:
+        h = shown_h(level_steps)
+        for method in DRAWN:
+            pictures.get(key(method, level_steps, h), partial(setting.pictures, method, level_steps, h))
+        runs.get(f"spectra, {level_steps} steps a level", partial(spectra, setting, level_steps, pictures.pictures))
+    publish(output_folder(options), "ncsn_mnist", draw, text, runs.numbers, pictures.pictures)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from drawing import page, sheet
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from publish import Runs, add_options, cell, command, output_folder, publish, table
+from publish import Pictures, Runs, add_options, cell, command, output_folder, publish, table
 from subjects import add_network_options, described, kept, load_network, rows, values
 from torch import Tensor
 
@@ -29,7 +31,7 @@ from prescore.data import load_images
 from prescore.denoiser import Denoiser
 from prescore.errors import SamplingError
 from prescore.grid import geometric
-from prescore.images import grid, to_uint8
+from prescore.images import to_uint8
 from prescore.metrics import Features, Moments, frechet_distance, make_features
 from prescore.precondition import radial_preconditioner
 from prescore.samplers import AnnealedLangevin, Sampler
@@ -55,6 +57,7 @@ SETTINGS = {
     "learning_rate": 1e-3,
 }
 QUICK = {"model_channels": 4, "levels": 6, "steps": 2, "warmup": 0, "cooldown": 1, "batch_size": 4}
+TRUE = "true digits"
 PLAIN, OWN = "plain", "plain, own steps"
 
 
@@ -120,6 +123,10 @@ class Setting:
         except SamplingError:
             return None
 
+    def pictures(self, T: int, method: str) -> Tensor | None:
+        x = self.draw(self.sampler(T, method), range(SHOWN))
+        return None if x is None else to_uint8(x, self.model.data_range)
+
     def run(self, T: int, method: str, k: int) -> dict[str, Any]:
         x = self.draw(self.sampler(T, method), range(k * self.n, (k + 1) * self.n))
         return {"frechet": None if x is None else self.distance(x)}
@@ -161,25 +168,56 @@ def shown(numbers: Sequence[float]) -> str:
     return cell(mean(numbers)) + (f" ± {cell(stdev(numbers))}" if len(numbers) > 1 else "")
 
 
-def draw(setting: Setting, steps: Sequence[int]) -> Figure:
-    """A row for each method, a column for each T, the same seeds."""
-    named = methods()
-    figure = Figure(figsize=(2.2 * len(steps), 1.7 * len(named)), layout="constrained")
-    for line, method in zip(figure.subplots(len(named), len(steps), squeeze=False), named, strict=True):
-        for ax, T in zip(line, steps, strict=True):
-            x = setting.draw(setting.sampler(T, method), range(SHOWN))
-            ax.set(xticks=[], yticks=[])
-            if x is not None:
-                ax.imshow(grid(to_uint8(x, setting.model.data_range), columns=4)[0].numpy(), cmap="gray")
-            if method == PLAIN:
-                ax.set_title(f"T = {T}", fontsize=9)
-        line[0].set_ylabel(method, fontsize=8)
+def key(T: int, method: str) -> str:
+    return f"{method}, T = {T}"
+
+
+def draw_all(setting: Setting, fewer: Sequence[int], pictures: Pictures) -> None:
+    """The pictures of the figure."""
+    for T in numbers_of(setting.original_steps, fewer):
+        for method in methods():
+            pictures.get(key(T, method), partial(setting.pictures, T, method))
+    pictures.get(TRUE, lambda: setting.digits[-SHOWN:])
+    pictures.get(key(setting.original_steps, PLAIN), partial(setting.pictures, setting.original_steps, PLAIN))
+
+
+def draw(numbers: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> Figure:
+    """A row for each method, a column for each T, the same seeds; to the right T0 steps, and true digits."""
+    runs = {name: row for name, row in numbers["runs"].items() if "T" in row}
+    original, true = numbers["facts"]["original_steps"], numbers["runs"][TRUE]["frechet"]
+    steps, named = [T for T in values(runs, "T") if original != T], methods()
+    figure = page(0.5 + 1.75 * len(named))
+    axes = figure.subplots(len(named), len(steps) + 1, squeeze=False)
+
+    def panel(ax: Axes, name: str, distances: Sequence[float]) -> None:
+        sheet(ax, pictures[name], columns=4)
+        ax.set_xlabel(f"distance {cell(mean(distances))}" if distances else "diverges")
+
+    for line, method in zip(axes, named, strict=True):
+        for ax, T in zip(line, steps, strict=False):
+            panel(ax, key(T, method), found(runs, T, method))
+        line[0].set_ylabel(method)
+        line[-1].set_axis_off()
+    for ax, T in zip(axes[0], [*steps, original], strict=True):
+        ax.set_title(f"T = {T}" + (", plain" if original == T else ""), loc="center")
+    for ax in axes[:2, -1]:
+        ax.set_axis_on()
+    panel(axes[0, -1], key(original, PLAIN), found(runs, original, PLAIN))
+    panel(axes[1, -1], TRUE, [true])
+    axes[1, -1].set_title("true digits", loc="center")
+    nearest = min((mean(d) for T in steps for method in named if (d := found(runs, T, method))), default=None)
+    far = nearest is not None and nearest > 2 * mean(found(runs, original, PLAIN) or [nearest])
+    figure.suptitle(
+        "So few steps leave little but noise, with or without the mask" if far else "Digits of the same seeds"
+    )
     return figure
 
 
-def text(runs: Mapping[str, Any], setting: Setting, what: str, floor: float, sets: int) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
-    original = setting.original_steps
+    settings, facts = numbers["settings"], numbers["facts"]
+    runs = {name: row for name, row in numbers["runs"].items() if "T" in row}
+    original, floor = facts["original_steps"], numbers["runs"][TRUE]["frechet"]
     steps = [T for T in values(runs, "T") if original != T]
     lines = [[method, *(shown(found(runs, T, method)) for T in steps)] for method in methods()]
 
@@ -196,10 +234,12 @@ def text(runs: Mapping[str, Any], setting: Setting, what: str, floor: float, set
     return f"""## NCSNv2 with fewer steps (Figures 7, 8)
 
 The paper draws churches and towers from NCSNv2 with 15 to 50 times fewer Langevin steps, one at each of T levels, and
-shows that with the radial mask they keep their form where plain ones do not; it gives no distance. Here {what}
-of digits, {setting.levels} levels from {setting.model.sigma_max:.3g} to {setting.model.sigma_min:.3g}; T0 = {original}.
-Frechet distance in the features of `mnist-classifier`, mean and standard deviation over {sets} sets of {setting.n}
-seeds; as many true digits have {floor:.3g}, plain with T0 steps {shown(found(runs, original, PLAIN))}. By the step rule
+shows that with the radial mask they keep their form where plain ones do not; it gives no distance. Here
+{facts["what"]} of digits, {settings["levels"]} levels from {facts["sigma_max"]:.3g} to {facts["sigma_min"]:.3g};
+T0 = {original}.
+Frechet distance in the features of `mnist-classifier`, mean and standard deviation over
+{len(values(runs, "set"))} sets of {settings["n"]} seeds; as many true digits have {floor:.3g}, plain
+with T0 steps {shown(found(runs, original, PLAIN))}. By the step rule
 but for the last row, whose steps technique 4 of NCSNv2 gives for T levels:
 
 {table(["", *(f"T = {T}" for T in steps)], lines)}
@@ -227,18 +267,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     digits = load_images(options.data, key="train")
     digits = digits[torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))]
     settings = {"n": options.n, "levels": options.levels, "model": options.model and Path(options.model).stem}
-    runs = Runs.open(options, NAME, settings)
+    runs, pictures = Runs.open(options, NAME, settings), Pictures.open(options, NAME)
     with tempfile.TemporaryDirectory() as temporary:
         train_on = digits[: -max(options.n, min(HELD_OUT, len(digits) // 2))]
         opened: Callable[[], Denoiser] = partial(load_network, options.model, options.config)
         trained = partial(train_model, train_on, options.trained or Path(temporary), options.quick)
         setting = Setting((opened if options.model else trained)(), options.levels, digits, options.n)
-        floor = runs.get("true digits", lambda: {"frechet": setting.distance(digits[-options.n :])})["frechet"]
+        runs.get(TRUE, lambda: {"frechet": setting.distance(digits[-options.n :])})
         run_all(setting, options.fewer, options.sets, runs)
-        figure = draw(setting, numbers_of(setting.original_steps, options.fewer))
+        draw_all(setting, options.fewer, pictures)
     what = described([options.model]) if options.model else "a small NCSNv2, trained for minutes,"
-    section = text({k: v for k, v in runs.runs.items() if "T" in v}, setting, what, floor, options.sets)
-    publish(output_folder(options), NAME, figure, runs.numbers, section)
+    facts = {"what": what, "original_steps": setting.original_steps}
+    facts |= {"sigma_min": setting.model.sigma_min, "sigma_max": setting.model.sigma_max}
+    publish(output_folder(options), NAME, draw, text, runs.numbers | {"facts": facts}, pictures.pictures)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ the logarithm of such an average has.
 import argparse
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
+from drawing import BLACK, BLUE, GREEN, GREY, PINK, RED, SERIES, label_ends, page
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import add_options, command, output_folder, publish, table
@@ -195,15 +197,11 @@ class Point:
     def sampled(self) -> float:
         return math.sqrt(max(self.square, 0))
 
-    @property
-    def bar(self) -> tuple[float, float]:
-        """Lengths of the error bar below and above, two standard errors."""
-        low, high = (math.sqrt(max(self.square + s * self.spread, 0)) for s in (-2, 2))
-        return self.sampled - low, high - self.sampled
-
     def to_json(self) -> dict[str, object]:
-        """alpha is null for the plain sampler."""
-        return asdict(self) | {"alpha": None if math.isinf(self.alpha) else self.alpha, "sampled": self.sampled}
+        """alpha is null for the plain sampler; `ends` are those of the error bar, two standard errors off."""
+        ends = [math.sqrt(max(self.square + s * self.spread, 0)) for s in (-2, 2)]
+        own = asdict(self) | {"alpha": None if math.isinf(self.alpha) else self.alpha}
+        return own | {"sampled": self.sampled, "ends": ends}
 
 
 def check(alpha: float, steps: int, n: int, form: str = "paper") -> Point:
@@ -211,48 +209,87 @@ def check(alpha: float, steps: int, n: int, form: str = "paper") -> Point:
     return Point(alpha, form, error(alpha, steps, form), *error_of(sampled_ratio(alpha, steps, n, form), n))
 
 
-def draw_alpha(ax: Axes, steps: int, points: Sequence[Point]) -> None:
+def curves(steps: int, n: int) -> dict[str, Any]:
+    """What the figure shows: errors over alpha in closed form, and the variance of each ring over the data's."""
+    errors = {form: [error(alpha, steps, form) for alpha in ALPHAS] for form in ("paper", "marginal")}
+    by_steps = {T: [error(alpha, T) for alpha in ALPHAS] for T in STEPS}
+    ratios = {
+        "plain" if math.isinf(alpha) else f"alpha {alpha:.3g}": {
+            "closed": final_ratio(predict(alpha, steps))[1:].tolist(),
+            "sampled": sampled_ratio(alpha, steps, n)[1:].tolist(),
+        }
+        for alpha in (math.inf, best(steps)[0], 2.0)
+    }
+    k = SQUARES.double().sqrt()[1:].tolist()
+    return {"alphas": ALPHAS, "by_form": errors, "by_steps": by_steps, "k": k, "ratios": ratios}
+
+
+def draw_alpha(ax: Axes, numbers: Mapping[str, Any]) -> None:
     """Error against alpha: published and marginal form, closed form and sampled, with plain samplers beside them."""
-    for form, colour in (("paper", "tab:red"), ("marginal", "tab:blue")):
-        ax.plot(ALPHAS, [error(a, steps, form) for a in ALPHAS], color=colour, lw=1.2, label=f'PDS, form="{form}"')
-        own = [p for p in points if p.form == form and not math.isinf(p.alpha)]
-        bars = torch.tensor([p.bar for p in own]).reshape(-1, 2).T
-        ax.errorbar([p.alpha for p in own], [p.sampled for p in own], bars, fmt="o", ms=3, lw=1, color=colour)
-    ax.axhline(error(math.inf, steps), color="0.4", ls="--", lw=1, label="plain")
-    m, control = best_unshaped(steps)
-    ax.axhline(control, color="tab:purple", ls=":", lw=1.2, label=f"M = {m:.3g}, the same for all k")
-    plain = error(math.inf, steps, predictor="euler-maruyama")
-    ax.axhline(plain, color="tab:green", ls="-.", lw=1, label="plain, Euler-Maruyama")
-    overshoot, unstable = limits(steps)
-    ax.axvspan(1, unstable, color="tab:red", alpha=0.15, lw=0, label="every step overshoots: diverges")
-    ax.axvspan(unstable, overshoot, color="tab:red", alpha=0.06, lw=0, label="the last step overshoots")
+    alphas, (row,) = numbers["curves"]["alphas"], (row for row in numbers["by_steps"] if row["T"] == numbers["T"])
+    unstable, overshoot = row["every_step_overshoots_below_alpha"], row["last_step_overshoots_below_alpha"]
+    ax.axvspan(1, unstable, color=RED, alpha=0.16, lw=0)
+    ax.axvspan(unstable, overshoot, color=RED, alpha=0.07, lw=0)
     ax.set(xscale="log", yscale="log", xlim=(1.03, 100), ylim=(3e-3, 2), xlabel="alpha", ylabel="error of the spectrum")
-    ax.set_title(f"T = {steps}; lines closed form, points sampled ± 2 s.e.", fontsize=9)
-    ax.legend(fontsize=7)
+    ends = []
+    for form, colour in (("paper", RED), ("marginal", BLUE)):
+        values = numbers["curves"]["by_form"][form]
+        ax.plot(alphas, values, color=colour)
+        name = "PDS" if form == "paper" else 'PDS, form="marginal"'
+        ends.append((values[-1], name, colour))
+        own = [p for p in numbers["sampled"] if p["form"] == form and p["alpha"] is not None]
+        for p in own:
+            ax.plot([p["alpha"]] * 2, p["ends"], color=colour, lw=1)
+        ax.plot([p["alpha"] for p in own], [p["sampled"] for p in own], "o", color=colour)
+    for key, colour, style, name in (
+        ("plain", BLACK, "--", "plain"),
+        ("unshaped", PINK, ":", f"M = {row['unshaped_best_m']:.3g} for all k"),
+        ("plain_euler_maruyama", GREEN, "-.", "plain, Euler-Maruyama"),
+    ):
+        ax.axhline(row[key], color=colour, ls=style)
+        ends.append((row[key], name, colour))
+    label_ends(ax, ends, gap=0.09)
+    for x, name in ((1.05, "diverges"), (0.72 * overshoot, "last step\novershoots")):
+        ax.text(x, 1.7, name, va="top", color=GREY, rotation=90)
+    ax.set_title(f"T = {numbers['T']}: lines in closed form, points from {numbers['n']} samples ± 2 standard errors")
 
 
-def draw_frequencies(ax: Axes, steps: int, n: int) -> None:
+def draw_frequencies(ax: Axes, numbers: Mapping[str, Any]) -> None:
     """Variance ratio against |k|: plain, the best alpha, and one too small."""
-    k = SQUARES.double().sqrt()
-    for alpha, colour in ((math.inf, "0.4"), (best(steps)[0], "tab:green"), (2.0, "tab:red")):
-        label = "plain" if math.isinf(alpha) else f"alpha {alpha:.3g}"
-        ax.plot(k[1:], final_ratio(predict(alpha, steps))[1:], color=colour, lw=1.2, label=label)
-        ax.plot(k[1:], sampled_ratio(alpha, steps, n)[1:], ".", ms=2, color=colour)
-    ax.axhline(1, color="0.8", lw=0.8, zorder=0)
-    ax.set(xscale="log", xlabel="|k|, cycles per image", ylabel="variance / variance of the data")
-    ax.set_title(f"T = {steps}; lines closed form, points sampled", fontsize=9)
-    ax.legend(fontsize=7)
+    k, ends = numbers["curves"]["k"], []
+    for (name, ratio), colour in zip(numbers["curves"]["ratios"].items(), (BLACK, RED, BLUE), strict=True):
+        ax.plot(k, ratio["closed"], color=colour)
+        ends.append((ratio["closed"][-1], name, colour))
+        ax.plot(k, ratio["sampled"], ".", ms=2, color=colour)
+    ax.axhline(1, color=GREY, lw=0.8, zorder=0)
+    ax.set(xscale="log", xlabel="|k|, cycles in an image", ylabel="variance / variance of the data")
+    ax.set_title(f"T = {numbers['T']}: which frequencies are wrong")
+    label_ends(ax, ends, gap=0.08)
 
 
-def draw_steps(ax: Axes) -> None:
+def draw_steps(ax: Axes, numbers: Mapping[str, Any]) -> None:
     """Error against alpha for several numbers of steps."""
-    for i, steps in enumerate(STEPS):
-        ax.plot(ALPHAS, [error(a, steps) for a in ALPHAS], color=f"C{i}", lw=1.2, label=f"T = {steps}")
-        ax.axhline(error(math.inf, steps), color=f"C{i}", ls="--", lw=0.8)
-        ax.plot(*best(steps), "o", ms=4, color=f"C{i}")
-    ax.set(xscale="log", yscale="log", xlim=(1.03, 100), ylim=(3e-3, 2), xlabel="alpha")
-    ax.set_title("closed form; dashed: plain, dot: best alpha", fontsize=9)
-    ax.legend(fontsize=7)
+    ax.set(xscale="log", yscale="log", xlim=(1.03, 100), ylim=(3e-3, 2), xlabel="alpha", ylabel="error of the spectrum")
+    ends = []
+    for row, colour in zip(numbers["by_steps"], SERIES, strict=False):
+        values = numbers["curves"]["by_steps"][str(row["T"])]
+        ax.plot(numbers["curves"]["alphas"], values, color=colour)
+        ax.axhline(row["plain"], color=colour, ls="--", lw=0.8)
+        ax.plot(row["best_alpha"], row["pds"], "o", color=colour)
+        ends.append((values[-1], f"T = {row['T']}", colour))
+    label_ends(ax, ends, gap=0.08)
+    ax.set_title("PDS over T; dashed: plain, dot: best alpha")
+
+
+def draw(numbers: Mapping[str, Any]) -> Figure:
+    """Error over alpha at one T; below, the frequencies there, and the error over alpha for several T."""
+    figure = page(6.4)
+    above, below = figure.subfigures(2, 1)
+    draw_alpha(above.subplots(), numbers)
+    left, right = below.subplots(1, 2)
+    draw_frequencies(left, numbers)
+    draw_steps(right, numbers)
+    return figure
 
 
 def row_of(steps: int) -> dict[str, float]:
@@ -274,8 +311,9 @@ def row_of(steps: int) -> dict[str, float]:
     }
 
 
-def text(rows: Sequence[dict[str, float]]) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    rows = numbers["by_steps"]
 
     def with_argument(value: str, argument: str) -> list[str]:
         return [f"{row[value]:.3f} ({row[argument]:.3g})" for row in rows]
@@ -323,14 +361,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     points = [check(alpha, options.steps, options.n) for alpha in (math.inf, *options.alphas)]
     points += [check(alpha, options.steps, options.n, "marginal") for alpha in options.alphas[::2]]
     rows = [row_of(steps) | {"p-ode-2m": solver_error(steps)} for steps in STEPS]
-    figure = Figure(figsize=(14, 4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    draw_alpha(left, options.steps, points)
-    draw_frequencies(middle, options.steps, options.n)
-    draw_steps(right)
-    sampled = [p.to_json() for p in points]
-    content = {"size": SIZE, "sigma": SIGMA, "n": options.n, "T": options.steps, "by_steps": rows, "sampled": sampled}
-    publish(output_folder(options), "power_law", figure, content, text(rows))
+    numbers = {"size": SIZE, "sigma": SIGMA, "n": options.n, "T": options.steps, "by_steps": rows}
+    numbers |= {"sampled": [p.to_json() for p in points], "curves": curves(options.steps, options.n)}
+    publish(output_folder(options), "power_law", draw, text, numbers)
 
 
 if __name__ == "__main__":

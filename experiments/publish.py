@@ -2,7 +2,7 @@
 
 A script `experiments/NAME.py` adds `--quick` and `--folder` to its options by `add_options` and ends by
 
-    publish(output_folder(options), "NAME", figure, numbers, section)
+    publish(output_folder(options), "NAME", draw, text, numbers)
 
 which writes, each file whole or not at all,
 
@@ -10,8 +10,10 @@ which writes, each file whole or not at all,
     <!-- NAME --> and <!-- end NAME -->, in the order of ORDER, or
     DIR/NAME.png, DIR/NAME.json and DIR/NAME.md, if a folder DIR is given; a quick run has one by default.
 
-A section names its figure as `figures/NAME.png`. Runs of minutes are kept in the JSON file as they finish (`Runs`):
-a script that was stopped goes on where it was.
+The figure is `draw(numbers)` and the section `text(numbers)`, functions of the script, of what the JSON file holds and
+nothing else: `redraw.py` makes both again without a run. Samples that a figure shows are stored beside the numbers in
+NAME.npz (`Pictures`), and it is `draw(numbers, pictures)` then. A section names its figure as `figures/NAME.png`. Runs
+of minutes are kept in the JSON file as they finish (`Runs`): a script that was stopped goes on where it was.
 """
 
 import argparse
@@ -28,8 +30,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from matplotlib.figure import Figure
+import numpy as np
+import torch
+from torch import Tensor
 
+from prescore.cli.plots import png, style
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 
@@ -96,32 +101,49 @@ def output_folder(options: argparse.Namespace) -> Path | None:
     return options.folder
 
 
-def publish(folder: Path | None, name: str, figure: Figure, numbers: Mapping[str, Any], section: str) -> None:
-    """Write the figure, the numbers and the section of experiment `name`.
+def publish(
+    folder: Path | None,
+    name: str,
+    draw: Callable[..., Any],
+    text: Callable[[Mapping[str, Any]], str],
+    numbers: Mapping[str, Any],
+    pictures: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write the figure, the numbers, the pictures and the section of experiment `name`.
 
     Args:
-        folder: of the three files; None is the project itself.
-        numbers: what JSON can hold; a number that is not finite becomes null.
-        section: markdown; its paragraphs are wrapped.
+        folder: of the files; None is the project itself.
+        draw: the figure, of the numbers, and of the pictures if there are any.
+        text: the section, of the numbers: markdown; its paragraphs are wrapped.
+        numbers: what JSON can hold; a number that is not finite becomes null. Both functions see them as a file has
+            them.
+        pictures: samples that the figure shows, as `Pictures` keeps them.
     """
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=80)
-    text = wrapped(section)
+    stored = json.loads(_json(numbers))
+    with style():
+        figure = png(draw(stored) if pictures is None else draw(stored, pictures))
+    section = wrapped(text(stored))
+    _write(numbers_file(folder, name), _json(numbers))
+    if pictures is not None:
+        _write(pictures_file(folder, name), _npz(pictures))
     if folder is None:
         document = ROOT / "docs" / "results.md"
-        _write(ROOT / "docs" / "figures" / f"{name}.png", picture.getvalue())
-        _write(numbers_file(folder, name), _json(numbers))
+        _write(ROOT / "docs" / "figures" / f"{name}.png", figure)
         old = document.read_text() if document.is_file() else TITLE
-        _write(document, with_section(old, name, text).encode())
+        _write(document, with_section(old, name, section).encode())
     else:
-        _write(folder / f"{name}.png", picture.getvalue())
-        _write(numbers_file(folder, name), _json(numbers))
-        _write(folder / f"{name}.md", text.replace(f"figures/{name}.png", f"{name}.png").encode())
+        _write(folder / f"{name}.png", figure)
+        _write(folder / f"{name}.md", section.replace(f"figures/{name}.png", f"{name}.png").encode())
 
 
 def numbers_file(folder: Path | None, name: str) -> Path:
     """The JSON file of experiment `name`."""
     return (folder or ROOT / "experiments" / "results") / f"{name}.json"
+
+
+def pictures_file(folder: Path | None, name: str) -> Path:
+    """The .npz file of the pictures of experiment `name`."""
+    return numbers_file(folder, name).with_suffix(".npz")
 
 
 def with_section(document: str, name: str, section: str) -> str:
@@ -215,6 +237,40 @@ class Runs:
         return {"settings": self.settings, "runs": self.runs}
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that a figure shows, kept as `Runs` keeps numbers: uint8 (n, C, H, W), n = 0 where a run diverged.
+
+    Args:
+        path: of the .npz file, which is written by `publish`.
+        pictures: by name.
+    """
+
+    path: Path
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, options: argparse.Namespace, name: str) -> "Pictures":
+        """Those of experiment `name`; none of an earlier run if --fresh or --quick is given."""
+        path = pictures_file(output_folder(options), name)
+        return cls(path, {} if options.fresh or options.quick else read_pictures(path) or {})
+
+    def get(self, name: str, draw: Callable[[], Tensor | None]) -> Tensor:
+        """The pictures of that name, from the file or from `draw()`, which gives None for a run that diverged."""
+        if name not in self.pictures:
+            x = draw()
+            self.pictures[name] = torch.zeros(0, 1, 1, 1, dtype=torch.uint8) if x is None else x.cpu()
+        return self.pictures[name]
+
+
+def read_pictures(path: Path) -> dict[str, Tensor] | None:
+    """The pictures of a .npz file; None if there is no such file."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
 def benchmark(name: str) -> ModuleType:
     """A module of the folder benchmarks/, whose problems and timings experiments share."""
     folder = str(ROOT / "benchmarks")
@@ -246,6 +302,12 @@ def _plain(value: Any) -> Any:
 
 def _json(numbers: Mapping[str, Any]) -> bytes:
     return (json.dumps(_plain(numbers), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _npz(pictures: Mapping[str, Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: x.numpy() for name, x in pictures.items()})
+    return buffer.getvalue()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from alpha_relation import PAPER, shown
+from drawing import BLUE, ORANGE, few_decades, numbered, true_samples
 from matplotlib.axes import Axes
 from publish import Runs, cell, table
 from subjects import Subject, kept, rows
@@ -178,9 +179,16 @@ class Found:
     rows: Mapping[tuple[str, str, str, int], Mapping[str, Any]]
 
     @classmethod
-    def of(cls, runs: Mapping[str, Any], case: Case) -> "Found":
+    def all_of(cls, runs: Mapping[str, Any]) -> list["Found"]:
+        """Those of all cases of which there are runs, those with the most samples first."""
+        cases = dict.fromkeys((row["readings"], row["n"]) for row in runs.values() if "readings" in row)
+        return [cls.of(runs, *case) for case in sorted(cases, key=lambda case: -case[1])]
+
+    @classmethod
+    def of(cls, runs: Mapping[str, Any], label: str, n: int) -> "Found":
+        """Those of the case of that label and number of samples."""
         found: dict[tuple[str, str, str, int], dict[str, Any]] = {}
-        own = rows(runs, readings=case.label, n=case.n)
+        own = rows(runs, readings=label, n=n)
         for name, rule in RULES.items():
             for row in own:
                 if "T" in row and row["original_steps"] == (rule if row["T"] < T0 else None):
@@ -189,7 +197,7 @@ class Found:
                     if row["kind"] != PLAIN and row["distance"] is not None:
                         found[best] = min(found.get(best, row), row, key=lambda row: row["distance"])
         (floor,) = (tuple(row["floor_of_readings"]) for row in own if "floor_of_readings" in row)
-        return cls(case.label, case.n, case.steps, floor, found)
+        return cls(label, n, sorted({row["T"] for row in own if "T" in row}), floor, found)
 
     def distance(self, rule: str, first: str, kind: str, T: int) -> float | None:
         return self.rows.get((rule, first, kind, T), {}).get("distance")
@@ -233,26 +241,22 @@ class Found:
         return sides
 
 
+RULE_COLOURS = dict(zip(RULES, (BLUE, ORANGE), strict=True))
+
+
 def draw(ax: Axes, found: Found) -> None:
-    """Distance over T, a colour for each reading: dotted plain, solid PDS with the best alpha."""
-    for i, (rule, first) in enumerate(found.readings):
-        for kind, style in ((PLAIN, ":"), ("best", "-")):
-            values = [found.distance(rule, first, kind, T) for T in found.steps]
-            label = f"{rule}, {first} first" if kind == "best" else None
-            ax.loglog(
-                found.steps,
-                [math.nan if v is None else v for v in values],
-                style,
-                marker=".",
-                color=f"C{i}",
-                label=label,
-            )
-    ax.axhline(found.floor[0], color="0.7", lw=0.8)
-    ax.set_xticks(found.steps, [str(T) for T in found.steps])
-    ax.minorticks_off()
-    ax.set(xlabel="T", title=f"{found.label}; dotted: plain, grey: true samples")
-    ax.title.set_fontsize(9)
-    ax.legend(fontsize=7)
+    """Distance over T, corrector first, a colour for each rule: dashed plain, solid PDS with the best alpha."""
+    ax.set(xscale="log", yscale="log", xlabel="T")
+    true_samples(ax, *found.floor)
+    for rule, colour in RULE_COLOURS.items():
+        for kind, name, style, marker in ((PLAIN, "plain", "--", "s"), ("best", "PDS", "-", "^")):
+            values = [found.distance(rule, "corrector", kind, T) for T in found.steps]
+            finite = [math.nan if v is None else v for v in values]
+            ax.plot(found.steps, finite, style, marker=marker, color=colour, label=f"{name}, {rule}")
+    numbered(ax, found.steps)
+    few_decades(ax)
+    ax.margins(x=0.2)
+    ax.set_title(found.label)
 
 
 def listed(steps: Sequence[int]) -> str:

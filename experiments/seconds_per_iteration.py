@@ -10,12 +10,13 @@ thread it is processor time. A network call that takes longer than a minute is l
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
+from drawing import BLACK, LOOKS, PINK, label_ends, numbered, page
 from matplotlib.figure import Figure
 from publish import Runs, add_options, benchmark, command, output_folder, publish, table
 from torch import Tensor
@@ -81,48 +82,57 @@ def measure(size: int, batch: int, seconds: float, network: bool) -> dict[str, A
     return {"batch": batch, "network_call": None if call is None else call * batch, "samplers": rows}
 
 
-def iteration(numbers: dict[str, Any], name: str, batch: int) -> float | None:
+def iteration(numbers: Mapping[str, Any], name: str, batch: int) -> float | None:
     """Seconds of one iteration of `batch` images."""
     row, call = numbers["samplers"][name], numbers["network_call"]
     share = batch / numbers["batch"]
     return None if call is None else share * (row["calls"] * call + row["step"])
 
 
-def draw(results: dict[int, dict[str, Any]]) -> Figure:
+def draw(numbers: Mapping[str, Any]) -> Figure:
     """Milliseconds of arithmetic an image and iteration, beside the network's."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    ax = figure.subplots()
-    sizes = list(results)
+    results = by_size(numbers)
+    figure = page(3.8)
+    ax, sizes, ends = figure.subplots(), list(results), []
+    looks = LOOKS | {"PDS, frequency": LOOKS["PDS"], "PDS, frequency and pixel": {"color": PINK, "marker": "P"}}
+    calls = {size: r["network_call"] / r["batch"] for size, r in results.items() if r["network_call"] is not None}
+    ax.set(xscale="log", yscale="log", xlabel="pixels a side", ylabel="milliseconds for an image")
     for name in next(iter(results.values()))["samplers"]:
         values = [1e3 * r["samplers"][name]["step"] / r["batch"] for r in results.values()]
-        ax.loglog(sizes, values, marker="o", label=f"{name}: arithmetic")
-    calls = {size: r["network_call"] / r["batch"] for size, r in results.items() if r["network_call"] is not None}
-    ax.loglog(list(calls), [1e3 * v for v in calls.values()], "k--", marker="s", label="one network call")
-
-    ax.set(
-        xlabel="pixels a side", ylabel="milliseconds for an image", xticks=sizes, xticklabels=[str(s) for s in sizes]
-    )
-    ax.minorticks_off()
-    ax.legend(fontsize=7)
+        ax.plot(sizes, values, **looks[name])
+        ends.append((values[-1], f"{name}: arithmetic", looks[name]["color"]))
+    if calls:
+        ax.plot(list(calls), [1e3 * v for v in calls.values()], color=BLACK, ls="--", marker="*", ms=8)
+        ends.append((1e3 * list(calls.values())[-1], "one network call", BLACK))
+        timed = [r for r in results.values() if r["network_call"] is not None]
+        least = min(r["network_call"] / row["step"] for r in timed for row in r["samplers"].values())
+        ax.set_title(f"A network call takes at least {least:.0f} times as long as the arithmetic of a step")
+    numbered(ax, sizes)
+    label_ends(ax, ends, gap=0.075)
     return figure
 
 
-def text(results: dict[int, dict[str, Any]], machine: str) -> str:
+def by_size(numbers: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    return {int(size): row for size, row in numbers["runs"].items()}
+
+
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    results, machine = by_size(numbers), numbers["settings"]["machine"]
     rows: list[list[Any]] = []
-    for size, numbers in results.items():
-        plain = iteration(numbers, "plain", BATCH)
-        for name, row in numbers["samplers"].items():
-            own = iteration(numbers, name, BATCH)
+    for size, timed in results.items():
+        plain = iteration(timed, "plain", BATCH)
+        for name, row in timed["samplers"].items():
+            own = iteration(timed, name, BATCH)
             ratio = None if own is None or plain is None else f"{own / plain:.4f}"
-            step = 1e3 * BATCH / numbers["batch"] * row["step"]
+            step = 1e3 * BATCH / timed["batch"] * row["step"]
             rows.append([size, name, row["calls"], step, own, ratio, row["runs"]])
     head = ["pixels", "sampler", "calls", "arithmetic, ms", "iteration, s", "relative to plain", "runs"]
     paper = "; ".join(f"{size}: {a} and {b} s, a factor of {b / a:.2f}" for size, (a, b) in PAPER.items())
     extra = [
-        iteration(numbers, "PDS, frequency and pixel", BATCH) / plain - 1
-        for numbers in results.values()
-        if (plain := iteration(numbers, "plain", BATCH)) is not None
+        iteration(timed, "PDS, frequency and pixel", BATCH) / plain - 1
+        for timed in results.values()
+        if (plain := iteration(timed, "plain", BATCH)) is not None
     ]
     theirs = max(b / a for a, b in PAPER.values()) - 1
     verdict = "Agrees" if extra and max(extra) <= theirs else "Does not agree" if extra else "Not tried"
@@ -162,16 +172,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         machine = pds_step.machine("cpu")
         runs = Runs.open(options, "seconds_per_iteration", {"machine": machine})
-        results = {
-            size: runs.get(
-                str(size),
-                partial(measure, size, min(BATCH, pds_step.BATCH[size]), options.seconds, not options.quick),
-            )
-            for size in options.sizes
-        }
+        for size in options.sizes:
+            batch = min(BATCH, pds_step.BATCH[size])
+            runs.get(str(size), partial(measure, size, batch, options.seconds, not options.quick))
     finally:
         torch.set_num_threads(threads)
-    publish(output_folder(options), "seconds_per_iteration", draw(results), runs.numbers, text(results, machine))
+    publish(output_folder(options), "seconds_per_iteration", draw, text, runs.numbers)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from drawing import BLACK, GREEN, LOOKS, ORANGE, PALE, PINK, RED, few_decades, label_ends, numbered, page, true_samples
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, cell, command, output_folder, publish, table
@@ -90,7 +91,6 @@ FORMS = {
     "`p-seeds-3`": "around the spectrum of the data (`p-seeds-3`)",
 }
 PAPER_CALLS = 90  # the fewest of SEEDS in Table 1
-DASHES = ("-", "--", ":", "-.")
 CHURNED = {"SEEDS-3, EDM form": Solver("seeds-3", {"prediction": "edm"}), "EDM": Solver("edm-heun")}
 
 
@@ -157,6 +157,15 @@ def best(runs: Mapping[str, Any], label: str, solver: str, budget: int) -> dict[
     return min(found, key=lambda row: math.inf if row["frechet"] is None else row["frechet"])
 
 
+def nearest(runs: Mapping[str, Any], budget: int) -> tuple[str, str]:
+    """The SEEDS and the ODE solver of others with the least distance at so many calls."""
+
+    def at(solver: str) -> float:
+        return best(runs, "exact", solver, budget)["frechet"] or math.inf
+
+    return min((solver for solver in SOLVERS if solver.startswith("SEEDS")), key=at), min(ODE, key=at)
+
+
 def budgets_of(runs: Mapping[str, Any]) -> list[int]:
     """The numbers of calls of the exact denoiser."""
     return list(dict.fromkeys(row["budget"] for row in rows(runs, denoiser="exact", solver="DDIM")))
@@ -202,35 +211,57 @@ def strengths(runs: Mapping[str, Any]) -> list[float]:
     return sorted({row["S_churn"] for name in CHURNED for row in churn_rows(runs, name)})
 
 
-def draw(runs: Mapping[str, Any]) -> Figure:
+HIGHLIGHTED: Mapping[str, Mapping[str, Any]] = {  # in the figure; the others are pale
+    "DDIM": {"color": ORANGE, "marker": "+"},
+    "DPM-Solver++(2M)": {"color": BLACK, "marker": "s"},
+    "SEEDS-1": {"color": PINK, "marker": "^"},
+    "SEEDS-3": {"color": RED, "marker": "v"},
+    "SEEDS-3, data prediction": {"color": RED, "marker": "v", "ls": "--"},
+    "`p-seeds-3`": {"color": GREEN, "marker": "P"},
+    "`p-ode-3m`": LOOKS["p-ode-3m"],
+}
+
+
+def draw(numbers: Mapping[str, Any]) -> Figure:
     """Distance against calls, and against S_churn."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw_distances(left, runs)
-    for name in CHURNED:
+    runs = numbers["runs"]
+    figure = page(7.0)
+    above, below = figure.subplots(2, 1, height_ratios=(1.7, 1))
+    draw_distances(above, runs)
+    below.set(xlabel="S_churn", ylabel="Frechet distance", yscale="log")
+    ends = []
+    for (name, colour), marker in zip({"SEEDS-3, EDM form": RED, "EDM": BLACK}.items(), "vs", strict=True):
         found = churn_rows(runs, name)
-        x, y = [row["S_churn"] for row in found], [row["frechet"] for row in found]
-        right.plot(x, y, marker=".", label=f"{name}, {found[0]['calls']} calls")
-    right.set(xlabel="S_churn", title="Frechet distance against S_churn")
-    right.legend(fontsize=7)
+        below.plot([row["S_churn"] for row in found], [row["frechet"] for row in found], marker=marker, color=colour)
+        ends.append((found[-1]["frechet"], f"{name}, {found[0]['calls']} calls", colour))
+    few_decades(below)
+    label_ends(below, ends, gap=0.12)
+    below.set_title("What churn does where the denoiser leaves no error to repair")
     return figure
 
 
 def draw_distances(ax: Axes, runs: Mapping[str, Any]) -> None:
-    budgets = budgets_of(runs)
-    for i, (name, solver) in enumerate(SOLVERS.items()):
-        style = {"color": "black" if solver.is_ours else f"C{i}", "ls": DASHES[i % len(DASHES)]}
+    budgets, ends = budgets_of(runs), []
+    ax.set(xscale="log", yscale="log", xlabel="network calls", ylabel="Frechet distance", ylim=(0.01, 100))
+    ends.append(true_samples(ax, **rows(runs, denoiser="exact", samples="true")[0]["true"]["frechet"]))
+    for name in SOLVERS:
         y = [best(runs, "exact", name, budget)["frechet"] for budget in budgets]
-        ax.loglog(budgets, y, marker=".", lw=1, label=name.strip("`"), **style)
-    true = rows(runs, denoiser="exact", samples="true")[0]["true"]["frechet"]
-    ax.axhspan(true["mean"] - true["spread"], true["mean"] + true["spread"], color="tab:green", alpha=0.3, lw=0)
-    ax.set_xticks(budgets, labels=[str(budget) for budget in budgets])
-    ax.set_xticks([], minor=True)
-    ax.set(xlabel="calls", ylim=(None, 100), title="Frechet distance (green: true samples)")
-    ax.legend(fontsize=6)
+        look = HIGHLIGHTED.get(name)
+        if look is None:
+            ax.plot(budgets, y, color=PALE, lw=1, zorder=1)
+        else:
+            ax.plot(budgets, y, **look)
+            ends.append((y[-1], name.strip("`"), look["color"]))
+    numbered(ax, budgets)
+    label_ends(ax, ends, gap=0.06)
+    few, (seeds, ode) = budgets[0], nearest(runs, budgets[0])
+    ratio = best(runs, "exact", seeds, few)["frechet"] / best(runs, "exact", ode, few)["frechet"]
+    ax.set_title(f"With {few} calls the nearest SEEDS has {ratio:.2g} times the distance of the nearest ODE solver")
 
 
-def section(runs: Mapping[str, Any]) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
+    """The section of docs/results.md."""
+    runs = numbers["runs"]
     n = rows(runs, denoiser="exact", samples="true")[0]["n"]
     return f"""## SEEDS
 
@@ -248,6 +279,8 @@ usual one, and statistics of other photographs.
 
 ![Distance against calls and S_churn](figures/{NAME}.png)
 
+Pale lines are the solvers of the table that have no name in the figure.
+
 {verdict(runs)}
 """
 
@@ -261,8 +294,7 @@ def verdict(runs: Mapping[str, Any]) -> str:
     found = "; ".join(
         f"{solver} {cell(at(solver, few))} and {cell(at(solver, many))}" for solver in SOLVERS if solver in COMPARED
     )
-    seeds = min((solver for solver in SOLVERS if solver.startswith("SEEDS")), key=lambda solver: at(solver, few))
-    ode = min(ODE, key=lambda solver: at(solver, few))
+    seeds, ode = nearest(runs, few)
     side = "behind" if at(seeds, few) > at(ode, few) else "ahead of"
     forms = sorted(FORMS, key=lambda solver: at(solver, few))
     churned = "; ".join(
@@ -309,9 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             network(model, options.images, options.features, options.network_n, options.config),
             NETWORK_BUDGETS,
         )
-    text = section(runs.runs)
-    publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
-    print(text)
+    publish(output_folder(options), NAME, draw, text, runs.numbers)
+    print(text(runs.numbers))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drawing import SERIES, page
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from publish import Runs, add_options, cell, command, output_folder, publish, table
@@ -33,7 +34,7 @@ from prescore.schedule import VP
 
 NAME = "seeds_trajectories"
 STEPS = (8, 64)
-PIXELS = 10
+PIXELS, SHOWN = 10, 5  # of which paths are stored, and of these in the figure
 # Name, and options in VP and in EDM coordinates.
 SOLVERS: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "EDM, deterministic": ("edm-heun", {"schedule": "vp"}, {}),
@@ -100,36 +101,29 @@ def paths(subject: Subject, setting: Setting, solver: str, steps: int) -> dict[s
     return {"length": length, "pixels": [[round(value, 4) for value in line] for line in shown.tolist()]}
 
 
-def draw(runs: Mapping[str, Any]) -> Figure:
-    """A row for each solver and number of steps, a column for each setting."""
-    lines = list(product(SOLVERS, values(runs, "steps")))
-    figure = Figure(figsize=(8, 0.86 * len(lines) + 0.5), layout="constrained")
-    axes = figure.subplots(len(lines), len(SETTINGS), sharex=True, sharey="col", squeeze=False)
-    for line, (solver, steps) in zip(axes, lines, strict=True):
-        for ax, setting in zip(line, SETTINGS, strict=True):
-            draw_paths(ax, rows(runs, solver=solver, setting=setting.label, steps=steps)[0]["pixels"])
-            frame_of(ax, setting)
-        line[0].set_ylabel(f"{solver}\n{steps} steps", fontsize=6)
-    for ax, setting in zip(axes[0], SETTINGS, strict=True):
-        ax.set_title(setting.label, fontsize=7)
+def draw(numbers: Mapping[str, Any]) -> Figure:
+    """A row for each solver, a column for each number of steps; in VP coordinates, on EDM's levels."""
+    runs, setting = numbers["runs"], Setting("VP", "EDM")
+    steps = values(runs, "steps")
+    figure = page(0.5 + 1.45 * len(SOLVERS))
+    axes = figure.subplots(len(SOLVERS), len(steps), sharex=True, sharey=True, squeeze=False)
+    for line, solver in zip(axes, SOLVERS, strict=True):
+        for ax, number in zip(line, steps, strict=True):
+            row = rows(runs, solver=solver, setting=setting.label, steps=number)[0]
+            draw_paths(ax, row["pixels"])
+            ax.set_title(f"{solver}, {number} steps: a path is {row['length']:.3g} long")
     for ax in axes[-1]:
-        ax.set_xlabel("steps taken, of all", fontsize=7)
+        ax.set_xlabel("share of the steps that are taken")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("value of a pixel")
     return figure
 
 
-def frame_of(ax: Axes, setting: Setting) -> None:
-    """The range of values where paths belong; those that leave it diverge."""
-    if setting.coordinates == "EDM":
-        ax.set_yscale("symlog", linthresh=1)
-        ax.set_ylim(-300, 300)
-    else:
-        ax.set_ylim(-4, 4)
-
-
 def draw_paths(ax: Axes, pixels: Sequence[Sequence[float]]) -> None:
-    for pixel in pixels:
-        ax.plot(torch.linspace(0, 1, len(pixel)).tolist(), pixel, lw=0.6)
-    ax.tick_params(labelsize=5)
+    """Some pixels, each in a colour; the frame is that where paths belong."""
+    for pixel, colour in zip(pixels[:: PIXELS // SHOWN], SERIES, strict=False):
+        ax.plot(torch.linspace(0, 1, len(pixel)).tolist(), pixel, lw=1, color=colour)
+    ax.set_ylim(-4, 4)
 
 
 def report(runs: Mapping[str, Any]) -> str:
@@ -142,7 +136,9 @@ def report(runs: Mapping[str, Any]) -> str:
     return table(["solver", *(f"{c['setting']}, {c['steps']} steps" for c in columns)], lines)
 
 
-def section(runs: Mapping[str, Any], n: int) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
+    """The section of docs/results.md."""
+    runs, n = numbers["runs"], numbers["settings"]["n"]
     return f"""## Paths of pixels
 
 SEEDS' Figure 2 shows the paths of 10 pixels under SEEDS and stochastic EDM, in VP and in EDM coordinates, with the
@@ -155,7 +151,8 @@ solvers. The table has the length of a pixel's path in VP coordinates, x / √(1
 
 ![Paths of pixels](figures/{NAME}.png)
 
-Paths that leave their frame overshoot. {verdict(runs)}
+The figure has {SHOWN} of the pixels, VP coordinates, and EDM's levels; paths that leave their frame overshoot.
+{verdict(runs)}
 """
 
 
@@ -170,7 +167,7 @@ def verdict(runs: Mapping[str, Any]) -> str:
         edm = SETTINGS[-1]
         return f"{solver} {length(solver, edm, many) / length(solver, edm, few):.2g}"
 
-    noise, form = ((length("SEEDS-3", setting, few) for setting in half) for half in (SETTINGS[:2], SETTINGS[2:]))
+    noise, form = ([length("SEEDS-3", setting, few) for setting in half] for half in (SETTINGS[:2], SETTINGS[2:]))
     overshoots = min(noise) > max(form)
     verdict = "Agrees" if overshoots else "Does not agree"
     return (
@@ -196,9 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number, setting, solver in product(steps, SETTINGS, SOLVERS):
         facts = {"solver": solver, "setting": setting.label, "steps": number}
         kept(runs, facts, partial(paths, subject, setting, solver, number))
-    text = section(runs.runs, n)
-    publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text)
-    print(text)
+    publish(output_folder(options), NAME, draw, text, runs.numbers)
+    print(text(runs.numbers))
 
 
 if __name__ == "__main__":

@@ -21,15 +21,17 @@ is less to see than that:
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import torch
+from drawing import GREY, SERIES, few_decades, page, sheet
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from paper_skews import paper_skews
-from publish import add_options, cell, command, output_folder, publish, table
+from publish import Pictures, Runs, add_options, cell, command, output_folder, publish, table
 from torch import Tensor
 from trained import SOLVERS, Trained, add_model_options, steps_of
 
@@ -38,7 +40,7 @@ from prescore.errors import SamplingError
 from prescore.metrics import power_spectrum_error
 from prescore.operators import Identity, OddFrequency, RollSkew
 from prescore.precondition import Preconditioner
-from prescore.samplers import AnnealedLangevin
+from prescore.samplers import AnnealedLangevin, Sampler
 
 STEPS = 66  # of the paper
 OMEGAS = (1.0, 10.0, 100.0, 1000.0)
@@ -46,7 +48,7 @@ SIDE = 32
 STEP_SIZES = (0.0512, 0.005, 0.0005)  # a lam; the first is the corrector's, 2 snr^2
 CHECKED = ((0.0512, 0.5), (0.0512, 2.0), (0.005, 2.0), (0.005, 8.0))  # a lam and omega of the samples
 CURVE = torch.logspace(-1, 3, 200, dtype=torch.float64)
-SHOWN = 4
+SHOWN, CONTROL = 4, "no corrector"
 
 
 def gains(shape: tuple[int, ...]) -> dict[str, float]:
@@ -89,71 +91,90 @@ def corrector_step(model: Trained, M: Preconditioner, sigma: float = 1.0) -> flo
     return (plain / whole).square().median().item()
 
 
-def pictures(model: Trained, T: int, n: int, omegas: Sequence[float]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Samples with each operator and weight, and their numbers."""
+def samplers(model: Trained, T: int, omegas: Sequence[float]) -> dict[str, Sampler]:
+    """PDS without a term and with each operator and weight, without a corrector, and the preconditioned solvers."""
     plain = model.pds(T)
-    base = plain.M
-    reference = model.draw(plain, n)
-    found = {"none": reference}
-    rows: dict[str, Any] = {"none": measures(model, reference, reference) | {"step": 1.0}}
+    base, found = plain.M, {"none": plain}
     for name, S in paper_skews().items():
         for omega in omegas:
             M = Preconditioner(base.M, skew=S, omega=omega, label=base.label, alpha=base.alpha)
-            key = f"{name}, omega {omega:g}"
-            try:
-                found[key] = model.draw(replace(plain, preconditioner=M), n)
-                rows[key] = measures(model, found[key], reference) | {"step": corrector_step(model, M)}
-            except SamplingError:
-                rows[key] = {"difference": None, "spectrum": None, "step": None}
-    controls = {"no corrector": replace(plain, corrector="none")}
-    for name, sampler in controls.items() | {(s, model.solver(s, 2 * T)) for s in SOLVERS}:
-        found[name] = model.draw(sampler, n)
-        rows[name] = measures(model, found[name], reference) | {"step": None}
-    return found, rows
+            found[with_term(name, omega)] = replace(plain, preconditioner=M)
+    return found | {CONTROL: replace(plain, corrector="none")} | {s: model.solver(s, 2 * T) for s in SOLVERS}
 
 
-def measures(model: Trained, x: Tensor, reference: Tensor) -> dict[str, float]:
-    """How far samples are from those of the same seeds without a term, and the error of their spectrum."""
-    difference = (x - reference).square().mean().sqrt() / reference.std()
-    return {"difference": difference.item(), "spectrum": power_spectrum_error(x, model.statistics)}
+def with_term(name: str, omega: float) -> str:
+    return f"{name}, omega {omega:g}"
 
 
-def draw_states(ax: Axes, points: Sequence[dict[str, float]]) -> None:
+def shown(omegas: Sequence[float]) -> list[str]:
+    """What the figure has pictures of: of the operators that are zero on images one."""
+    top = max(omegas)
+    largest = [with_term(name, top) for name in ("S", "S2", "S3")]
+    return ["none", *largest, CONTROL, *(with_term("S1", omega) for omega in omegas), SOLVERS[-1]]
+
+
+def measures(model: Trained, sampler: Sampler, n: int, reference: Callable[[], Tensor]) -> dict[str, Any]:
+    """How far samples are from those of the same seeds without a term, and the error of their spectrum.
+
+    All are None if the run overflows.
+    """
+    steps = sampler.steps if sampler.grid is None else len(sampler.grid) - 1
+    row: dict[str, Any] = {"calls": sampler.total_calls(steps), "step": None}
+    M = getattr(sampler, "preconditioner", None)
+    try:
+        x = model.draw(sampler, n)
+    except SamplingError:
+        return row | {"difference": None, "spectrum": None}
+    if M is not None and sampler.corrector != "none":
+        row["step"] = 1.0 if M.skew is None else corrector_step(model, M)
+    difference = ((x - reference()).square().mean().sqrt() / reference().std()).item()
+    return row | {"difference": difference, "spectrum": power_spectrum_error(x, model.statistics)}
+
+
+def draw_states(ax: Axes, points: Sequence[Mapping[str, float]]) -> None:
     """Steady state of S1 against omega, closed form and sampled."""
-    for i, a in enumerate(STEP_SIZES):
-        values = [steady_state(a, omega) for omega in CURVE.tolist()]
-
-        ax.loglog(
-            CURVE, [v if math.isfinite(v) else math.nan for v in values], color=f"C{i}", label=f"step {a:g} / lam"
-        )
+    ax.set(xscale="log", yscale="log", xlim=(CURVE[0].item(), CURVE[-1].item()), ylim=(0.8, 10))
+    for a, colour in zip(STEP_SIZES, SERIES, strict=False):
+        values = [(omega, v) for omega in CURVE.tolist() if math.isfinite(v := steady_state(a, omega))]
+        ax.plot(*zip(*values, strict=True), color=colour)
+        last, _ = values[-1]
+        ax.axvline(last, color=colour, ls=":", lw=1)
+        ax.text(1.05 * last, 8, f"step {a:g}:\ndiverges", color=colour, va="top")
         own = [p for p in points if p["a"] == a]
-        ax.plot([p["omega"] for p in own], [p["sampled"] for p in own], "o", ms=4, color=f"C{i}")
-    ax.axhline(1, color="0.7", lw=0.8)
-    ax.set(xlabel="omega", ylabel="variance / variance of the data", title="S1: lines closed form, points sampled")
-    ax.legend(fontsize=7)
+        ax.plot([p["omega"] for p in own], [p["sampled"] for p in own], "o", color=colour)
+    ax.axhline(1, color=GREY, lw=0.8)
+    few_decades(ax)
+    ax.set(xlabel="ω", ylabel="variance / variance of the data")
+    ax.set_title("Steady state of S1 for three lengths of the step: lines in closed form, points sampled")
 
 
-def draw_pictures(axes: Any, model: Trained, found: dict[str, Tensor], omegas: Sequence[float]) -> None:
-    """A row for each omega, a column for each operator."""
-    for row, omega in zip(axes, omegas, strict=True):
-        for ax, name in zip(row, ("none", *paper_skews(), "no corrector"), strict=True):
-            x = found.get(name, found.get(f"{name}, omega {omega:g}"))
-            if x is None:
-                ax.set(xticks=[], yticks=[])
-                ax.text(0.5, 0.5, "diverges", ha="center", va="center", transform=ax.transAxes, fontsize=7)
-            else:
-                model.show(ax, x[:SHOWN], columns=2)
-        row[0].set_ylabel(f"omega {omega:g}", fontsize=8)
-    for ax, name in zip(axes[0], ("none", *paper_skews(), "no corrector"), strict=True):
-        ax.set_title(name, fontsize=8)
+def draw(numbers: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> Figure:
+    """Pictures with and without a term; below, the steady state of S1 over omega."""
+    runs, names = numbers["runs"], shown(numbers["settings"]["omegas"])
+    columns = 5
+    lines = math.ceil(len(names) / columns)
+    figure = page(1.9 * lines + 3.2)
+    above, below = figure.subfigures(2, 1, height_ratios=(1.9 * lines, 3))
+    axes = above.subplots(lines, columns).flatten()
+    for ax, name in zip(axes, names, strict=False):
+        sheet(ax, pictures[name], columns=2)
+        title = {"none": "no term", **{s: s for s in SOLVERS}}.get(name, name.replace("omega", "ω ="))
+        ax.set_title(title, loc="center")
+        ax.set_xlabel(f"{runs[name]['calls']} calls, error {cell(runs[name]['spectrum'])}")
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    above.suptitle("PDS without and with a skew-symmetric term, the same seeds")
+    draw_states(below.subplots(), [row for name, row in runs.items() if name.startswith("steady state")])
+    return figure
 
 
-def text(numbers: dict[str, Any], model: Trained) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
-    size, runs, top = numbers["gain"], numbers["pictures"], max(numbers["omegas"])
+    settings, runs, size = numbers["settings"], numbers["runs"], numbers["runs"]["gain"]
+    top, T = max(settings["omegas"]), settings["T"]
     zero = [name for name, value in size.items() if value < 1e-6]
     named = {"none": runs["none"]} | {name: runs[f"{name}, omega {top:g}"] for name in size}
-    named |= {name: runs[name] for name in ("no corrector", *SOLVERS)}
+    named |= {name: runs[name] for name in (CONTROL, *SOLVERS)}
     keys, acting = ("step", "difference", "spectrum"), named["S1"]
 
     rows = [
@@ -171,27 +192,30 @@ def text(numbers: dict[str, Any], model: Trained) -> str:
         f"""What saves the pictures is the corrector's step size, which has the whole drift
 in its denominator: at ω = {top:g} with S1 it is {acting["step"] or 0:.0e} of what it was, the corrector stands still,
 and the pictures are about those without a corrector ({cell(acting["spectrum"])} beside
-{cell(runs["no corrector"]["spectrum"])} in the error of the spectrum)."""
+{cell(runs[CONTROL]["spectrum"])} in the error of the spectrum)."""
         if stands_still
         else f"""At ω = {top:g} with S1 the corrector's step is {cell(acting["step"])} of what it was, and the error of
-the spectrum {cell(acting["spectrum"])}, beside {cell(runs["no corrector"]["spectrum"])} without a corrector and
+the spectrum {cell(acting["spectrum"])}, beside {cell(runs[CONTROL]["spectrum"])} without a corrector and
 {cell(runs["none"]["spectrum"])} without a term."""
     )
     return f"""## Skew-symmetric terms (Figures 12, 13)
 
 The paper adds ω S score to the drift of PDS, with S = Re[F - Fᵀ] and ω from 1 to 1000 (Figure 12) and six other S
-with ω = 1000 (Figure 13), T = 66, faces of 1024x1024 pixels, and sees no effect of any. Here `{model.name}`, T =
-{numbers["T"]}, {numbers["n"]} samples, the same seeds; table for ω = {top:g} (a difference of 1 would be that of the
-size of the samples, and the solvers are at the same {2 * numbers["T"]} calls):
+with ω = 1000 (Figure 13), T = 66, faces of 1024x1024 pixels, and sees no effect of any. Here `{settings["model"]}`, T =
+{T}, {settings["n"]} samples, the same seeds; table for ω = {top:g} (a difference of 1 would be that of the
+size of the samples, and the solvers are at the same {2 * T} calls):
 
 {table(head, rows)}
 
-![Steady state of S1, and pictures](figures/skew.png)
+![Pictures with and without a term, and the steady state of S1](figures/skew.png)
+
+Above, the same seeds with and without a term, and the error of the spectrum. A step of PDS makes two network calls;
+without a corrector, and in the preconditioned solver, it makes one.
 
 **{verdict}** {", ".join(zero)} are the zero operator on
 real images: the DFT matrix is symmetric, and Re F(P - Pᵀ)F⁻¹ multiplies every frequency by an imaginary number. S1,
 S2 and S3 act, and an explicit step of the corrector's length keeps the steady state only while ω is far below
-{limit:.2g}, where it diverges (left). {saved}
+{limit:.2g}, where it diverges (below). {saved}
 """
 
 
@@ -207,20 +231,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.steps, options.n, options.omegas = 4, 2, [1.0, 1000.0]
     options.steps = steps_of(options, STEPS)
     model = Trained.open(options.model, options.statistics, options.config, options.preset)
-    checked = CHECKED[:1] if options.quick else CHECKED
-    points = [
-        {"a": a, "omega": omega, "closed": steady_state(a, omega), "sampled": sampled_state(a, omega, options.n)}
-        for a, omega in checked
-    ]
-    found, rows = pictures(model, options.steps, options.n, options.omegas)
-    numbers = {"T": options.steps, "n": options.n, "omegas": options.omegas, "model": model.name}
-    numbers |= {"gain": gains(model.denoiser.event_shape), "steady_state": points, "pictures": rows}
-    figure = Figure(figsize=(15, 1.35 * len(options.omegas) + 0.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 2.6])
-    draw_states(left.subplots(), points)
-    axes = right.subplots(len(options.omegas), len(paper_skews()) + 2, squeeze=False)
-    draw_pictures(axes, model, found, options.omegas)
-    publish(output_folder(options), "skew", figure, numbers, text(numbers, model))
+    settings = {"T": options.steps, "n": options.n, "omegas": options.omegas, "model": model.name}
+    settings |= {"preset": options.preset} if options.preset else {}
+    runs, pictures = Runs.open(options, "skew", settings), Pictures.open(options, "skew")
+    for a, omega in CHECKED[:1] if options.quick else CHECKED:
+        point = partial(sampled_state, a, omega, options.n)
+        facts = {"a": a, "omega": omega, "closed": steady_state(a, omega)}
+        runs.get(f"steady state, a {a:g}, omega {omega:g}", lambda f=facts, point=point: f | {"sampled": point()})
+    runs.get("gain", partial(gains, model.denoiser.event_shape))
+    own = samplers(model, options.steps, options.omegas)
+    reference = cache(partial(model.draw, own["none"], options.n))
+    for name, sampler in own.items():
+        runs.get(name, partial(measures, model, sampler, options.n, reference))
+    for name in shown(options.omegas):
+        pictures.get(name, partial(model.pictures, own[name], min(SHOWN, options.n)))
+    publish(output_folder(options), "skew", draw, text, runs.numbers, pictures.pictures)
 
 
 if __name__ == "__main__":

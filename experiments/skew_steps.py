@@ -14,6 +14,7 @@ from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
+from drawing import BLACK, BLUE, GREY, ORANGE, SKY, legend_below, page
 from matplotlib.figure import Figure
 from publish import Runs, add_options, cell, command, output_folder, publish, table
 from subjects import kept, rows, values
@@ -31,6 +32,7 @@ STEPS = (10, 20, 66, 200)
 OMEGAS = (1.0, 10.0, 1000.0)
 NONE, CONTROL = "none", "no corrector"
 SEEDS = 3  # sets of seeds
+HUES = (SKY, BLUE, ORANGE)
 
 
 def samplers(model: Trained, T: int, omegas: Sequence[float]) -> dict[str, Sampler]:
@@ -73,49 +75,59 @@ def gain(runs: Mapping[str, Any], T: int, omega: str) -> tuple[float, float]:
     return mean(found), stdev(found) / len(found) ** 0.5 if len(found) > 1 else 0.0
 
 
-def draw(runs: Mapping[str, Any]) -> Figure:
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
-    ax = figure.subplots()
-    for omega in values(runs, "omega"):
-        found = {T: figures(runs, T, omega) for T in values(runs, "T")}
-        points = {T: own for T, own in found.items() if own}
-        label = omega if omega in (NONE, CONTROL) else f"omega {omega}"
-        ax.errorbar(
-            list(points),
-            [mean(own) for own in points.values()],
-            [stdev(own) if len(own) > 1 else 0 for own in points.values()],
-            marker="o",
-            ms=3,
-            label=label,
-        )
-    ax.set(xscale="log", yscale="log", xlabel="T", ylabel="error of the spectrum")
-    ax.legend(fontsize=7)
-    return figure
-
-
-def text(runs: Mapping[str, Any], model: Trained, n: int) -> str:
-    """The section of docs/results.md."""
-    steps, omegas = values(runs, "T"), values(runs, "omega")
-    lines = [[T, *(shown(figures(runs, T, omega)) for omega in omegas)] for T in steps]
-    head = ["T", *(o if o in (NONE, CONTROL) else f"ω = {o}" for o in omegas)]
-    terms = [omega for omega in omegas if omega not in (NONE, CONTROL)]
-    moved: dict[bool, list[str]] = {True: [], False: []}
-    for T in steps:
-        for omega in terms:
+def moved(runs: Mapping[str, Any]) -> dict[bool, list[str]]:
+    """Where S1 lowers the error (True), and where it raises it, by more than two standard errors."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for T in values(runs, "T"):
+        for omega in (omega for omega in values(runs, "omega") if omega not in (NONE, CONTROL)):
             if figures(runs, T, omega) and figures(runs, T, NONE):
                 change, error = gain(runs, T, omega)
                 if abs(change) > 2 * error:
-                    moved[change < 0].append(f"T = {T}, ω = {omega}")
-    lowered, raised = ("; ".join(moved[is_lower]) or "no T" for is_lower in (True, False))
-    said = "**Agrees that S1 is of no use.**" if not moved[True] else "**S1 lowers the error somewhere.**"
+                    found[change < 0].append(f"T = {T}, ω = {omega}")
+    return found
+
+
+def draw(numbers: Mapping[str, Any]) -> Figure:
+    """The error of the spectrum, a group of bars for each T."""
+    runs = numbers["runs"]
+    steps, omegas = values(runs, "T"), values(runs, "omega")
+    colours = {NONE: BLACK, CONTROL: GREY} | dict(
+        zip((o for o in omegas if o not in (NONE, CONTROL)), HUES, strict=False)
+    )
+    figure = page(3.8)
+    ax, width = figure.subplots(), 0.8 / len(omegas)
+    for i, omega in enumerate(omegas):
+        label = {NONE: "no term", CONTROL: CONTROL}.get(omega, f"S1, ω = {omega}")
+        for place, T in enumerate(steps):
+            own, x = figures(runs, T, omega), place + (i - (len(omegas) - 1) / 2) * width
+            if own:
+                spread = stdev(own) if len(own) > 1 else 0
+                ax.bar(x, mean(own), 0.9 * width, yerr=spread, color=colours[omega], label=None if place else label)
+    ax.set_xticks(range(len(steps)), [f"T = {T}" for T in steps])
+    ax.grid(visible=False, axis="x")
+    ax.set(ylabel="error of the spectrum")
+    said = "A term S1 lowers the error somewhere" if moved(runs)[True] else "No term S1 lowers the error"
+    ax.set_title(f"{said}; bars: standard deviation over sets of seeds")
+    legend_below(figure, ax, len(omegas))
+    return figure
+
+
+def text(numbers: Mapping[str, Any]) -> str:
+    """The section of docs/results.md."""
+    runs, settings = numbers["runs"], numbers["settings"]
+    steps, omegas = values(runs, "T"), values(runs, "omega")
+    lines = [[T, *(shown(figures(runs, T, omega)) for omega in omegas)] for T in steps]
+    head = ["T", *(o if o in (NONE, CONTROL) else f"ω = {o}" for o in omegas)]
+    lowered, raised = ("; ".join(moved(runs)[is_lower]) or "no T" for is_lower in (True, False))
+    said = "**Agrees that S1 is of no use.**" if not moved(runs)[True] else "**S1 lowers the error somewhere.**"
     verdict = (
         f"{said} By more than twice its standard error it lowers the error at {lowered}, and raises it at {raised}."
     )
     return f"""## S1 over T (Figures 12, 13)
 
-The paper shows skew-symmetric terms at T = 66 alone. Here S1, which is not zero on images, over T: {model.label}, the
-error of the spectrum of {n} samples, mean and standard deviation over {len(values(runs, "set"))} sets of seeds, the
-same in each column:
+The paper shows skew-symmetric terms at T = 66 alone. Here S1, which is not zero on images, over T:
+{settings["label"]}, the error of the spectrum of {settings["n"]} samples, mean and standard deviation over
+{len(values(runs, "set"))} sets of seeds, the same in each column:
 
 {table(head, lines)}
 
@@ -137,14 +149,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.steps, options.n, options.omegas, options.sets = [3, 4], 2, [1.0, 1000.0], 2
     model = Trained.open(options.model, options.statistics, options.config, options.preset)
-    settings = {"n": options.n, "model": model.name} | ({"preset": options.preset} if options.preset else {})
+    settings = {"n": options.n, "model": model.name, "label": model.label} | (
+        {"preset": options.preset} if options.preset else {}
+    )
     runs = Runs.open(options, NAME, settings)
     for T in options.steps:
         for omega, sampler in samplers(model, T, options.omegas).items():
             for k in range(options.sets):
                 run = partial(measure, model, sampler, options.n, k * options.n)
                 kept(runs, {"T": T, "omega": omega, "set": k}, run)
-    publish(output_folder(options), NAME, draw(runs.runs), runs.numbers, text(runs.runs, model, options.n))
+    publish(output_folder(options), NAME, draw, text, runs.numbers)
 
 
 if __name__ == "__main__":

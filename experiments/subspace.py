@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drawing import LOOKS, ORANGE, PINK, label_ends, numbered, page, true_samples
 from matplotlib.figure import Figure
 from publish import Runs, add_options, cell, command, output_folder, publish, table
-from subjects import Subject, halved, kept, patches
+from subjects import Subject, halved, kept, patches, rows, values
 
 import prescore
 from prescore.errors import PrescoreError
@@ -119,21 +120,32 @@ def finished(run: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         return {"frechet": None, "calls": None, "time": None}
 
 
-def draw(runs: Mapping[str, Any], floor: float) -> Figure:
+def draw(numbers: Mapping[str, Any]) -> Figure:
     """Distance against network calls, and against time in units of a call at the full resolution."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    methods = [name for name in by_method(runs) if not name.endswith("equal time")]
+    runs = numbers["runs"]
+    looks = {
+        "plain": LOOKS["plain"],
+        "PDS, best alpha": LOOKS["PDS"],
+        "subspace, early switch": {"color": ORANGE, "marker": "<", "ls": "--"},
+        "subspace, late switch": {"color": PINK, "marker": ">", "ls": "--"},
+        **{name: LOOKS[name] for name in SOLVERS},
+    }
+    figure = page(4.2)
+    axes = figure.subplots(1, 2, sharey=True)
     for ax, key, label in zip(
-        figure.subplots(1, 2), ("calls", "time"), ("network calls", "time, in calls at full resolution"), strict=True
+        axes, ("calls", "time"), ("network calls", "time, in calls at full resolution"), strict=True
     ):
-        for name in methods:
+        ax.set(xscale="log", yscale="log", xlabel=label)
+        ends = [true_samples(ax, **rows(runs, true=True)[0]["floor"]["frechet"])]
+        for name, look in looks.items():
             points = [(row[key], row["frechet"]) for row in by_method(runs)[name] if row["frechet"] is not None]
-            ax.loglog(*zip(*points, strict=True), "-" if name in SOLVERS else "--", marker=".", label=name)
-        ax.axhline(floor, color="0.7", lw=0.8)
-        ax.set(xlabel=label, ylabel="Frechet distance")
-        ax.set_xticks(TICKS, map(str, TICKS))
-        ax.minorticks_off()
-        ax.legend(fontsize=7)
+            if points:
+                ax.plot(*zip(*points, strict=True), **look)
+                ends.append((points[-1][1], name, look["color"]))
+        numbered(ax, TICKS)
+    label_ends(axes[1], ends, gap=0.07)
+    axes[0].set(ylabel="Frechet distance", title="Over network calls")
+    axes[1].set_title("Over time: calls at half the resolution are cheap")
     return figure
 
 
@@ -145,8 +157,10 @@ def by_method(runs: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def text(runs: Mapping[str, Any], steps: Sequence[int], n: int, floor: Mapping[str, float]) -> str:
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    runs, n = numbers["runs"], numbers["settings"]["n"]
+    steps, floor = values(runs, "T"), rows(runs, true=True)[0]["floor"]["frechet"]
     found = {name: {row["T"]: row for row in own} for name, own in by_method(runs).items()}
     lines = [[name, *(own[T]["frechet"] for T in steps)] for name, own in found.items()]
     times = [[name, *(own[T]["time"] for T in steps)] for name, own in found.items() if name.startswith("subspace")]
@@ -197,12 +211,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.n, options.steps = 20, [6, 10]
     subject = patches(options.data, options.n, options.quick)
     runs = Runs.open(options, "subspace", {"n": options.n})
-    floor = kept(runs, {"true": True}, lambda: {"floor": subject.floor()})["floor"]["frechet"]
+    kept(runs, {"true": True}, lambda: {"floor": subject.floor()})
     for T in options.steps:
         for name, run in plan(subject, T).items():
             kept(runs, {"T": T, "method": name}, lambda run=run: finished(run))
-    figure = draw(runs.runs, floor["mean"])
-    publish(output_folder(options), "subspace", figure, runs.numbers, text(runs.runs, options.steps, options.n, floor))
+    publish(output_folder(options), "subspace", draw, text, runs.numbers)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ multiplies x by f = 1 - h m^2 / c and adds noise of variance 2 h m^2. It converg
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from drawing import BLUE, GREY, RED, SERIES, label_ends, page
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
@@ -40,6 +42,8 @@ COVARIANCE = torch.tensor([[9.0, 0.2], [0.2, 0.5]], dtype=torch.float64)
 C, Q = torch.linalg.eigh(COVARIANCE)  # eigenvalues, ascending, and eigenvectors
 STEPS: dict[str, Callable[[float], float]] = {"h = eps": lambda eps: eps, "h = eps²/2": lambda eps: eps**2 / 2}
 CALLS = 5  # of the preconditioned solver
+SHOWN, FRAME = 400, (10.0, 6.0)  # samples in a panel, and half its width and height
+BEYOND = 1e9  # a divergence that no panel shows
 SIGMA = 0.1  # noise level at which the sampler is told to be; the dynamics does not depend on it
 
 # name: (eigenvalues of M, eps). The first two are the left and the middle panel of the paper, the others candidates
@@ -145,7 +149,7 @@ def measure(dynamics: Dynamics, points: int, n: int) -> tuple[dict[str, object],
     return row, x
 
 
-def preconditioned_solver(points: int, calls: int) -> dict[str, float]:
+def preconditioned_solver(points: int, calls: int) -> tuple[dict[str, float], Tensor]:
     """What p-ode-2m makes in as many network calls, from the exact score of N(0, C) at each noise level."""
     mean, covariance = torch.zeros(2, dtype=torch.float64), PCA(Q, C, 0.0)
     oracle = Gaussian(mean, covariance)
@@ -154,11 +158,19 @@ def preconditioned_solver(points: int, calls: int) -> dict[str, float]:
     )
     x = prescore.sample(oracle, sampler, seeds=range(points), progress=False)
     energies = ((x @ Q) ** 2 / C).sum(1) / 2
-    return {"calls": calls, "sampled": energies.mean().item(), "standard_error": energies.std().item() / points**0.5}
+    row = {"calls": calls, "sampled": energies.mean().item(), "standard_error": energies.std().item() / points**0.5}
+    return row, x
 
 
-def text(results: dict[str, dict[str, dict]], ours: dict[str, float], n: int, points: int) -> str:
+def in_frame(x: Tensor) -> list[list[float]]:
+    """Of the first samples those that a panel shows."""
+    x = x[:SHOWN]
+    return [[round(value, 2) for value in point] for point in x[(x.abs() < torch.tensor(FRAME)).all(1)].tolist()]
+
+
+def text(numbers: Mapping[str, Any]) -> str:
     """The section of docs/results.md."""
+    results, ours, n, points = (numbers[key] for key in ("readings", "p-ode-2m", "steps", "points"))
     rows = []
     for name in READINGS:
         full, half = (results[convention][name] for convention in STEPS)
@@ -180,7 +192,8 @@ closed form; KL is that of N(0, C) in nats, E = E[xᵀC⁻¹x]/2 of {points} sam
 
 ![Samples under each reading](figures/toy_gaussian.png)
 
-The ellipse is two standard deviations of N(0, C); above h = eps, below h = eps²/2. **Partly agrees.** The left and the
+Each panel has samples with h = eps and the ellipse of two standard deviations of N(0, C), two of them named by their
+place in the paper; below, the KL divergence over the steps in both readings of eps. **Partly agrees.** The left and the
 middle panel need h = eps: with h = eps²/2 nothing fails in the middle (KL {half["plain, 1"]["KL"]:.2g}). Then C+I
 itself cannot be the right panel: as MMᵀ it evens out the axes but is stable only up to
 h = {full["MMᵀ = C+I"]["largest_h"]:.2g}, as M up to {full["M = C+I"]["largest_h"]:.2g}. The panel comes out if C+I is
@@ -190,44 +203,51 @@ MMᵀ = C, the true preconditioner: one step and the distribution is reached, th
 """
 
 
-def draw_scatter(ax: Axes, x: Tensor, title: str) -> None:
+def draw_scatter(ax: Axes, points: Sequence[Sequence[float]], title: str) -> None:
     """Samples, and the ellipse of two standard deviations of N(0, C)."""
-    ax.plot(*x[:1000].T, ".", ms=1.5, color="tab:blue", alpha=0.5)
+    if points:
+        ax.plot(*zip(*points, strict=True), ".", ms=3.5, color=BLUE, alpha=0.6, mew=0)
+    else:
+        ax.text(0, -4, "all lie outside the frame", ha="center", va="center", color=GREY)
     minor, major = (4 * C.sqrt()).tolist()
     angle = math.degrees(math.atan2(Q[1, 1].item(), Q[0, 1].item()))
-    ax.add_patch(Ellipse((0, 0), major, minor, angle=angle, fill=False, color="tab:red", lw=1.2))
-    if not (x.abs() < 10).any():
-        ax.text(0, -5, "outside the frame", ha="center", fontsize=7)
-    ax.set(xlim=(-10, 10), ylim=(-6, 6), xticks=[-9, 0, 9], yticks=[-5, 0, 5])
-    ax.set_title(title, fontsize=8)
-    ax.tick_params(labelsize=6)
+    ax.add_patch(Ellipse((0, 0), major, minor, angle=angle, fill=False, color=RED, lw=1.5))
+    width, height = FRAME
+    ax.set(xlim=(-width, width), ylim=(-height, height), xticks=[-9, 0, 9], yticks=[-5, 0, 5], title=title)
+    ax.label_outer()
 
 
 def draw_curves(ax: Axes, convention: str, n: int) -> None:
     """Divergence against the number of steps, for each reading."""
     counts = sorted({round(k) for k in torch.logspace(0, math.log10(10 * n), 80).tolist()})
-    for name, (m, eps) in READINGS.items():
+    ends = []
+    ax.set(xscale="log", yscale="log", ylim=(1e-3, 1e2), xlim=(1, counts[-1]), xlabel="Langevin steps")
+    for colour, (name, (m, eps)) in zip(SERIES, READINGS.items(), strict=True):
         dynamics = Dynamics(m, STEPS[convention](eps))
-        kl = [divergence(dynamics.variance(k)) for k in counts]
-        ax.loglog(counts, [v if v < 1e9 else math.nan for v in kl], lw=1.2, label=name)
-    ax.axvline(n, color="0.8", lw=0.8)
-    ax.set(ylim=(5e-4, 1e2), xlabel="steps")
-    ax.set_title("KL from N(0, C), nats", fontsize=8)
-    ax.tick_params(labelsize=6)
-    ax.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        kl = [v if (v := divergence(dynamics.variance(k))) < BEYOND else BEYOND for k in counts]
+        ax.plot(counts, kl, color=colour)
+        ends.append((kl[-1], name, colour))
+    label_ends(ax, ends, gap=0.085)
+    ax.axvline(n, color=GREY, lw=0.8, ls=":")
+    ax.set_title(f"KL from N(0, C) in nats, {convention}")
 
 
-def draw(samples: dict[str, dict[str, Tensor]], results: dict[str, dict[str, dict]], n: int) -> Figure:
-    """One row of panels for each meaning of the step size."""
-    columns = len(READINGS) + 1
-    figure = Figure(figsize=(2 * columns + 2, 2 * len(results) + 0.3), layout="constrained")
-    axes = figure.subplots(len(results), columns, squeeze=False, width_ratios=[*[1] * len(READINGS), 1.4])
-    for row, (convention, readings) in zip(axes, results.items(), strict=True):
-        for ax, (name, r) in zip(row, readings.items(), strict=False):
-            title = f"{name}, h = {r['h']:.3g}\nradius {r['radius']:.2f}, KL {r['KL']:.2g}"
-            draw_scatter(ax, samples[convention][name], title)
-        row[0].set_ylabel(convention)
-        draw_curves(row[-1], convention, n)
+def draw(numbers: Mapping[str, Any]) -> Figure:
+    """A panel of samples for each reading with h = eps, and the divergence over steps for each meaning of eps."""
+    readings, ours = numbers["readings"]["h = eps"], numbers["p-ode-2m"]
+    figure = page(7.6)
+    above, below = figure.subfigures(2, 1, height_ratios=(1.5, 1))
+    axes = above.subplots(2, 4, sharex=True, sharey=True).flatten()
+    of_paper = {"plain, 0.1": "plain, h = 0.1 (left)", "plain, 1": "plain, h = 1 (middle)"}
+    for ax, (name, row) in zip(axes, readings.items(), strict=False):
+        reached = "diverges" if row["stationary_KL"] is None else f"KL {row['KL']:.2g}"
+        draw_scatter(ax, numbers["shown"][name], f"{of_paper.get(name, name + ', h = 1')}\n{reached}")
+    draw_scatter(axes[-1], numbers["shown"]["p-ode-2m"], f"p-ode-2m, {ours['calls']} calls\nexact")
+    above.suptitle(
+        f"Only with M Mᵀ = C, or C+I inverted, do samples stay in the ellipse with h = 1 ({numbers['steps']} steps)"
+    )
+    for ax, convention in zip(below.subplots(1, 2), STEPS, strict=True):
+        draw_curves(ax, convention, numbers["steps"])
     return figure
 
 
@@ -240,16 +260,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.points = 500
     results: dict[str, dict[str, dict]] = {}
-    samples: dict[str, dict[str, Tensor]] = {}
+    shown: dict[str, list[list[float]]] = {}
     for convention, h in STEPS.items():
         measured = {k: measure(Dynamics(m, h(eps)), options.points, options.steps) for k, (m, eps) in READINGS.items()}
         results[convention] = {name: row for name, (row, _) in measured.items()}
-        samples[convention] = {name: x for name, (_, x) in measured.items()}
-    ours = preconditioned_solver(options.points, CALLS)
-    section = text(results, ours, options.steps, options.points)
-    content = {"points": options.points, "steps": options.steps, "C": COVARIANCE.tolist(), "readings": results}
-    figure = draw(samples, results, options.steps)
-    publish(output_folder(options), "toy_gaussian", figure, content | {"p-ode-2m": ours}, section)
+        if not shown:
+            shown = {name: in_frame(x) for name, (_, x) in measured.items()}
+    ours, x = preconditioned_solver(options.points, CALLS)
+    numbers = {"points": options.points, "steps": options.steps, "C": COVARIANCE.tolist(), "readings": results}
+    numbers |= {"p-ode-2m": ours, "shown": shown | {"p-ode-2m": in_frame(x)}}
+    publish(output_folder(options), "toy_gaussian", draw, text, numbers)
 
 
 if __name__ == "__main__":

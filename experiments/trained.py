@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from matplotlib.axes import Axes
+from drawing import RELIEF
 from subjects import add_network_options, described, load_network
 from torch import Tensor
 
 import prescore
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, SamplingError
 from prescore.gaussian import frequency_gaussian
-from prescore.images import grid, to_uint8
+from prescore.images import to_uint8
 from prescore.precondition import frequency_preconditioner
 from prescore.presets import PRESETS
 from prescore.samplers import PredictorCorrector, Progress, Sampler, find_sampler, statistics_recursion
@@ -138,12 +138,17 @@ class Trained:
         z = torch.randn(n, *self.denoiser.event_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         return known.draw(z)
 
-    def show(self, axes: Axes, x: Tensor, columns: int) -> None:
-        """Samples as pictures."""
-        sheet = grid(to_uint8(x, self.denoiser.data_range), columns=columns).movedim(0, -1).numpy()
-        axes.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
+    def pictures(self, sampler: Sampler, n: int) -> Tensor | None:
+        """Of the first n seeds, uint8, for a figure: heights between two deviations; None if the run overflows."""
+        try:
+            return to_uint8(self.draw(sampler, n), RELIEF if is_relief(self.name) else self.denoiser.data_range)
+        except SamplingError:
+            return None
+
+
+def is_relief(model: str) -> bool:
+    """Whether the samples of a model are heights, which are drawn in colours of a map."""
+    return model == "topography-edm"
 
 
 def alpha_of(sampler: Sampler) -> float | None:

@@ -7,7 +7,6 @@ import torch
 
 import prescore
 from prescore import Denoiser, calibrate
-from prescore.denoiser import clipped
 from prescore.errors import PrescoreError, SampleWarning
 from prescore.examine import Examination
 from prescore.statistics import in_range
@@ -70,22 +69,13 @@ def test_draw_and_the_file_warn() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::prescore.errors.SampleWarning")
-def test_predictions_can_be_clipped() -> None:
+def test_a_run_may_clip_predictions() -> None:
     wild = Denoiser(lambda x, sigma: 3 * x, (1, 2, 2), 0.01, 10.0, data_range=(-1, 1))
-    x = torch.tensor([[[[0.1, -0.2], [0.5, -2.0]]]])
-    cut = clipped(wild, "range")(x, torch.tensor(1.0))
-    assert torch.equal(cut, (3 * x).clamp(-1, 1))
-    dynamic = clipped(wild, "dynamic")(x, torch.tensor(1.0))
-    size = (3 * x).abs().flatten().quantile(0.995)
-    assert torch.allclose(dynamic, (3 * x).clamp(-size, size) / size)
-    assert torch.equal(clipped(wild, "dynamic")(x / 100, torch.tensor(1.0)), 3 * (x / 100))
     plan = prescore.plan(wild, sampler="ddim", steps=3, clip="range")
     assert plan.settings["clip"] == "range"
     assert plan.sample(range(3), progress=False).abs().max() <= 1
     with pytest.raises(PrescoreError, match="clip: unknown value 'hard'; known: range, dynamic"):
         prescore.plan(wild, sampler="ddim", steps=3, clip="hard")
-    with pytest.raises(PrescoreError, match="clip: the model does not say the range"):
-        clipped(Denoiser(lambda x, sigma: x, (2,), 0.1, 1.0, data_range=None))
 
 
 def test_statistics_of_a_plan_are_in_the_model_s_coordinates() -> None:

@@ -14,14 +14,14 @@ MOST_LINES = 60
 
 
 @pytest.fixture
-def run():
+def run(tmp_path):
     """What a script prints, or a skip where its package is not installed."""
 
     def output(name):
         if (needed := SCRIPTS[name]) is not None and importlib.util.find_spec(needed) is None:
             pytest.skip(f"{needed} is not installed")
         command = [sys.executable, "-W", "ignore", str(FOLDER / f"{name}.py")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=FOLDER.parent)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -65,10 +65,14 @@ def test_quick(results, name):
 
 
 def test_steps_grid(results):
-    numbers = results("steps_grid")
-    assert numbers["spectrum_error"].keys() == {"plain", "PDS", "p-ode-2m", "p-ode-3m"}
-    assert all(len(row) == len(numbers["T"]) for row in numbers["spectrum_error"].values())
-    assert numbers["floor"] > 0
+    runs = results("steps_grid")["runs"]
+    assert runs.pop("true")["floor"] > 0
+    names = "plain", "PDS", "p-ode-2m", "p-ode-3m"
+    assert {(row["sampler"], row["T"]) for row in runs.values()} == {(name, T) for name in names for T in (2, 4)}
+    for row in runs.values():
+        each = 2 if row["sampler"] in ("plain", "PDS") else 1
+        assert row["calls"] == each * row["steps"] == 2 * row["T"]
+        assert row["spectrum_error"] > 0
 
 
 def test_distance_tables(results):
@@ -116,8 +120,8 @@ def test_the_readings_of_the_step_rule():
             facts = {"readings": "d", "n": 8, "T": 50, "original_steps": rule, "first": "corrector", "kind": kind}
             error = None if distance is None else 0.2
             runs |= {f"{rule} {kind}": facts | {"alpha": 2.5, "distance": distance, "error": error}}
-    case = readings.Case(label="d", denoiser=None, limits={}, measure=None, floor=None, n=8, batch_size=8, steps=[50])
-    found = readings.Found.of(runs, case)
+    (found,) = readings.Found.all_of(runs)
+    assert found.steps == [50]
     kept, ruled = readings.RULES
     assert found.readings == [(kept, "corrector"), (ruled, "corrector")]
     assert found.distance(kept, "corrector", "best", 50) == 1.0
@@ -172,11 +176,11 @@ def test_conditioning(results):
 
 
 def test_skew(results):
-    numbers = results("skew")
-    assert {name for name, gain in numbers["gain"].items() if gain < 1e-6} == {"S", "S4", "S5", "S6"}
-    for point in numbers["steady_state"]:
-        assert point["sampled"] == pytest.approx(point["closed"], rel=0.1)
-    pictures = numbers["pictures"]
+    pictures = results("skew")["runs"]
+    assert {name for name, gain in pictures["gain"].items() if gain < 1e-6} == {"S", "S4", "S5", "S6"}
+    (point,) = (row for name, row in pictures.items() if name.startswith("steady state"))
+    assert point["sampled"] == pytest.approx(point["closed"], rel=0.1)
+    assert [pictures[name]["calls"] for name in ("none", "no corrector", "p-ode-3m")] == [8, 4, 8]
     assert pictures["S, omega 1000"]["difference"] < 1e-4
     assert pictures["S, omega 1000"]["step"] == pytest.approx(1, abs=1e-4)
     assert pictures["S1, omega 1000"]["step"] < 1e-4

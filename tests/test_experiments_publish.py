@@ -7,6 +7,7 @@ import re
 import sys
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 from test_experiments import experiment
 
@@ -28,11 +29,27 @@ def options(publish, *arguments):
     return parser.parse_args(arguments)
 
 
+def figure(_):
+    return Figure()
+
+
+def drawn(section):
+    """A text of any numbers."""
+    return lambda _: section
+
+
 def test_a_folder_gets_three_files(publish, tmp_path):
     folder = publish.output_folder(options(publish, "--quick"))
     assert folder == tmp_path / "quick"
-    publish.publish(folder, "second", Figure(), {"a": [math.inf, 1.5]}, "## B\n\n![b](figures/second.png)")
-    assert sorted(p.name for p in folder.iterdir()) == ["second.json", "second.md", "second.png"]
+    seen, pictures = [], {"plain": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}
+
+    def draw(*results):
+        seen.append(results)
+        return Figure()
+
+    publish.publish(folder, "second", draw, drawn("## B\n\n![b](figures/second.png)"), {"a": [math.inf, 1.5]}, pictures)
+    assert sorted(p.name for p in folder.iterdir()) == ["second.json", "second.md", "second.npz", "second.png"]
+    assert seen == [({"a": [None, 1.5]}, pictures)], "a figure is of what is stored"
     assert (folder / "second.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "second.json").read_text()) == {"a": [None, 1.5]}
     assert (folder / "second.md").read_text() == "## B\n\n![b](second.png)\n"
@@ -42,13 +59,13 @@ def test_a_folder_gets_three_files(publish, tmp_path):
 def test_sections_stand_in_order_whatever_order_they_come_in(publish, tmp_path):
     assert publish.output_folder(options(publish)) is None
     for name in ("third", "other", "first", "another", "second"):
-        publish.publish(None, name, Figure(), {}, f"## {name}\n\ntext")
+        publish.publish(None, name, figure, drawn(f"## {name}\n\ntext"), {})
     document = tmp_path / "docs" / "results.md"
     heads = [line[3:] for line in document.read_text().splitlines() if line.startswith("## ")]
     assert heads == ["first", "second", "third", "another", "other"]
     assert document.read_text().startswith("# Results\n")
     before = document.read_text()
-    publish.publish(None, "second", Figure(), {}, "## second\n\nnew text, with \\1 in it")
+    publish.publish(None, "second", figure, drawn("## second\n\nnew text, with \\1 in it"), {})
     assert document.read_text() == before.replace("## second\n\ntext", "## second\n\nnew text, with \\1 in it")
     assert (tmp_path / "docs" / "figures" / "other.png").is_file()
     assert (tmp_path / "experiments" / "results" / "other.json").is_file()
@@ -64,7 +81,7 @@ def test_what_stands_between_sections_is_kept(publish):
 def test_nothing_is_written_if_the_figure_fails(publish, tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        publish.publish(None, "first", Figure(), {}, "## first")
+        publish.publish(None, "first", figure, drawn("## first"), {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -90,7 +107,7 @@ def test_runs_go_on_where_they_were(publish, tmp_path):
     assert runs.get("plain, 5", lambda: {"frechet": math.inf, "seconds": 1.0}) == {"frechet": None, "seconds": 1.0}
     again = publish.Runs.open(given, "first", {"n": 10, "T": (5, 10)})
     assert again.get("plain, 5", never) == {"frechet": None, "seconds": 1.0}
-    publish.publish(tmp_path / "out", "first", Figure(), again.numbers | {"best": 5}, "## first")
+    publish.publish(tmp_path / "out", "first", figure, drawn("## first"), again.numbers | {"best": 5})
     assert publish.Runs.open(given, "first", {"n": 10, "T": [5, 10]}).runs.keys() == {"plain, 5"}
     with pytest.raises(PrescoreError, match="other settings"):
         publish.Runs.open(given, "first", {"n": 20, "T": (5, 10)})
@@ -100,6 +117,21 @@ def test_runs_go_on_where_they_were(publish, tmp_path):
     (tmp_path / "out" / "first.json").write_text("[]")
     with pytest.raises(PrescoreError, match="holds no runs"):
         publish.Runs.open(given, "first", {"n": 10})
+
+
+def test_pictures_are_kept_beside_the_numbers(publish, tmp_path):
+    def never():
+        raise AssertionError
+
+    given = options(publish, "--folder", str(tmp_path))
+    pictures, x = publish.Pictures.open(given, "first"), torch.arange(32, dtype=torch.uint8).reshape(2, 1, 4, 4)
+    assert pictures.get("plain, T = 5", lambda: x) is x
+    assert len(pictures.get("diverged", lambda: None)) == 0
+    publish.publish(tmp_path, "first", lambda *_: Figure(), drawn("## first"), {}, pictures.pictures)
+    again = publish.Pictures.open(given, "first")
+    assert torch.equal(again.get("plain, T = 5", never), x)
+    assert len(again.get("diverged", never)) == 0
+    assert publish.Pictures.open(options(publish, "--fresh", "--folder", str(tmp_path)), "first").pictures == {}
 
 
 def test_a_folder_that_is_a_file(publish, tmp_path):

@@ -23,6 +23,7 @@ from prescore.samplers import make_sampler
 from prescore.samplers.base import steps_for_calls
 from prescore.samplers.calibrated import FEWEST, FINE, KEPT, RULES, USUAL_TRAJECTORIES, USUAL_TRIES, measure_steps
 from prescore.samplers.fitting import MOST_CALLS, USUAL_FITTED, fit_weights
+from prescore.samplers.starting import START_STEPS, STARTS, USUAL_STARTS, measure_start
 from prescore.statistics import ModelStatistics, Statistics, in_range, measure_moments, score_statistics
 from prescore.statistics.batches import USUAL, Batch, batches, checked
 from prescore.statistics.score import USUAL_LEVELS
@@ -265,6 +266,11 @@ class _Measurement:
         count = USUAL_FITTED if self.fitted is None else self.fitted
         return count if self.calls is not None and self.trajectories else 0
 
+    @property
+    def starts(self) -> int:
+        """How many samples to draw from either start."""
+        return USUAL_STARTS * self.trajectories // USUAL_TRAJECTORIES
+
     def most_calls(self, n: int) -> int:
         """The most network calls that this takes with n data."""
 
@@ -273,7 +279,7 @@ class _Measurement:
 
         each, total = self.model.network_calls, batched(n) * self.levels
         if self.trajectories:
-            total += batched(self.trajectories) * FINE
+            total += batched(self.trajectories) * FINE + len(STARTS) * batched(self.starts) * START_STEPS
             unipc = make_sampler("unipc")
             steps = TRIED_STEPS if self.calls is None else {steps_for_calls(unipc, n // each) for n in self.calls}
             runs = len(TRIED_SOLVERS) * len(RULES) * sum(T for T in steps if T >= FEWEST)
@@ -301,7 +307,7 @@ class _Measurement:
             batch_size=self.batch_size,
             progress=self.progress,
         )
-        measured = replace(statistics, model=ModelStatistics(score=score))
+        measured = replace(statistics, model=ModelStatistics(score=score, guidance=model.guidance))
         if doubt := doubt_of(measured):
             warnings.warn(doubt, ModelWarning, stacklevel=3)
         if self.trajectories == 0:
@@ -317,6 +323,16 @@ class _Measurement:
             batch_size=self.batch_size,
             progress=self.progress,
         )
+        starts = measure_start(
+            model,
+            reference,
+            steps.levels_by(tuning.rule("p-ode-3m", START_STEPS) or "gaussian", START_STEPS),
+            samples=self.starts,
+            condition=self.condition,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
+        tuning = replace(tuning, starts=starts)
         if self.calls is not None and self.fits:
             fits = fit_weights(
                 model,
@@ -330,7 +346,7 @@ class _Measurement:
                 progress=self.progress,
             )
             tuning = replace(tuning, fits=fits)
-        return replace(statistics, model=ModelStatistics(score=score, steps=steps), tuning=tuning)
+        return replace(measured, model=replace(measured.model, steps=steps), tuning=tuning)
 
 
 def _careful(model: Denoiser, n: int, sample_calls: int | None) -> int:

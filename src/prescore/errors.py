@@ -23,7 +23,8 @@ class ModelWarning(UserWarning):
 
 
 class SampleWarning(UserWarning):
-    """Samples that do not look like the data: far outside their range, or of other energy."""
+    """Samples that do not look like the data, far outside their range or of other energy, or that may differ within
+    rounding from those beside them, because they were drawn in batches of another size."""
 
 
 class SamplingError(PrescoreError):

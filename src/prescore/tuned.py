@@ -27,6 +27,7 @@ LONGEST_STEP = 2.5  # in lam: a factor 12 in sigma
 TRIED_SOLVERS = ("unipc", "p-ode-3m")  # whose steps by themselves say too little: levels are tried for them
 TRIED_STEPS = (4, 5, 6, 7, 8, 10, 13, 16, 20)
 TRIED_LENGTHS = (0.125, 0.25, 0.5, 1.0)  # lowest level of geometric ones: of the data's deviation, over the steps
+TRIED_SCALES = (0.5, 1.0, 2.0)  # of the data's deviation, for which a VP schedule is made whose times are uniform
 
 # alpha of PDS (`prescore.samplers.alpha`, `recursion`): experiments/automatic_alpha.py.
 FARTHEST = 1.1  # that samples may be from the marginals on the way, relative to the plain sampler

@@ -1,6 +1,7 @@
 """Posteriors of sbi: a stand-in with an exact score in sbi's convention, and sbi itself where it is installed."""
 
 import math
+from contextlib import chdir
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_without_an_observation():
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(tmp_path_factory):
     """An NPSE of each kind, hardly trained: only its functions matter."""
     inference = pytest.importorskip("sbi.inference", reason="sbi is not installed")
     torch.manual_seed(0)
@@ -173,8 +174,9 @@ def trained():
     x = theta + 0.3 * SCALE.float() * torch.randn(200, D)
     made = {}
     for kind in ("ve", "vp", "subvp"):
-        npse = inference.NPSE(prior, sde_type=kind, show_progress_bars=False)
-        made[kind] = npse.build_posterior(npse.append_simulations(theta, x).train(max_num_epochs=1))
+        with chdir(tmp_path_factory.mktemp("sbi")):  # where it keeps a log
+            npse = inference.NPSE(prior, sde_type=kind, show_progress_bars=False)
+            made[kind] = npse.build_posterior(npse.append_simulations(theta, x).train(max_num_epochs=1))
     return made
 
 

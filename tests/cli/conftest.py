@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
 Cli = Callable[..., Result]
 # The networks of these tests know nothing, and the library says so, of them and of their samples. That is tested in
-# tests/test_plan.py and tests/test_examine.py.
+# tests/plan/test_decide.py and tests/test_examine.py.
 DOUBT = re.compile(
     r"^prescore: note: (at .* Gaussian model of the data|[\d.]+% of the samples' values are far|the samples have ).*\n",
     re.MULTILINE,

@@ -17,6 +17,7 @@ import prescore
 from prescore.checkpoints.python import open_python
 from prescore.cli.info import describe_extras, describe_statistics
 from prescore.cli.plots import _map
+from prescore.gaussian import error_share
 from prescore.statistics import ModelStatistics
 
 
@@ -141,6 +142,11 @@ def test_components_and_the_score_are_shown_where_they_are(
     assert [row[0] for row in rows] == [f"{sigma:.4g}" for sigma in score.levels.tolist()]
     by_residual = (score.levels**2 * score.residual_square.clamp(max=1)).sqrt().tolist()
     assert [float(row[2]) for row in rows] == pytest.approx(by_residual, rel=1e-3)
+    shares = error_share(stats).shares.tolist()
+    assert [float(row[3].removesuffix("%")) for row in rows] == pytest.approx([100 * s for s in shares], abs=0.051)
+    guided = replace(stats, model=replace(stats.model, guidance=2.5))
+    prescore.save_statistics(guided, tmp_path / "guided")
+    assert "on 50 samples, with guidance 2.5\n" in cli("info", tmp_path / "guided").out
     prescore.save_statistics(
         replace(
             stats, moments=replace(stats.moments, components=None, component_variances=None), model=ModelStatistics()

@@ -1,11 +1,14 @@
 """Folders of samples that several runs want at once, or that a killed one left."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
+import prescore
+from prescore import Denoiser
 from prescore.cli.compare.folder import RunFolder
 from prescore.errors import PrescoreError
 from prescore.output.files import Folder
@@ -50,3 +53,35 @@ def test_a_comparison_killed_before_its_settings_were_written_goes_on(tmp_path: 
     (tmp_path / "runs").rmdir()
     RunFolder(tmp_path, {}).open()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["runs", "settings.json"]
+
+
+@pytest.mark.parametrize("shard_size", [None, 3])
+def test_a_folder_that_goes_on_with_other_batches_says_so(tmp_path: Path, shard_size: int | None) -> None:
+    model = Denoiser(lambda x, sigma: 0 * x, (1, 4, 4), 0.1, 1.0, data_range=(-1, 1))
+    plan = prescore.plan(model, sampler="ddim", steps=2)
+
+    def said(n: int, batch_size: int) -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            how = {"batch_size": batch_size, "shard_size": shard_size, "progress": False}
+            prescore.write_samples(plan, tmp_path / "f", range(n), **how)
+        return [str(warning.message) for warning in found]
+
+    assert said(2, 2) == said(4, 2) == said(4, 3) == []  # the last call has nothing to draw
+    (line,) = said(6, 3)
+    assert line.endswith(
+        "f: was begun with batches of 2 samples, now they are of 3: a sample may differ within rounding from that of a "
+        "run of one size; batch_size 2 goes on alike"
+    )
+    assert said(8, 2) == []
+    assert json.loads((tmp_path / "f" / "settings.json").read_bytes())["batch_size"] == 2
+    settings = json.loads((tmp_path / "f" / "settings.json").read_bytes())
+    del settings["batch_size"]  # as folders of earlier versions are
+    (tmp_path / "f" / "settings.json").write_text(json.dumps(settings))
+    assert said(9, 3) == []
+
+
+def test_where_the_batch_decides_samples_another_is_refused(tmp_path: Path) -> None:
+    Folder(tmp_path, [0], {"batch_size": 2}).add([0], PICTURE)
+    with pytest.raises(PrescoreError, match="drawn with batch_size = 2, now it is 3"):
+        Folder(tmp_path, [1], {"batch_size": 3})

@@ -459,9 +459,9 @@ def test_bad_arguments(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "levels", "message"),
     [
-        ({"k": 3, "multistep": True}, LEVELS[:3], "steps: 2 are too few for this solver"),
-        ({"k": 2, "multistep": True}, LEVELS[:2], "steps: 1 are too few for this solver"),
-        ({"k": 2}, append_zero(LEVELS[:1]), "steps: 1 are too few for this solver"),
+        ({"k": 3, "multistep": True}, LEVELS[:3], "steps: 2 given; this solver of order 3 needs at least"),
+        ({"k": 2, "multistep": True}, LEVELS[:2], "steps: 1 given; this solver of order 2 needs at least"),
+        ({"k": 2}, append_zero(LEVELS[:1]), "steps: 1 given; this solver of order 2 needs at least"),
         (
             {"prediction": "gaussian", "reference": Gaussian(torch.zeros(5), Pixel(torch.ones(5)))},
             LEVELS,

@@ -1,5 +1,6 @@
 """Weights fitted to a model, and the sampler that takes them."""
 
+import warnings
 from dataclasses import replace
 from functools import cache
 from itertools import combinations, pairwise
@@ -10,7 +11,7 @@ import torch
 
 from prescore import calibrate, in_range, plan
 from prescore.denoiser import Denoiser
-from prescore.errors import PrescoreError, SamplingError
+from prescore.errors import ModelWarning, PrescoreError, SamplingError
 from prescore.gaussian import Gaussian, cosine_gaussian
 from prescore.grid import geometric
 from prescore.operators import Pixel
@@ -235,3 +236,33 @@ def test_fitted_weights_are_taken_where_they_are_clearly_better():
         ({"p-fit": 1.3, "p-ode-3m": 1.1, "unipc": 1.0}, "unipc"),
     ):
         assert choose_measured(replace(fit, errors=errors)).name == name
+
+
+def test_weights_that_were_measured_under_other_guidance_are_not_chosen():
+    known = calibrated()
+    errors = dict.fromkeys(fit().errors, 1.0) | {"p-fit": 0.1}
+    best = replace(known, tuning=replace(known.tuning, fits={STEPS: replace(fit(), errors=errors)}))
+    alike = replace(best, model=replace(best.model, guidance=3.0))
+    plain = replace(mixture()[0], statistics=best)
+    strong = replace(plain, guidance=3.0)
+    assert known.model.guidance == 1
+    assert plan(plain, calls=STEPS).name == "p-fit"
+    assert plan(replace(strong, statistics=alike), calls=STEPS).name == "p-fit"
+    assert plan(plain, calls=STEPS).warnings == plan(replace(strong, statistics=alike), calls=STEPS).warnings == ()
+    words = "levels follow from the network without guidance, the run is with guidance 3: measure it so by `.*ance 3`"
+    with pytest.warns(ModelWarning, match=words):
+        chosen = plan(strong, calls=STEPS)
+    assert chosen.name != "p-fit"
+    with pytest.warns(ModelWarning, match="the weights follow from the network without guidance, the run is with"):
+        assert plan(strong, sampler="p-fit", steps=STEPS).settings["weights"] == "fitted"
+    with pytest.warns(ModelWarning, match="with guidance 3, the run is without guidance: .* --model MODEL`"):
+        plan(plain, calls=STEPS, statistics=alike)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plan(strong, sampler="ddim", steps=STEPS).warnings == ()
+
+
+def test_calibrate_remembers_the_guidance_of_the_model():
+    denoiser, data = mixture()
+    strong = replace(denoiser, guidance=2.0)
+    assert calibrate(data, data_range=RANGE, model=strong, levels=2, trajectories=0).model.guidance == 2

@@ -243,6 +243,16 @@ def test_errors_of_steps_come_back(full):
     assert load_statistics(full[1]).tuning.rules == {"unipc": {5: "gaussian", 8: 0.25}}
 
 
+def test_guidance_comes_back_and_is_1_where_nothing_is_said(full):
+    statistics, path = full
+    assert load_statistics(path).model.guidance == 1
+    save_statistics(replace(statistics, model=replace(statistics.model, guidance=2.5)), path)
+    assert load_statistics(path).model.guidance == 2.5
+    save_statistics(replace(statistics, model=replace(statistics.model, guidance="strong")), path)
+    with pytest.raises(PrescoreError, match="its guidance 'strong' is not a finite number"):
+        load_statistics(path)
+
+
 def test_files_without_them_have_none(path):
     loaded = load_statistics(path)
     assert (

@@ -158,6 +158,8 @@ def test_what_cannot_be_merged():
     for other in (replace(score, model="another"), replace(score, levels=2 * LEVELS)):
         with pytest.raises(PrescoreError, match="different models or noise levels"):
             merge(with_score(plain, score), replace(plain, model=ModelStatistics(score=other)))
+    with pytest.raises(PrescoreError, match="of guidance 1 and 3"):
+        merge(with_score(plain, score), replace(plain, model=ModelStatistics(score=score, guidance=3.0)))
 
 
 @pytest.mark.parametrize(

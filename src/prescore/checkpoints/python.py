@@ -50,6 +50,20 @@ def open_python(name: str) -> Denoiser:
 
 
 def code_digest(name: str) -> str:
-    """Enough of the SHA-256 of the file of a factory's module to tell whether it is still the same; "" without one."""
-    file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:DIGITS] if file else ""
+    """Enough of the SHA-256 of a factory's code to tell whether it is still the same; "" without a file of it.
+
+    Its code is that of its module, of what was imported of the same top-level package, and, unless they are installed
+    packages, of the modules that were imported from beside it.
+    """
+    module = name.partition(":")[0]
+    own = getattr(sys.modules.get(module), "__file__", None)
+    if not own:
+        return ""
+    top, folder = module.partition(".")[0], Path(own).parent
+    digest = hashlib.sha256()
+    for other in sorted(sys.modules):
+        file = getattr(sys.modules[other], "__file__", None)
+        is_beside = file is not None and Path(file).parent == folder and "site-packages" not in folder.parts
+        if file and (other.partition(".")[0] == top or is_beside) and Path(file).is_file():
+            digest.update(f"{other}\n".encode() + Path(file).read_bytes())
+    return digest.hexdigest()[:DIGITS]

@@ -103,17 +103,18 @@ def _run(plan: "Plan", seeds: list[int]) -> Run:
 
 def _draw(runs: list[Run], path: Path) -> None:
     """One row a sampler, one column a number of steps."""
-    from prescore.cli.plots import new_figure, save_figure
+    from prescore.cli.plots import PAGE, new_figure, save_figure, style
     from prescore.images import grid
 
     columns = len(runs) // len(LABELS)
-    figure = new_figure(4.6 * columns, 5 * len(LABELS))
-    for place, run in zip(figure.subplots(len(LABELS), columns, squeeze=False).flatten(), runs, strict=True):
-        sheet = grid(run.images).movedim(0, -1).squeeze(-1)
-        place.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        place.set_axis_off()
-        place.set_title(
-            f"{LABELS[run.plan.name]}, T = {run.plan.steps}\n{run.plan.calls} network calls, "
-            f"spectrum error {run.spectrum_error:.2f}"
-        )
-    save_figure(figure, path)
+    with style():
+        figure = new_figure(PAGE, len(LABELS) * (0.4 + PAGE / columns))
+        for place, run in zip(figure.subplots(len(LABELS), columns, squeeze=False).flatten(), runs, strict=True):
+            sheet = grid(run.images).movedim(0, -1).squeeze(-1)
+            place.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=255)
+            place.set_axis_off()
+            place.set_title(
+                f"{LABELS[run.plan.name]}, {run.plan.steps} steps\n{run.plan.calls} network calls, "
+                f"spectrum error {run.spectrum_error:.2f}"
+            )
+        save_figure(figure, path)

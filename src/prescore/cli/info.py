@@ -204,7 +204,7 @@ def _entries(statistics: "Statistics") -> str:
 def describe_extras(statistics: "Statistics") -> list[str]:
     """What was measured beside the moments, if it was: principal components, a model's score, errors of steps."""
     from prescore.cli.report import facts, show, table
-    from prescore.gaussian import doubt_of
+    from prescore.gaussian import doubt_of, error_share
     from prescore.samplers.calibrated import MEASURED, rule_text
     from prescore.statistics.steps import PREDICTIONS
 
@@ -223,11 +223,22 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         texts.append(facts(values))
     if score is not None:
         spread = {name: score.posterior_variance(score.levels, name).sqrt() for name in ("score", "residual")}
-        rows = [[sigma, *(spread[name][i].item() for name in spread)] for i, sigma in enumerate(score.levels.tolist())]
-        heads = ["noise level", "deviation of x0 given x: by the score", "by the residual"]
+        shares = [f"{share:.1%}" for share in error_share(statistics).shares.tolist()]
+        rows = [
+            [sigma, *(spread[name][i].item() for name in spread), shares[i]]
+            for i, sigma in enumerate(score.levels.tolist())
+        ]
+        heads = [
+            "noise level",
+            "deviation of x0 given x: by the score",
+            "by the residual",
+            "left of the Gaussian's error",
+        ]
         doubt = doubt_of(statistics)
         own = " of its own" if statistics.samples_of else ""
-        texts.append(f"score of {show(score.model or UNNAMED)} on {score.count} samples{own}\n" + table(heads, rows))
+        guided = "" if statistics.model.guidance == 1 else f", with guidance {statistics.model.guidance:g}"
+        title = f"score of {show(score.model or UNNAMED)} on {score.count} samples{own}{guided}"
+        texts.append(f"{title}\n{table(heads, rows)}")
         texts[-1] += f"\nwarning: {doubt}" if doubt else ""
     if steps is not None:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
@@ -237,6 +248,9 @@ def describe_extras(statistics: "Statistics") -> list[str]:
             numbers = sorted({n for rules in tuned.values() for n in rules})
             rows = [[n, *(rule_text(rules[n]) if n in rules else "" for rules in tuned.values())] for n in numbers]
             texts.append("levels that served best where they were tried\n" + table(["steps", *tuned], rows))
+    if starts := statistics.tuning.starts:
+        title = "squared distance of the mean and the deviations of samples from the data's, by where they start"
+        texts.append(f"{title}\n" + table(list(starts), [list(starts.values())]))
     if fits := statistics.tuning.fits:
         names = list(next(iter(fits.values())).errors)
         rows = [

@@ -1,7 +1,8 @@
-"""Pictures that commands write. matplotlib without its global state."""
+"""Pictures that commands write, and the style of all figures. matplotlib without its global state."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,31 @@ from prescore.precondition import frequency_preconditioner
 from prescore.statistics import Statistics
 
 ALPHAS = (2.0, 5.0)
+PAGE = 8.3  # inches: the width of a figure whose text is to be read at the size that the style gives it
+LARGE = 330_000  # bytes of a PNG file, from which on it has fewer colours
+STYLE = Path(__file__).with_name("prescore.mplstyle")
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style of all figures, to be entered while one is drawn and saved; also a decorator of what does both.
+
+    Raises:
+        PrescoreError: matplotlib is not installed.
+    """
+    with _matplotlib():
+        import matplotlib.style
+    with matplotlib.style.context(STYLE):
+        yield
+
+
+@contextmanager
+def _matplotlib() -> Iterator[None]:
+    """While it is imported: one line in place of an ImportError."""
+    try:
+        yield
+    except ImportError:
+        raise PrescoreError("pictures need matplotlib; pip install '.[cli]' in the clone") from None
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -24,20 +50,31 @@ def new_figure(width: float, height: float) -> Any:
     Raises:
         PrescoreError: matplotlib is not installed.
     """
-    try:
+    with _matplotlib():
         from matplotlib.figure import Figure
-    except ImportError:
-        raise PrescoreError("pictures need matplotlib; pip install '.[cli]' in the clone") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
     """Write a figure as PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, png(figure))
 
 
+def png(figure: Any) -> bytes:
+    """A figure as PNG, in 256 colours if it is large."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", pil_kwargs={"optimize": True})
+    if picture.tell() <= LARGE:
+        return picture.getvalue()
+    from PIL import Image
+
+    reduced = io.BytesIO()
+    with Image.open(picture) as full:
+        full.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(reduced, format="PNG", optimize=True)
+    return reduced.getvalue()
+
+
+@style()
 def plot_statistics(statistics: Statistics, path: str | Path) -> None:
     """Power against frequency, the power map, the frequency weights for some alpha, and the mean square of pixels.
 
@@ -46,7 +83,7 @@ def plot_statistics(statistics: Statistics, path: str | Path) -> None:
     """
     if statistics.moments.axes != 2:
         raise PrescoreError(f"--plot: draws spectra over 2 axes, these are over {statistics.moments.axes}")
-    figure = new_figure(14, 8)
+    figure = new_figure(PAGE, 5.4)
     axes = figure.subplots(2, 3).flatten()
     count, shape = statistics.moments.count, " x ".join(map(str, statistics.event_shape))
     figure.suptitle(f"{count} samples of {shape}, mean over channels")
@@ -55,7 +92,7 @@ def plot_statistics(statistics: Statistics, path: str | Path) -> None:
         figure,
         axes[1],
         _map(statistics.moments.power, statistics.moments.length).log10(),
-        "log10 power, zero frequency in the middle",
+        "log10 power, zero in the middle",
     )
     _show(figure, axes[2], _flat(statistics.moments.mean_square), "mean square of each pixel")
     for place, alpha in zip(axes[3:], ALPHAS, strict=False):
@@ -75,8 +112,7 @@ def _plot_radial(axes: Any, statistics: Statistics) -> None:
         axes.loglog(frequencies[1:], profile[1:], marker=".", label=label)
     axes.set(xlabel="cycles a pixel", ylabel="E|F x|²", title="power against frequency")
     axes.tick_params(axis="x", which="minor", labelbottom=False)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    axes.legend(loc="lower left")
 
 
 def _plot_weights(axes: Any, statistics: Statistics) -> None:
@@ -84,13 +120,13 @@ def _plot_weights(axes: Any, statistics: Statistics) -> None:
         frequencies, profile = radial_power(_flat(_weights(statistics, alpha)), statistics.event_shape[-2:])
         axes.plot(frequencies, profile, marker=".", label=f"alpha {alpha:g}")
     axes.set(xlabel="cycles a pixel", ylabel="weight", title="weight against frequency")
-    axes.grid(alpha=0.3)
     axes.legend()
 
 
 def _show(figure: Any, axes: Any, picture: Tensor, title: str) -> None:
-    image = axes.imshow(picture.numpy(), interpolation="nearest")
+    image = axes.imshow(picture.numpy())
     axes.set(title=title, xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, shrink=0.85)
 
 

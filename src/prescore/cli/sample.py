@@ -176,6 +176,14 @@ def sample(
             help="Bring the model's predictions into the range of the data: cut off, or by dynamic thresholding.",
         ),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="noise|gaussian",
+            help="Start from noise alone, or from noisy data of the Gaussian model.",
+            show_default="as the sampler does; of auto the better one, if it was measured",
+        ),
+    ] = None,
     class_: Class = None,
     guidance: Guidance = None,
     as_numbers: Annotated[
@@ -268,6 +276,7 @@ def sample(
             subspace=None if coarse is None else coarse.denoiser,
             switch=switch,
             clip=clip,
+            start=start,
             sigma_min=sigma_min,
             sigma_max=sigma_max,
             **{"alpha": parse_alpha(alpha), **context.obj},

@@ -141,6 +141,8 @@ def write_samples(
             missing = [k for k, unit in enumerate(units) if not all(map(present.issuperset, unit))]
             todo = processes.share.of(processes.agreed(missing))  # each process might see what another has just written
             batches = [batch for k in todo for batch in units[k] if not present.issuperset(batch)]
+            if batches and (doubt := output.batched(size)) is not None and processes.is_first:
+                warnings.warn(doubt, SampleWarning, stacklevel=2)
             calls = None if plan.calls is None else len(batches) * plan.calls
             if before is not None and processes.is_first:
                 before(output, size, calls)

@@ -20,6 +20,7 @@ from prescore.images import save_grid, save_npz, save_png
 from prescore.processes import Processes
 
 HELD = (".png", ".npz", ".tar")  # endings of what a folder of samples holds
+BATCH = "batch_size"  # among the settings of a folder
 SETTINGS = "settings.json"  # in a folder, what decides its samples
 Settings = Mapping[str, object]
 
@@ -58,8 +59,12 @@ def read_settings(file: Path) -> Settings:
 
 
 def refuse_other_settings(folder: Path, before: Settings, settings: Settings) -> None:
-    """Raise PrescoreError if what the folder holds was drawn with other settings."""
-    for name in {**before, **settings}:
+    """Raise PrescoreError if what the folder holds was drawn with other settings.
+
+    The size of its batches counts where it is among the settings, because it decides more than how samples are rounded.
+    """
+    ignored = {BATCH} - settings.keys()
+    for name in (name for name in {**before, **settings} if name not in ignored):
         old, new = before.get(name, "not given"), settings.get(name, "not given")
         if old != new:
             raise PrescoreError(
@@ -67,15 +72,19 @@ def refuse_other_settings(folder: Path, before: Settings, settings: Settings) ->
             )
 
 
-def take_folder(folder: Path, settings: Settings) -> None:
+def take_folder(folder: Path, settings: Settings, batch_size: int | None = None) -> None:
     """Write the settings into a folder, unless they are there: of two runs that begin at once the first has it.
+
+    Args:
+        batch_size: with which the folder is begun, if that is to be known; another one is no other setting.
 
     Raises:
         PrescoreError: it has other settings, or cannot be written.
     """
     make_folder(folder)
     file = folder / SETTINGS
-    if file.exists() or not write_once(file, (json.dumps(settings, indent=1) + "\n").encode()):
+    kept = settings if batch_size is None else {BATCH: batch_size, **settings}
+    if file.exists() or not write_once(file, (json.dumps(kept, indent=1) + "\n").encode()):
         refuse_other_settings(folder, read_settings(file), settings)
 
 
@@ -103,6 +112,10 @@ class Output:
     def present(self) -> set[int]:
         """The seeds, of those that are wanted, whose samples are written."""
         return set()
+
+    def batched(self, batch_size: int) -> str | None:
+        """Take the size of the batches that are drawn from now on; in one line, what is doubtful about it."""
+        return None
 
     def units(self, batch_size: int) -> list[list[Sequence[int]]]:
         """All the work, whatever is there already: units of batches of seeds; one process draws a unit."""
@@ -171,6 +184,7 @@ class Folder(Output):
     """
 
     is_folder = True
+    batch_size: int | None = None  # of this run, once it is known
     names: tuple[str, ...] = ("[0-9]*.png",)  # of its files, glob patterns
 
     def check(self) -> None:
@@ -183,8 +197,18 @@ class Folder(Output):
         there = names_in(self.path)
         return {seed for seed in self.seeds if self._file(seed).name in there}
 
+    def batched(self, batch_size: int) -> str | None:
+        self.batch_size, file = batch_size, self.path / SETTINGS
+        before = read_settings(file).get(BATCH, batch_size) if file.exists() else batch_size
+        if before == batch_size or BATCH in self.settings:
+            return None
+        return (
+            f"{self.path}: was begun with batches of {before} samples, now they are of {batch_size}: a sample may "
+            f"differ within rounding from that of a run of one size; batch_size {before} goes on alike"
+        )
+
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
-        take_folder(self.path, self.settings)
+        take_folder(self.path, self.settings, self.batch_size)
         for seed, image in zip(seeds, images, strict=True):
             save_png(self._file(seed), image)
 

@@ -84,7 +84,7 @@ class Shards(Folder):
         return [[seeds[k : k + batch_size] for k in range(0, len(seeds), batch_size)] for seeds in self.blocks.values()]
 
     def add(self, seeds: Sequence[int], images: Tensor) -> None:
-        take_folder(self.path, self.settings)
+        take_folder(self.path, self.settings, self.batch_size)
         self.taken.append((seeds, images))
         file = self._file(seeds[0])
         drawn = {seed for part, _ in self.taken for seed in part}

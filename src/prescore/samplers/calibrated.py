@@ -10,8 +10,9 @@ to the x_t that was kept, carried to sigma = 0 by the flow of the Gaussian model
 is the error of that step. `prescore.statistics.steps` says how noise levels follow from these errors.
 
 The solvers TRIED_SOLVERS look back further, or correct: what one step does wrong says too little of them. They are
-run, from the start of some of the trajectories, on the levels chosen for either of the two and on geometric ones of
-four lengths; for each number of steps that is remembered which came nearest to the known ends.
+run, from the start of some of the trajectories, on the levels chosen for either of the two, on geometric ones of four
+lengths, and on three that are uniform in the time of a VP schedule; for each number of steps that is remembered which
+came nearest to the known ends.
 """
 
 import math
@@ -33,8 +34,8 @@ from prescore.operators import Pixel
 from prescore.samplers.base import Progress, Sampler, sample, steps_for_calls
 from prescore.samplers.table import find_sampler, make_sampler
 from prescore.statistics import Statistics, StepErrors, Tuning
-from prescore.statistics.steps import PREDICTIONS, Rule, SolverErrors
-from prescore.tuned import TRIED_LENGTHS, TRIED_SOLVERS, TRIED_STEPS
+from prescore.statistics.steps import PREDICTIONS, UNIFORM_T, Rule, SolverErrors
+from prescore.tuned import TRIED_LENGTHS, TRIED_SCALES, TRIED_SOLVERS, TRIED_STEPS
 
 FINE = 64
 WIDTHS = (1, 2, 3, 4, 6, 9, 13, 18)  # of the steps that are measured, in steps of the fine grid
@@ -42,7 +43,8 @@ KEPT = 8192  # coordinates of a sample, spread evenly over all of them in the or
 USUAL_TRAJECTORIES, USUAL_TRIES = 32, 16
 FEWEST = 3  # steps in which the solvers that are tried can run
 MEASURED = {"data": "dpmpp-2m", "gaussian": "p-ode-2m"}  # the solver for each prediction
-RULES: tuple[Rule, ...] = (*PREDICTIONS, *TRIED_LENGTHS)
+UNIFORM: tuple[Rule, ...] = tuple(f"{UNIFORM_T}{scale:g}" for scale in TRIED_SCALES)
+RULES: tuple[Rule, ...] = (*PREDICTIONS, *TRIED_LENGTHS, *UNIFORM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,7 @@ def measure_steps(
         PrescoreError: numbers that are not positive, or a reference of other events or another data range.
         SamplingError: the model returned a wrong shape or values that are not finite.
 
-    Cost: FINE network calls for each batch of trajectories, 12 for each of tries and one of `calls` (1068 for all the
+    Cost: FINE network calls for each batch of trajectories, 18 for each of tries and one of `calls` (1602 for all the
     usual ones), and the memory of 2 FINE states of at most KEPT coordinates a trajectory.
     """
     for name, value in {"trajectories": trajectories, "batch_size": batch_size}.items():
@@ -161,8 +163,10 @@ def levels_source(sampler: str, rule: Rule | None, model: str) -> str:
 
 def rule_text(rule: Rule) -> str:
     """What a rule is, in words."""
-    if isinstance(rule, str):
+    if isinstance(rule, str) and rule in MEASURED:
         return f"equal errors of the steps of {MEASURED[rule]}"
+    if isinstance(rule, str):
+        return f"uniform in VP time for data of {rule.removeprefix(UNIFORM_T)} times the deviation"
     return f"geometric, down to {rule:g}/T of the data's deviation"
 
 

@@ -235,7 +235,8 @@ class Exponential(Sampler):
         steps = len(levels) - 1
         least = self.k if self.multistep else 1 + (self.k > 1 and levels[-1].item() == 0)
         if steps < least:
-            raise PrescoreError(f"steps: {steps} are too few for this solver of order {self.k}, it needs {least}")
+            last = "" if self.multistep else ", since the last one, to zero noise, is of order 1"
+            raise PrescoreError(f"steps: {steps} given; this solver of order {self.k} needs at least {least}{last}")
         if self.reference is not None:
             self.reference.check(event_shape)
 

@@ -6,9 +6,10 @@ Each step is fitted on the states that the fitted steps before it reach, not on 
 The trajectories are dealt into FOLDS, and those of a fold are moved by weights that were fitted to all others. So they
 end where new samples would, and their distance from X* is an honest error, for no more than one run of the solver.
 
-By that error the noise levels are chosen: first among those that the errors of steps recommend and those on which the
-errors of first-order steps from exact values have the least sum, by dynamic programming (as GITS does for Euler's
-method); then one after the other is moved in lam, and stays where the error fell. Weights are fitted anew each time.
+By that error the noise levels are chosen: first among those that the errors of steps recommend, those that are uniform
+in the time of VP schedules, and those on which the errors of first-order steps from exact values have the least sum, by
+dynamic programming (as GITS does for Euler's method); then one after the other is moved in lam, and stays where the
+error fell. Weights are fitted anew each time.
 
 Between the levels that were followed, Z = X / sqrt(v), v = C + sigma^2, for which dZ / dlam = R / sqrt(v), is the cubic
 through values and slopes at both ends.
@@ -34,13 +35,14 @@ from prescore.grid import append_zero, geometric
 from prescore.noise import check_seeds
 from prescore.operators import Pixel
 from prescore.samplers.base import sample, steps_for_calls
-from prescore.samplers.calibrated import FINE, Runs, Trajectories, follow, prediction_of
+from prescore.samplers.calibrated import FINE, UNIFORM, Runs, Trajectories, follow, prediction_of
 from prescore.samplers.fitted import Fitted
 from prescore.samplers.table import make_sampler
 from prescore.statistics import FittedWeights, StepErrors, Tuning
 from prescore.statistics.fit import POINTS, cross_fit, group_edges, groups_of
 
 GROUPS, FOLDS = 12, 6
+NUMBERS = 64  # coordinates of all trajectories in a group, on average, for at most POINTS + 1 weights
 USUAL_FITTED = 48  # trajectories
 MOST_CALLS = 150  # of the network, for each trajectory and number of calls, with a share of those that follow it
 RIVALS = ("p-ode-3m", "unipc")  # textbook solvers, with which the fit is compared
@@ -50,7 +52,9 @@ SHIFT, TURN = 0.3, -0.6  # of the distance to its neighbour, by which a level is
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A run with cross-fitted weights: the weights from all trajectories, the ends X, and their error."""
+    """A run with cross-fitted weights: the weights from all trajectories, the ends X, and their error, root mean square
+    over trajectories and coordinates. By it levels are compared: those on which fewer trajectories part from the known
+    ones serve other samples better, in the mean too."""
 
     levels: Tensor
     weights: Tensor
@@ -79,7 +83,7 @@ class Fitting:
 
     @cached_property
     def edges(self) -> Tensor:
-        return group_edges(self.C, GROUPS)
+        return group_edges(self.C, max(1, min(GROUPS, len(self.runs.seeds) * len(self.C) // NUMBERS)))
 
     @cached_property
     def groups(self) -> Tensor:
@@ -145,12 +149,15 @@ class Fitting:
             padded[:, : len(past)], padded[:, -1] = full[:, :-1], full[:, -1]
             weights.append(padded)
             X = U
-        return Fit(levels, torch.stack(weights), X[:, kept], self.error(X[:, kept]))
+        return Fit(levels, torch.stack(weights), X[:, kept], self._distances(X[:, kept]).square().mean().sqrt().item())
 
     def error(self, X: Tensor) -> float:
         """Of ends (K, m): the mean over trajectories of the root mean square over coordinates."""
         # Not the mean square: one trajectory that parts from the known one would outweigh all others.
-        return (X - self.followed.X[-1]).square().mean(1).sqrt().mean().item()
+        return self._distances(X).mean().item()
+
+    def _distances(self, X: Tensor) -> Tensor:
+        return (X - self.followed.X[-1]).square().mean(1).sqrt()
 
     def gains(self, X: Tensor) -> Tensor:
         """By which the ends (K, m) have to be multiplied to have the energy of the known ones, group by group, (G,)."""
@@ -251,7 +258,8 @@ def fit_weights(
     fitting, fits = Fitting(runs, followed), {}
     numbers = sorted({steps_for_calls(make_sampler("unipc"), n // denoiser.network_calls) for n in calls})
     for T in (T for T in numbers if T >= FEWEST):
-        starts = [errors.levels_by(tuning.rule("p-ode-3m", T) or "gaussian", T), shortest_levels(followed, T)]
+        rules = dict.fromkeys((tuning.rule("p-ode-3m", T) or "gaussian", *UNIFORM))
+        starts = [*(errors.levels_by(rule, T) for rule in rules), shortest_levels(followed, T)]
         most = (MOST_CALLS - math.ceil(FINE / len(numbers))) // T - len(RIVALS)
         with runs.bar(most, "run") as bar:
             bar.set_description(f"weights for {T} steps")

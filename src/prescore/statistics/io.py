@@ -9,7 +9,8 @@ With principal components the tensors `components`, `component_variances`; with 
 `score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. With the errors of steps
 the tensors `step_levels`, `step_widths`, `step_variances`, `step_shares`, `step_errors_data`, `step_errors_gaussian`
 (rows first, last, inner) and the metadata step_count, step_model and, where levels were tried, step_tried: by solver
-and number of steps a rule, a name or a number. With fitted weights the metadata fits, by number of steps T what is no
+and number of steps a rule, a name or a number. With a model that was measured under classifier-free guidance the
+metadata guidance, its weight. With fitted weights the metadata fits, by number of steps T what is no
 tensor of a `FittedWeights`, and for each T the tensors `fit_T_levels`, `fit_T_edges`, `fit_T_weights`, `fit_T_gains`.
 Readers that know none of these pass over them.
 """
@@ -32,7 +33,7 @@ from prescore.statistics.fit import POINTS, FittedWeights
 from prescore.statistics.moments import Moments
 from prescore.statistics.record import ModelStatistics, Statistics
 from prescore.statistics.score import ScoreStatistics
-from prescore.statistics.steps import PREDICTIONS, Rule, SolverErrors, StepErrors, Tuning
+from prescore.statistics.steps import PREDICTIONS, Rule, SolverErrors, StepErrors, Tuning, is_rule
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
 DIGITS = 16  # of a digest
@@ -62,6 +63,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
         metadata[name] = json.dumps(getattr(moments, name))
     if statistics.samples_of:
         metadata["samples_of"] = json.dumps(statistics.samples_of)
+    if statistics.model.guidance != 1:
+        metadata["guidance"] = json.dumps(statistics.model.guidance)
     early = {COSINE: moments.cosine_variance, SCALES: moments.scales}
     tensors |= {name: tensor for name, tensor in early.items() if tensor is not None}
     if moments.components is not None:
@@ -75,6 +78,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
         metadata |= {"step_count": json.dumps(steps.count), "step_model": json.dumps(steps.model)}
         if rules := statistics.tuning.rules:
             metadata["step_tried"] = json.dumps({name: dict(by_steps) for name, by_steps in rules.items()})
+    if starts := statistics.tuning.starts:
+        metadata["starts"] = json.dumps(dict(starts))
     if fits := statistics.tuning.fits:
         tensors |= {f"fit_{T}_{name}": getattr(fit, name) for T, fit in fits.items() for name in FIT}
         metadata["fits"] = json.dumps({T: _facts(fit) for T, fit in fits.items()})
@@ -110,9 +115,12 @@ def load_statistics(path: str | Path) -> Statistics:
         model=ModelStatistics(
             score=_score(path, values, tensors) if SCORE[0] in tensors else None,
             steps=_steps(path, values, tensors) if STEPS[0] in tensors else None,
+            guidance=_guidance(path, values),
         ),
         tuning=Tuning(
-            rules=_rules(path, values.get("step_tried", {})), fits=_fits(path, values.get("fits", {}), tensors)
+            rules=_rules(path, values.get("step_tried", {})),
+            fits=_fits(path, values.get("fits", {}), tensors),
+            starts=_starts(path, values.get("starts", {})),
         ),
         samples_of=str(values.get("samples_of", "")),
         version=str(values.get("library_version")),
@@ -195,10 +203,18 @@ def _rules(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
         _refuse(path, "step_tried in its metadata is not a table of rules by solver and number of steps")
     for name, rules in tried.items():
         for n, rule in rules.items():
-            is_share = isinstance(rule, int | float) and not isinstance(rule, bool) and 0 < rule < inf
-            if n < 1 or not (is_share or rule in PREDICTIONS):
+            if n < 1 or not is_rule(rule):
                 _refuse(path, f"step_tried in its metadata has the rule {rule!r} for {n} steps of {name}")
     return tried
+
+
+def _starts(path: Path, value: Any) -> dict[str, float]:
+    """Squared distances by start."""
+    if not isinstance(value, dict) or set(value) not in (set(), {"gaussian", "noise"}):
+        _refuse(path, "starts in its metadata are not the distances of the starts gaussian and noise")
+    if not all(isinstance(number, int | float) and number >= 0 for number in value.values()):
+        _refuse(path, "starts in its metadata has a distance that is no number from 0 on")
+    return {name: float(number) for name, number in value.items()}
 
 
 def _facts(fit: FittedWeights) -> dict[str, object]:
@@ -236,6 +252,13 @@ def _fit(path: Path, T: int, facts: dict[str, Any], tensors: dict[str, Tensor]) 
         count=_whole(facts["count"]),
         model=str(facts["model"]),
     )
+
+
+def _guidance(path: Path, values: dict[str, Any]) -> float:
+    weight = values.get("guidance", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not -inf < weight < inf:
+        _refuse(path, f"its guidance {repr(weight)[:50]} is not a finite number")
+    return float(weight)
 
 
 def _source(path: Path, values: dict[str, Any], prefix: str) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from prescore.errors import PrescoreError
 from prescore.statistics.moments import Moments, merge_moments
 from prescore.statistics.score import ScoreStatistics, merge_scores
 from prescore.statistics.steps import StepErrors, Tuning
@@ -15,10 +16,12 @@ class ModelStatistics:
     Attributes:
         score: how large its score is on the data (`score_statistics`), or None.
         steps: what the steps of solvers do wrong on it (`prescore.measure_steps`), or None.
+        guidance: weight of the classifier-free guidance with which all this, and what was tuned, was measured.
     """
 
     score: ScoreStatistics | None = None
     steps: StepErrors | None = None
+    guidance: float = 1.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -74,7 +77,7 @@ def in_range(statistics: Statistics, data_range: tuple[float, float] | None) -> 
     (low, high), (new_low, new_high) = statistics.data_range, data_range
     a = (new_high - new_low) / (high - low)
     score, steps = statistics.model.score, statistics.model.steps
-    model = ModelStatistics(score=score and score.scaled(a), steps=steps and steps.scaled(a))
+    model = replace(statistics.model, score=score and score.scaled(a), steps=steps and steps.scaled(a))
     moments, tuning = statistics.moments.in_range(data_range), statistics.tuning.scaled(a)
     return replace(statistics, moments=moments, model=model, tuning=tuning)
 
@@ -87,8 +90,10 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 
     Raises:
         PrescoreError: they are of different event shapes, axes or data ranges, only one has components or a score,
-            or the scores are of different models or levels.
+            or the scores are of different models, guidance or levels.
     """
-    score = merge_scores(a.model.score, b.model.score)
+    score, guidance = merge_scores(a.model.score, b.model.score), a.model.guidance
+    if score is not None and b.model.guidance != guidance:
+        raise PrescoreError(f"data: the scores of two statistics are of guidance {guidance:g} and {b.model.guidance:g}")
     moments, drawn = merge_moments(a.moments, b.moments), a.samples_of or b.samples_of
-    return Statistics(moments=moments, model=ModelStatistics(score=score), samples_of=drawn)
+    return Statistics(moments=moments, model=ModelStatistics(score=score, guidance=guidance), samples_of=drawn)

@@ -30,7 +30,8 @@ linear, and its error at the end follows exactly from one recursion for each var
 and the grid that minimises it is taken: among those of equal errors of either solver and all geometric ones.
 
 Solvers that look back further, or correct, have errors that one step does not show. For these a `Rule` says what served
-them best where it was tried: the levels of one of the two above, or a geometric progression and where it ends.
+them best where it was tried: the levels of one of the two above, a geometric progression and where it ends, or levels
+uniform in the time of a VP schedule for data of some deviation, which are dense around that deviation and end above it.
 """
 
 import math
@@ -41,14 +42,26 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.grid import append_zero, geometric, interpolate
+from prescore.grid import append_zero, geometric, interpolate, uniform_t
+from prescore.schedule import VP
 from prescore.statistics.fit import FittedWeights
 from prescore.tuned import LONGEST_STEP, WINDOW
 
-Rule = str | float  # for T levels: those chosen for a prediction, or down to this share of the data's deviation over T
+# For T levels: those chosen for a prediction; uniform in VP time, for data of so many of their deviations; or
+# geometric, down to this share of the deviation over T.
+Rule = str | float
+UNIFORM_T = "uniform-t "  # with the number behind it
 PREDICTIONS = ("data", "gaussian")  # solvers whose steps are measured, by what they solve exactly
 TRIALS = 400  # values of eps looked at
 TOLERANCE = 1e-3  # relative, between noise ranges that are called the same
+
+
+def is_rule(value: object) -> bool:
+    """Whether a value is a `Rule`."""
+    if isinstance(value, str):
+        text = value.removeprefix(UNIFORM_T)
+        return value in PREDICTIONS or (text != value and text.replace(".", "", 1).isdigit() and float(text) > 0)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +151,15 @@ class StepErrors:
 
     def levels_by(self, rule: Rule, steps: int) -> Tensor:
         """Levels by a rule, as those of `grid`; the same errors."""
-        if isinstance(rule, str):
+        if isinstance(rule, str) and rule in PREDICTIONS:
             return self.grid(rule, steps)
         _check_steps(steps)
         low, high = self.levels[-1].item(), self.levels[0].item()
         deviation = (self.shares * self.variances).sum().sqrt().item()
+        if isinstance(rule, str):
+            scale = float(rule.removeprefix(UNIFORM_T)) * deviation
+            inner = scale * uniform_t(VP.between(low / scale, high / scale), steps + 1)[1:-1]
+            return append_zero(torch.cat([self.levels[:1], inner]))
         return geometric(steps, min(max(low, rule * deviation / steps), high / 2), high, final_zero=True)
 
     def error(self, prediction: str, grid: Tensor) -> float:
@@ -206,14 +223,18 @@ class Tuning:
     Attributes:
         rules: by solver and number of steps the rule whose levels served it best where they were tried.
         fits: by number of steps the weights that were fitted for `p-fit`.
+        starts: by the place where samples start, "gaussian" or "noise", their squared distance from the data; empty
+            where it was not measured.
     """
 
     rules: Mapping[str, Mapping[int, Rule]] = field(default_factory=dict)
     fits: Mapping[int, FittedWeights] = field(default_factory=dict)
+    starts: Mapping[str, float] = field(default_factory=dict)
 
     def scaled(self, a: float) -> "Tuning":
         """That for data that are multiplied by a, and so their noise."""
-        return replace(self, fits={steps: fit.scaled(a) for steps, fit in self.fits.items()})
+        fits = {steps: fit.scaled(a) for steps, fit in self.fits.items()}
+        return replace(self, fits=fits, starts={name: a**2 * distance for name, distance in self.starts.items()})
 
     def rule(self, sampler: str, steps: int) -> Rule | None:
         """That of a solver for so many steps: of the nearest number that was tried; None if none was."""
