@@ -79,6 +79,13 @@ def save_grid(path: str | Path, images: Tensor, columns: int | None = None) -> N
     save_png(path, grid(images, columns))
 
 
+def npy_of(array: np.ndarray) -> bytes:
+    """An array as the content of an .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
 def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as a compressed .npz. Raises PrescoreError if the path cannot be written."""
     buffer = io.BytesIO()

@@ -46,28 +46,52 @@ class Share:
 
 
 def parse_share(text: str, environment: Mapping[str, str] = os.environ) -> Share:
-    """The share that "3/16", the third of sixteen, stands for; of "slurm" that of this task of a SLURM array.
+    """The share that "3/16", the third of sixteen, stands for; of "slurm" that of this task of a SLURM array, of this
+    task of an srun, or of this task of an srun in a task of an array.
 
     Raises:
-        PrescoreError: it is neither, or this is no task of an array.
+        PrescoreError: it is neither, or SLURM started no more than one task.
 
     >>> parse_share("3/16")
     Share(index=2, count=16)
     """
     if text == "slurm":
-        names = (f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT"))
-        try:
-            task, first, last, step, count = (int(environment[name]) for name in names)
-        except (KeyError, ValueError):
-            raise PrescoreError("shard: slurm given, but this is no task of a SLURM array (sbatch --array)") from None
-        if step < 1 or len(range(first, last + 1, step)) != count or task not in range(first, last + 1, step):
-            raise PrescoreError("shard: slurm given, but the tasks of the array are not evenly numbered, as in 0-15")
-        return Share((task - first) // step, count)
+        arrays, steps = _share_of_array(environment), _share_of_step(environment)
+        if arrays is None and steps is None:
+            raise PrescoreError(
+                "shard: slurm given, but this is no task of a SLURM array (sbatch --array), nor of srun"
+            )
+        outer, inner = arrays or Share(), steps or Share()
+        return Share(outer.index * inner.count + inner.index, outer.count * inner.count)
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= count:
         raise PrescoreError(f"shard: {text!r} given; one of several, as in 1/16 to 16/16, or slurm is needed")
     return Share(number - 1, count)
+
+
+def _share_of_array(environment: Mapping[str, str]) -> Share | None:
+    """That of a task of a SLURM array; None in no array. Raises PrescoreError if it cannot be told."""
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT")]
+    if names[0] not in environment:
+        return None
+    try:
+        task, first, last, step, count = (int(environment[name]) for name in names)
+    except (KeyError, ValueError):
+        raise PrescoreError(
+            "shard: slurm given, but SLURM_ARRAY_TASK_MIN, MAX, STEP and COUNT do not say of what"
+        ) from None
+    if step < 1 or len(range(first, last + 1, step)) != count or task not in range(first, last + 1, step):
+        raise PrescoreError("shard: slurm given, but the tasks of the array are not evenly numbered, as in 0-15")
+    return Share((task - first) // step, count)
+
+
+def _share_of_step(environment: Mapping[str, str]) -> Share | None:
+    """That of a task that srun started; None without srun, where there are no numbers."""
+    try:
+        return Share(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"]))
+    except (KeyError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def write_bad_data(kind: str, path: Path) -> None:
 
 BAD_FOLDERS = {
     "no images": "no images in it",
-    "mixed sizes": "0.png is 8 x 9 and 2.png is 9 x 8",
+    "mixed sizes": "0.png is 9 x 8 and 2.png is 8 x 9",
     "truncated": "1.png: cannot be read",
     "missing": "no such file or folder",
 }

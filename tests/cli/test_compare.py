@@ -30,6 +30,7 @@ from prescore.cli.compare.command import command_line
 from prescore.cli.compare.page import Report
 from prescore.cli.compare.panels import COLOURS
 from prescore.comparison.reference import ReferenceFigures
+from prescore.comparison.runs import Result
 from prescore.denoiser import Denoiser
 from prescore.images import to_uint8
 from prescore.metrics import (
@@ -42,11 +43,12 @@ from prescore.metrics import (
     measure,
     power_spectrum_error,
 )
+from prescore.metrics.jackknife import BLOCKS
 
 Cli = Callable[..., Any]
 Refused = Callable[..., str]
 TEMPLATES = Path(prescore.__file__).parent / "cli" / "templates"
-N = 8
+N = 12
 DATA = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
 PIXELS = ("--features", "pixels")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -242,7 +244,7 @@ def test_the_report_needs_nothing_else_and_is_well_formed(
     facts = dict(zip(*[[t for tag, t in page.texts if tag == kind] for kind in ("dt", "dd")], strict=False))
     assert facts["reference"].startswith(f"{data}, 40 images, digest ")
     assert facts["features"] == "means-2x2, 16 an image"
-    assert facts["floor"] == "8 of the true images beside the others"
+    assert facts["floor"] == f"{N} of the true images beside the others"
     assert facts["library"] == f"prescore {prescore.__version__}"
 
 
@@ -252,7 +254,7 @@ def test_names_are_text_in_the_page(cli: Cli, model: Path, out: Path, tmp_path: 
     page = page_of(out)
     assert len(page.all("script")) == 1
     assert not page.all("b")
-    assert ("h1", "<script>alert(1)<b>&.safetensors: samplers compared") in page.texts
+    assert ("dd", str(named)) in page.texts
 
 
 def test_the_command_in_the_report_makes_it_again(cli: Cli, model: Path, data: Path, out: Path) -> None:
@@ -378,7 +380,7 @@ def test_a_folder_of_other_settings_is_refused(
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     for option, value, text in (
         ("--seed", 4, "seed = 3, now it is 4"),
-        ("--n", 9, "n = 8, now it is 9"),
+        ("--n", 9, "n = 12, now it is 9"),
         ("--dtype", "float64", "dtype = float32, now it is float64"),
         ("--batch-size", 7, "batch_size = 64, now it is 7"),
         ("--features", "pixels", "features = means-2x2, now it is pixels"),
@@ -455,6 +457,15 @@ def test_a_run_that_diverges_is_a_row(
     assert len([text for tag, text in page.texts if tag == "td" and "is not finite" in text]) == 4  # pictures and table
     with open(out / "results.csv") as file:
         assert [bool(row["failure"]) for row in csv.DictReader(file)][:4] == [False, False, True, True]
+
+
+def test_if_every_run_fails_so_does_the_command(
+    refused: Refused, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_function(monkeypatch, lambda denoiser, x, sigma: denoiser(x, sigma) * torch.nan)
+    message = refused(*arguments(model, out))
+    assert "samplers: every run failed, the first because the output of the model is not finite at step" in message
+    assert len(results(out)["runs"]) == 4  # and the report is there
 
 
 def test_samplers_that_cannot_be_compared(refused: Refused, model: Path, shipped: str, out: Path) -> None:
@@ -538,7 +549,7 @@ def test_references_that_do_not_fit(refused: Refused, model: Path, data: Path, o
 def test_fewer_samples_than_features(cli: Cli, model: Path, data: Path, out: Path) -> None:
     code, printed, _ = cli(*arguments(model, out, "ddim", "2"), "--reference", data, *PIXELS, "--metrics", "frechet")
     assert code == 0
-    assert "note: frechet: 8 images for 64 features, fewer than a covariance needs" in printed
+    assert "note: frechet: 12 images for 64 features, fewer than a covariance needs" in printed
     assert "the other metrics are valid" in printed
 
 
@@ -713,7 +724,7 @@ def test_options_that_no_sampler_has(names, message, refused, shipped, tmp_path)
 
 
 def test_the_verdict_names_the_nearest_by_the_most_telling_metric() -> None:
-    """At each number of calls; with few samples it says that they are few, and of one sampler it says nothing."""
+    """At each number of calls, with those that cannot be told from it; of one sampler it says nothing."""
     results = {
         ("a", 5): {"kernel": 0.1, "spectrum": 2.0},
         ("b", 5): {"kernel": 0.3, "spectrum": 1.0},
@@ -722,15 +733,21 @@ def test_the_verdict_names_the_nearest_by_the_most_telling_metric() -> None:
         ("a", 12): {"kernel": 0.2, "spectrum": 1.0},
         ("b", 12): {"kernel": 0.1, "spectrum": 1.0},
     }
+    errors = {"kernel": [0.01] * BLOCKS}
     runs = [
-        (SimpleNamespace(name=name, allowed=calls), SimpleNamespace(metrics=metrics))
+        (SimpleNamespace(name=name, allowed=calls), Result(metrics=metrics, deviations=errors))
         for (name, calls), metrics in results.items()
     ]
-    figures = ReferenceFigures(floor={"kernel": 0.05})
+    figures = ReferenceFigures(floor={"kernel": 0.05}, floor_errors={"kernel": 0.011})
     report = Report("", {}, "", runs, figures, 20, range(4), {}, {})  # type: ignore[arg-type]
     assert report.verdict == (
-        "Nearest to the data by kernel distance, where 20 true images have 0.05: a with 5 calls; b with 12 calls. "
-        "With 20 samples small differences are chance; take 1000."
+        "Nearest to the data by kernel distance, where 20 true images have 0.050 ± 0.011: a with 5 calls; b with 12 "
+        "calls. Samplers named together cannot be told apart."
     )
+    alike = {"kernel": [0.01 * (-1) ** k for k in range(BLOCKS)]}
+    unsure = [(run, replace(result, deviations=alike if run.name == "b" else errors)) for run, result in runs]
+    assert ": a with 5 calls; b and a with 12 calls." in replace(report, runs=unsure).verdict  # type: ignore[misc]
+    few = replace(report, n=9).verdict  # type: ignore[misc]
+    assert few.endswith("With 9 samples nothing can be told from chance; take 1000.")
     alone = replace(report, runs=[pair for pair in runs if pair[0].name == "a"])  # type: ignore[misc]
     assert alone.verdict == ""

@@ -289,3 +289,12 @@ def test_files_are_read_in_batches_and_shared_by_processes(tmp_path: Path, cli: 
         assert found["samples"]["digest"] == whole["samples"]["digest"]
         assert found["samples"]["path"] == [str(part) for part in parts]
         assert found["metrics"] == pytest.approx(whole["metrics"], rel=1e-9, abs=1e-9)
+
+
+def test_two_results_for_one_file_are_refused(tmp_path: Path, samples: Path, data: Path, refused: Any) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for other in ("a", "link"):
+        given = ("--json", tmp_path / "a", "--save-reference", tmp_path / other)
+        message = refused("evaluate", samples, "--reference", data, *given)
+        assert "--json, --save-reference: both are" in message
+    assert not (tmp_path / "a").exists()

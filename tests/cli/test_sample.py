@@ -125,7 +125,7 @@ def test_a_folder_is_completed_with_the_samples_it_misses(tmp_path: Path, cli: C
     difference = read(tmp_path / "f" / "000002.png").astype(int) - draw_one(model, 2)
     assert np.abs(difference).max() <= 1
     assert (tmp_path / "f" / "000000.png").stat().st_mtime_ns == kept
-    assert cli(*arguments, "--n", 6).out.splitlines()[-1].startswith("0 network calls")
+    assert cli(*arguments, "--n", 6).out.splitlines()[-1].startswith("nothing is left to draw, all samples are in ")
 
 
 def test_a_folder_is_completed_bit_for_bit(tmp_path: Path, cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch):
@@ -489,7 +489,11 @@ def test_the_noise_levels_may_be_listed(tmp_path: Path, cli: Cli, model: Path, m
     assert seen == [50, 10, 2, 0.5]
     settings = json.loads((tmp_path / "f" / "settings.json").read_text())
     assert (settings["grid"], settings["steps"]) == ([50, 10, 2, 0.5, 0], 4)
-    assert cli(*arguments, "--grid", "50,10,2,0.5,0").out.splitlines()[-1].startswith("0 network calls")
+    assert (
+        cli(*arguments, "--grid", "50,10,2,0.5,0")
+        .out.splitlines()[-1]
+        .startswith("nothing is left to draw, all samples are in ")
+    )
 
 
 USELESS: dict[str, list[object]] = {
@@ -820,3 +824,23 @@ def test_the_states_along_the_trajectory(tmp_path: Path, cli: Cli, refused: Refu
     ):
         np.save(tmp_path / f"{name}.npy", values)
         assert message in refused(*given, "--trajectory", tmp_path / f"{name}.npy")
+
+
+def test_a_share_without_samples_writes_nothing(cli: Cli, model: Path, tmp_path: Path) -> None:
+    done = cli("sample", model, "--sampler", "ddim", "--steps", 2, "--n", 2, "--shard", "3/3", "--out", tmp_path / "q")
+    assert done.code == 0
+    last = "nothing is left to draw of share 3/3, nothing is written, other shares are still to be drawn"
+    assert done.out.splitlines()[-1] == last
+    assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_settings_that_are_no_file_are_refused(refused: Refused, model: Path, tmp_path: Path, kind: str) -> None:
+    """A named pipe would be waited for for ever."""
+    place = tmp_path / "q" / "settings.json"
+    (tmp_path / "q").mkdir()
+    os.mkfifo(place) if kind == "pipe" else place.mkdir()
+    for command in (["sample", model, "--sampler", "ddim", "--steps", 2], ["compare", model, "--samplers", "ddim"]):
+        more = ["--calls", 2] if command[0] == "compare" else []
+        message = refused(*command, *more, "--n", 2, "--out", tmp_path / "q")
+        assert f"{place}: cannot be read; choose another folder" in message

@@ -66,9 +66,17 @@ def test_python_and_the_command_line_agree(own, tmp_path, kind):
     for run, other in zip(found.runs, command["runs"], strict=True):
         assert (run.calls, run.steps) == (other["calls"], other["steps"])
         assert dict(run.metrics) == pytest.approx(other["metrics"], rel=1e-5)
+        assert dict(run.errors) == pytest.approx(other["errors"], rel=1e-3)
+        assert all(error > 0 for error in run.errors.values())
         assert run.samples.shape == (20, *model.event_shape)
     assert dict(found.floor) == pytest.approx(command["reference"]["floor"], rel=1e-5)
+    assert dict(found.floor_errors) == pytest.approx(command["reference"]["floor_errors"], rel=1e-3)
     assert "true samples" in repr(found)
+    assert " ± " in repr(found)
+    best = found.best("frechet", 4)
+    assert min(found.runs[:2], key=lambda run: run.metrics["frechet"]) in best
+    with pytest.raises(PrescoreError, match="metric: unknown value 'frchet'; did you mean frechet"):
+        found.best("frchet", 4)
     page = (tmp_path / "out" / "report.html").read_text()
     assert ('id="pictures"' in page) == (kind == "pictures")
     with np.load(tmp_path / "out" / "runs" / "ddim-4.npz") as stored:

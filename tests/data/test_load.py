@@ -155,7 +155,7 @@ def test_padding_is_even_and_of_the_lowest_value(tmp_path: Path) -> None:
     x = load_images(tmp_path / "a.npy", pad=12)
     assert torch.equal(x[:, 0, 1:10, 2:9], torch.from_numpy(GREY))
     assert x.sum() == int(GREY.sum())
-    assert "7 x 9" in refusal(tmp_path / "a.npy", pad=8)
+    assert "9 x 7" in refusal(tmp_path / "a.npy", pad=8)
 
 
 @pytest.mark.parametrize("suffix", ["-ubyte", ".gz"])
@@ -188,8 +188,8 @@ def test_mixed_sizes_names_two_files_and_both_sizes(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "f", GREY)
     Image.fromarray(GREY[0].T.copy()).save(folder / "z.png")
     message = refusal(folder)
-    assert "0.png is 7 x 9" in message
-    assert "z.png is 9 x 7" in message
+    assert "0.png is 9 x 7" in message
+    assert "z.png is 7 x 9" in message
 
 
 def test_a_truncated_png_is_named(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_middle_is_cut_out(tmp_path: Path) -> None:
     whole = torch.from_numpy(COLOUR).movedim(-1, 0)
     assert torch.equal(x[0], whole[:, 10:30, 10:20])
     assert torch.equal(x[2], whole[:, 10:30, 7:17])
-    assert "crop: 28 x 28 is more than the 25 x 40 pixels" in refusal(tmp_path, crop=28)
+    assert "crop: 28 x 28 is more than the 40 x 25 pixels" in refusal(tmp_path, crop=28)
 
 
 def test_padding_is_even_and_of_the_background(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_padding_is_even_and_of_the_background(tmp_path: Path) -> None:
     assert torch.equal(x[0, :, 2:42, 5:35], torch.from_numpy(COLOUR).movedim(-1, 0))
     x[0, :, 2:42, 5:35] = torch.tensor([255, 128, 1])[:, None, None]
     assert torch.equal(x[0], torch.tensor([255, 128, 1], dtype=torch.uint8)[:, None, None].expand(3, 44, 40))
-    assert "pad: 39 x 39 is less than the 30 x 40 pixels" in refusal(tmp_path, pad=39)
+    assert "pad: 39 x 39 is less than the 40 x 30 pixels" in refusal(tmp_path, pad=39)
     np.save(tmp_path / "a.npy", GREY)
     assert (load_images(tmp_path / "a.npy", pad=11, background="white")[:, :, 0] == 255).all()
     assert "6 x 9 pixels" not in (message := refusal(tmp_path / "a.npy", pad=11, background="red"))

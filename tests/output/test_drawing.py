@@ -86,6 +86,12 @@ def test_the_share_of_a_task_of_an_array() -> None:
     for wrong in ({}, environment | {"SLURM_ARRAY_TASK_COUNT": "5"}, environment | {"SLURM_ARRAY_TASK_ID": "4"}):
         with pytest.raises(PrescoreError, match="shard: slurm given, but"):
             parse_share("slurm", wrong)
+    step = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "3"}
+    assert parse_share("slurm", step) == Share(1, 3)
+    assert parse_share("slurm", environment | step) == Share(2 * 3 + 1, 12)
+    batch = {"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}  # of a script of sbatch, before any srun
+    with pytest.raises(PrescoreError, match="shard: slurm given, but this is no task"):
+        parse_share("slurm", batch)
 
 
 def test_a_batch_grows_while_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,7 @@ def test_masks_of_other_events(files):
         (np.ones((6, 8)), r"an array of shape \(6, 8\); a mask is \(C, H, W\)"),
         (np.ones((2, 3, 6, 8)), r"an array of shape \(2, 3, 6, 8\)"),
         (np.ones(SHAPE, np.uint8), "uint8 values; a mask is floating point"),
+        (np.ones(SHAPE, np.int64), "int64 values; a mask is floating point"),
         (np.array([{}]), "object values"),
         (np.full(SHAPE, np.nan), "finite values of at least 0"),
         (np.zeros(SHAPE), "some above"),

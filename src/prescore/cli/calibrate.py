@@ -149,6 +149,7 @@ def calibrate(
     from prescore.cli.plan import choose_classes, condition_of, every_class, open_model, whole_numbers
     from prescore.cli.report import show
     from prescore.data import DataWarning, load_images, subset
+    from prescore.data.sets import flag_of
     from prescore.files import check_writable
     from prescore.samplers.fitting import MOST_CALLS, USUAL_FITTED
     from prescore.statistics import save_statistics
@@ -187,7 +188,7 @@ def calibrate(
             **look,
         }.items():
             if value is not None:
-                flag = {"DATA": "DATA", "data_range": "--range"}.get(option, f"--{option}")
+                flag = option if option == "DATA" else flag_of(option)
                 raise PrescoreError(f"{flag}: does nothing beside --from-model, whose own samples are measured")
         own = opened(from_model, guidance)
         given |= {name: v for name, v in {"n": n, "sample_calls": sample_calls}.items() if v is not None}

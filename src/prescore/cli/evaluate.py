@@ -1,18 +1,19 @@
 """`prescore evaluate`."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prescore.cli.shared import READING, Look, reads_images
+from prescore.cli.shared import READING, SEES, Look, ReferenceKey, reads_images
 from prescore.errors import PrescoreError
 
 if TYPE_CHECKING:
+    from prescore.comparison.evaluate import Evaluation
     from prescore.metrics import Features, SetStatistics
-    from prescore.metrics.measuring import Comparison, ReferenceSets
 
 SHOWN = 12  # digits of a digest
 
@@ -29,7 +30,7 @@ def evaluate(
     features: Annotated[
         str | None,
         typer.Option(
-            help="What sees the images: mnist-classifier, pixels, means-2x2, efficientnet-lite0, inception.",
+            help=SEES,
             show_default="means-2x2; pixels where a side is odd, and of what is no picture",
         ),
     ] = None,
@@ -65,9 +66,7 @@ def evaluate(
     key: Annotated[
         str | None, typer.Option(help="Which array of an .npz holds the samples.", rich_help_panel=READING)
     ] = None,
-    reference_key: Annotated[
-        str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=READING)
-    ] = None,
+    reference_key: ReferenceKey = None,
 ) -> None:
     """Compare samples with true images: distances, fidelity and diversity, spectra, pixels.
 
@@ -81,10 +80,12 @@ def evaluate(
     from prescore.metrics import make_features
     from prescore.metrics import save_reference as save
     from prescore.metrics.io import is_reference
-    from prescore.metrics.measuring import Comparison, conditioning_of, metric_names
+    from prescore.metrics.measuring import conditioning_of, metric_names
     from prescore.output.drawing import PATIENCE
     from prescore.processes import processes_on
 
+    if save_reference and json_out and os.path.realpath(save_reference) == os.path.realpath(json_out):
+        raise PrescoreError(f"--json, --save-reference: both are {json_out}; name two files")
     for path in (save_reference, json_out):
         if path is not None:
             check_writable(path)
@@ -117,14 +118,12 @@ def evaluate(
         )
         if not processes.is_first:
             return
-    own, sets, true = found.samples, found.reference, found.floor
-    comparison = Comparison(found.metrics, found.notes)
     conditioning = None if trajectory is None else conditioning_of(trajectory)
     if save_reference is not None:
-        save(sets.reference, save_reference)
+        save(found.reference.reference, save_reference)
     if json_out is not None:
-        write_atomically(json_out, as_json(samples, reference, own, sets, comparison, true, conditioning))
-    print(as_text(samples, reference, own, sets, comparison, true, conditioning))
+        write_atomically(json_out, as_json(samples, reference, found, conditioning))
+    print(as_text(samples, reference, found, conditioning))
     for path in (save_reference, json_out):
         if path is not None:
             print(f"written to {show(path)}")
@@ -133,10 +132,7 @@ def evaluate(
 def as_text(
     samples: Sequence[Path],
     reference: Path,
-    own: "SetStatistics",
-    sets: "ReferenceSets",
-    comparison: "Comparison",
-    floor: Mapping[str, float] | None,
+    found: "Evaluation",
     conditioning: Mapping[str, Any] | None = None,
 ) -> str:
     """The result as tables for a terminal."""
@@ -145,6 +141,7 @@ def as_text(
     from prescore.metrics.evaluation import HIGHER_IS_BETTER
     from prescore.metrics.measuring import hexadecimal
 
+    own, sets, floor = found.samples, found.reference, found.floor
     digest = hexadecimal(sets.reference.digest)[:SHOWN]
     what = "image" if len(own.shape) == 3 else "sample"
     head = {
@@ -154,7 +151,7 @@ def as_text(
     }
     columns = ["metric", f"samples (n = {own.count})", "better"]
     rows: list[list[object]] = [
-        [name, value, "higher" if name in HIGHER_IS_BETTER else "lower"] for name, value in comparison.values.items()
+        [name, value, "higher" if name in HIGHER_IS_BETTER else "lower"] for name, value in found.metrics.items()
     ]
     if floor is not None and sets.held is not None and sets.others is not None:
         head["floor"] = f"{sets.held.count} of the true images beside the other {sets.others.count}"
@@ -164,22 +161,21 @@ def as_text(
     if conditioning is not None:
         head["trajectory"] = f"{conditioning['n']} samples, {conditioning['steps']} steps, {conditioning['path']}"
         rows += [[name, conditioning[name], *[""] * (floor is not None), "lower"] for name in CONDITIONING]
-    notes = "".join(f"\nnote: {note}" for note in comparison.notes)
+    notes = "".join(f"\nnote: {note}" for note in found.notes)
     return f"{facts(head)}\n\n{table(columns, rows)}\n{notes}"
 
 
 def as_json(
     samples: Sequence[Path],
     reference: Path,
-    own: "SetStatistics",
-    sets: "ReferenceSets",
-    comparison: "Comparison",
-    floor: Mapping[str, float] | None,
+    found: "Evaluation",
     conditioning: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The result as JSON."""
     from prescore.metrics.measuring import finite, hexadecimal
     from prescore.version import __version__
+
+    own, sets, floor = found.samples, found.reference, found.floor
 
     def described(paths: Sequence[Path], of: "SetStatistics") -> dict[str, Any]:
         path = str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]
@@ -193,10 +189,10 @@ def as_json(
         "reference": described([reference], sets.reference),
         "image_shape": own.shape,
         "features": own.extractor,
-        "metrics": finite(comparison.values),
+        "metrics": finite(found.metrics),
         "floor": true,
         **({} if conditioning is None else {"trajectory": conditioning}),
-        "notes": comparison.notes,
+        "notes": found.notes,
         "library_version": __version__,
     }
     return (json.dumps(result, indent=1) + "\n").encode()

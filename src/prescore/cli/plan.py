@@ -25,6 +25,7 @@ from prescore.plan import AUTO, Plan
 from prescore.version import __version__
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+NAMELESS = ("model", "score_sde")  # names that readers give to models without one
 DIGITS = 16  # of a digest
 SEED_BYTES = 100  # of memory for each number among the seeds
 Value = TypeVar("Value", int, str)
@@ -61,6 +62,14 @@ class Opened(NamedTuple):
     denoiser: Denoiser
     description: ModelDescription | None
     settings: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """What a reader is told: the name that the model has, or that of its file where it has none."""
+        given = str(self.settings["model"])
+        if self.description is None:
+            return given
+        return self.description.name if self.description.name not in NAMELESS else Path(given).resolve().stem
 
 
 def open_model(

@@ -89,7 +89,16 @@ def sample(
     shard_size: Annotated[
         int | None,
         typer.Option(
-            help="Of a folder: .npz files, each for this many seeds, instead of one PNG a sample.", rich_help_panel=MANY
+            help="Of a folder: shards, each for this many seeds, instead of one PNG a sample.", rich_help_panel=MANY
+        ),
+    ] = None,
+    shard_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="npz|webdataset",
+            help="Of the shards: .npz files, or tars in the layout of WebDataset, SEED.png (or .npy) and SEED.json.",
+            show_default="npz",
+            rich_help_panel=MANY,
         ),
     ] = None,
     shard: Annotated[
@@ -298,6 +307,7 @@ def sample(
                 numbers,
                 batch_size=size,
                 shard_size=shard_size,
+                shard_format=shard_format,
                 as_numbers=as_numbers,
                 condition=chosen.condition if chosen else None,
                 share=shard,
@@ -314,6 +324,10 @@ def sample(
                 ) from None
             raise
         if processes.is_first:
-            took = f"{calls_text(written.calls, 'network ')} in {written.seconds:.1f} s"
+            took = (
+                f"{calls_text(written.calls, 'network ')} in {written.seconds:.1f} s, written to {show(written.path)}"
+            )
+            there = "nothing is left to draw" + (f" of share {shard}, nothing is written" if shard else "")
             rest = "" if written.is_complete else ", other shares are still to be drawn"
-            print(f"{took}, written to {show(written.path)}{rest}")
+            complete = f", all samples are in {show(written.path)}" if written.is_complete else rest
+            print(took + rest if written.samples else there + complete)

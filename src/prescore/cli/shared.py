@@ -19,7 +19,7 @@ Model = Annotated[
         "that makes a prescore.Denoiser."
     ),
 ]
-Data = Annotated[Path, typer.Argument(help="Folder or zip of images, .npz, .npy or IDX file.")]
+Data = Annotated[Path, typer.Argument(help="Folder, zip or tar of images, .npz, .npy or IDX file.")]
 Config = Annotated[
     str | None,
     typer.Option(
@@ -63,6 +63,11 @@ BatchSize = Annotated[int, typer.Option(help="Samples in one network call.")]
 READING = "How images are read"
 Look = dict[str, Any]  # what `reads_images` makes of the options
 Key = Annotated[str | None, typer.Option(help="Which array of an .npz holds the images.", rich_help_panel=READING)]
+
+ReferenceKey = Annotated[
+    str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=READING)
+]
+SEES = "What sees the images: mnist-classifier, pixels, means-2x2, efficientnet-lite0, inception."
 
 
 def look(

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from prescore.comparison.drawing import draw_missing
 from prescore.comparison.reference import Reading, ReferenceFigures, open_reference
-from prescore.comparison.runs import Result, Run, parse_run, plan_runs, split_runs
+from prescore.comparison.runs import Result, Run, estimates_of, parse_run, plan_runs, split_runs
 from prescore.denoiser import Denoiser, condition_rows
-from prescore.errors import PrescoreError, is_whole
+from prescore.errors import PrescoreError, check_choice, is_whole
 from prescore.limits import MOST_SAMPLES, check_count
+from prescore.metrics.evaluation import HIGHER_IS_BETTER
+from prescore.metrics.jackknife import indistinguishable, with_error
 from prescore.metrics.sets import SetStatistics
 from prescore.noise import check_seeds
 from prescore.statistics import Statistics
@@ -29,6 +31,10 @@ class ComparedRun:
         calls, steps: those that it made.
         seconds: that sampling took, without the network's first call and without measuring; None if it failed.
         metrics: by name; None is a value that is not finite.
+        errors: their standard errors over draws of as many other seeds, beside the same true samples; None is unknown,
+            as it is of fewer than ten samples. `prescore.metrics.jackknife` says how they are found.
+        deviations: what each of ten blocks of seeds adds to an error; the error of the difference of two runs is the
+            root of the sum of squares of the differences of theirs.
         notes: what to know about the metrics, one line each.
         failure: why there are no samples, if there are none.
         samples: (n, *shape), float32, or None.
@@ -40,6 +46,8 @@ class ComparedRun:
     steps: int
     seconds: float | None
     metrics: Mapping[str, float | None]
+    errors: Mapping[str, float | None]
+    deviations: Mapping[str, Sequence[float] | None] = field(repr=False)
     notes: Sequence[str]
     failure: str | None
     samples: Tensor | None = field(repr=False)
@@ -51,22 +59,51 @@ class Compared:
 
     Attributes:
         runs: by number of calls and then by sampler.
-        floor: metrics of as many true samples beside the other true ones, where these are known.
+        floor, floor_errors: metrics of as many true samples beside the other true ones, where these are known, and
+            their standard errors.
         spectrum: power of true samples on rings of equal frequency, where it is known.
     """
 
     runs: Sequence[ComparedRun]
     floor: Mapping[str, float | None] | None
+    floor_errors: Mapping[str, float | None] | None
     spectrum: Sequence[float] | None
+
+    def best(self, metric: str, allowed: int) -> list[ComparedRun]:
+        """The best run by a metric among those that were allowed so many calls, and all that cannot be told from it at
+        95 % by the differences over the same seeds; none if there are fewer than ten samples.
+
+        Raises:
+            PrescoreError: no run has this metric.
+        """
+        known = {name for run in self.runs for name in run.metrics}
+        check_choice("metric", metric, sorted(known))
+        of = {k: estimates_of(run.metrics, run.deviations) for k, run in enumerate(self.runs) if run.allowed == allowed}
+        found = {k: estimates[metric] for k, estimates in of.items() if metric in estimates}
+        return [self.runs[k] for k in indistinguishable(found, metric in HIGHER_IS_BETTER)]
 
     def __repr__(self) -> str:
         names = list(dict.fromkeys(name for run in self.runs for name in run.metrics))
         rows = [["sampler", "calls", "seconds", *names]]
         for run in self.runs:
             seconds = run.failure or f"{run.seconds:.3g}"
-            rows.append([run.sampler, str(run.calls), seconds, *(_text(run.metrics.get(name)) for name in names)])
+            rows.append(
+                [
+                    run.sampler,
+                    str(run.calls),
+                    seconds,
+                    *(_text(run.metrics.get(name), run.errors.get(name)) for name in names),
+                ]
+            )
         if self.floor is not None:
-            rows.append(["true samples", "", "", *(_text(self.floor.get(name)) for name in names)])
+            rows.append(
+                [
+                    "true samples",
+                    "",
+                    "",
+                    *(_text(self.floor.get(name), (self.floor_errors or {}).get(name)) for name in names),
+                ]
+            )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         notes = dict.fromkeys(note for run in self.runs for note in run.notes)
@@ -139,7 +176,7 @@ def compare(
         return {name: values[[k - seed for k in some]] for name, values in rows.items()}
 
     draw_missing(runs, kept, seeds, min(batch_size, n), condition_of, beside.measure, beside.value_range, progress)
-    return Compared([kept.run(run) for run in runs], kept.known.floor, kept.known.spectrum)
+    return Compared([kept.run(run) for run in runs], kept.known.floor, kept.known.floor_errors, kept.known.spectrum)
 
 
 class _Kept:
@@ -175,11 +212,13 @@ class _Kept:
             run.steps,
             result.seconds,
             result.metrics or {},
+            result.errors,
+            result.deviations or {},
             result.notes,
             result.failure,
             samples,
         )
 
 
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _text(value: float | None, error: float | None) -> str:
+    return "" if value is None else with_error(value, error)

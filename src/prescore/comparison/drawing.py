@@ -157,6 +157,11 @@ def _measured(
     result: Result, pictures: Tensor, value_range: tuple[float, float] | None, measure: SampleMeasure
 ) -> Result:
     low, high = value_range or (0.0, 1.0)
-    metrics, notes, power = measure((pictures - low) / (high - low))
-    spectrum = profile(power, tuple(pictures.shape[1:]))
-    return replace(result, metrics=finite(metrics), notes=list(notes), spectrum=spectrum)
+    found = measure((pictures - low) / (high - low))
+    return replace(
+        result,
+        metrics=finite({name: estimate.value for name, estimate in found.estimates.items()}),
+        deviations={name: estimate.deviations for name, estimate in found.estimates.items()},
+        notes=list(found.notes),
+        spectrum=profile(found.power, tuple(pictures.shape[1:])),
+    )

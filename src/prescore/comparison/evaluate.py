@@ -120,8 +120,10 @@ def evaluate(
         true = as_samples("reference", reference, reference_n, seed, data_range)
         sets = measured_reference(true, shape, len(x), measuring, floor, seed)
     own = measuring(x)
-    comparison = compare(own, sets, measuring.metrics, progress)
-    return Evaluation(comparison.values, sets.floor(list(comparison.values), progress), comparison.notes, own, sets)
+    comparison = compare([own], sets, measuring.metrics, progress)
+    floors = sets.floor(list(comparison.values), progress)
+    true_values = None if floors is None else {name: estimate.value for name, estimate in floors.items()}
+    return Evaluation(comparison.values, true_values, comparison.notes, own, sets)
 
 
 def in_range(name: str, x: Tensor, bounds: tuple[float, float], *, is_named: bool) -> Tensor:

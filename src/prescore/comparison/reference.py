@@ -3,7 +3,8 @@ the data that a model brings, or nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prescore.data import load_images, subset
+from prescore.data.sets import flag_of
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.images import is_picture, to_uint8
@@ -18,6 +20,7 @@ from prescore.metrics import load_reference, make_features, radial_power
 from prescore.metrics.evaluation import check_possible
 from prescore.metrics.features import unit_images
 from prescore.metrics.io import is_reference
+from prescore.metrics.jackknife import BLOCKS, Estimate, block_sizes, leave_out
 from prescore.metrics.measuring import (
     Measuring,
     ReferenceSets,
@@ -28,7 +31,7 @@ from prescore.metrics.measuring import (
     stored_reference,
     usual_range,
 )
-from prescore.metrics.sets import WORD, SetStatistics, check_shapes, image_digest, image_power, spectrum_axes
+from prescore.metrics.sets import WORD, MeanPower, SetStatistics, check_shapes, image_digest, image_power, spectrum_axes
 from prescore.metrics.spectrum import power_error
 from prescore.models.latent import LatentDenoiser
 from prescore.precondition import is_mask
@@ -37,7 +40,6 @@ from prescore.statistics import Statistics, load_statistics
 SHOWN = 16  # digits of a digest
 BATCH = 256  # images that a digest is taken of at once
 MOST_TRUE = 5000  # true images that are read unless more are asked for: some metrics look at all pairs, for each run
-FLAGS = {"key": "--reference-key", "data_range": "--range"}  # of options that are not called as their argument
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,27 @@ class ReferenceFigures:
         spectrum: their power on rings of equal frequency, mean over channels, in [0, 1], if there is one; vectors have
             none.
         floor: metrics of as many true images as there are samples, beside the others; None is not finite.
+        floor_errors: their standard errors (`prescore.metrics.jackknife`); None is unknown.
     """
 
     spectrum: Sequence[float] | None = None
     floor: Mapping[str, float | None] | None = None
+    floor_errors: Mapping[str, float | None] | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of the samples of a run.
+
+    Attributes:
+        estimates: metrics by name, with their errors.
+        notes: what to know about them, one line each.
+        power: their power spectrum, which vectors have not.
+    """
+
+    estimates: Mapping[str, Estimate]
+    notes: Sequence[str]
+    power: Tensor | None
 
 
 class SampleMeasure:
@@ -59,10 +78,10 @@ class SampleMeasure:
 
     figures = ReferenceFigures()
 
-    def __call__(self, unit: Tensor) -> tuple[Mapping[str, float], Sequence[str], Tensor | None]:
-        """Metrics of samples (N, C, H, W), in [0, 1] before they are clipped, or of others in their own units; notes;
-        their power spectrum, which vectors have not."""
-        return {}, (), image_power(unit)
+    def __call__(self, unit: Tensor) -> Measured:
+        """Of samples (N, C, H, W), in [0, 1] before they are clipped, or of others in their own units; in the order of
+        their seeds."""
+        return Measured({}, (), image_power(unit))
 
 
 class SpectrumMeasure(SampleMeasure):
@@ -77,10 +96,14 @@ class SpectrumMeasure(SampleMeasure):
         self.power, self.shape = power, shape
         self.figures = ReferenceFigures(spectrum=profile(power, shape))
 
-    def __call__(self, unit: Tensor) -> tuple[Mapping[str, float], Sequence[str], Tensor | None]:
-        own = image_power(unit)
-        assert own is not None
-        return {"spectrum": power_error(own, self.power, self.shape[-1])}, (), own
+    def __call__(self, unit: Tensor) -> Measured:
+        parts = [MeanPower.of(part) for part in unit.split(block_sizes(len(unit)))]
+        value, *without = (
+            power_error(reduce(add, kept).power, self.power, self.shape[-1])
+            for kept in leave_out(parts, BLOCKS if len(parts) >= BLOCKS else 0)
+        )
+        found = Estimate.of(value, without, len(unit))
+        return Measured({"spectrum": found}, (), reduce(add, parts).power)
 
 
 class SetMeasure(SampleMeasure):
@@ -102,13 +125,16 @@ class SetMeasure(SampleMeasure):
         self.sets, self.measuring, self.as_bytes = sets, measuring, as_bytes
         floor = sets.floor(measuring.metrics)
         spectrum = profile(reference.power, tuple(reference.shape))
-        self.figures = ReferenceFigures(spectrum, None if floor is None else finite(floor))
+        known = None if floor is None else finite({name: estimate.value for name, estimate in floor.items()})
+        errors = None if floor is None else {name: estimate.error for name, estimate in floor.items()}
+        self.figures = ReferenceFigures(spectrum, known, errors)
 
-    def __call__(self, unit: Tensor) -> tuple[Mapping[str, float], Sequence[str], Tensor | None]:
+    def __call__(self, unit: Tensor) -> Measured:
         has_range = self.measuring.data_range is not None
         images = to_uint8(unit) if self.as_bytes else unit.clamp(0, 1) if has_range else unit
-        comparison = compare(self.measuring(images), self.sets, self.measuring.metrics)
-        return comparison.values, comparison.notes, image_power(unit_images(images, self.measuring.data_range))
+        comparison = compare(self.measuring.blocks(images), self.sets, self.measuring.metrics)
+        power = image_power(unit_images(images, self.measuring.data_range))
+        return Measured(comparison.estimates, comparison.notes, power)
 
 
 def profile(power: Tensor | None, shape: tuple[int, ...]) -> list[float] | None:
@@ -154,7 +180,7 @@ class Reading:
         given: dict[str, object] = {} if images_only else {"features": self.features, "metrics": self.metrics}
         for name, value in {**given, "reference-n": self.n, **self.look}.items():
             if value is not None:
-                raise PrescoreError(f"{FLAGS.get(name, f'--{name}')}: {why}")
+                raise PrescoreError(f"{'--reference-key' if name == 'key' else flag_of(name)}: {why}")
 
 
 def open_reference(
@@ -262,7 +288,8 @@ def _of_images(
     digest = sum(image_digest(unit_images(part, unit)) for part in data.split(BATCH)) % WORD
 
     def measure() -> SetMeasure:
-        return SetMeasure(measured_reference(data, shape, n, measuring, True, seed), measuring, n, as_bytes)
+        sets = measured_reference(data, shape, n, measuring, True, seed, in_blocks=True)
+        return SetMeasure(sets, measuring, n, as_bytes)
 
     text = f"{_named(given)}, {len(data)} images, digest {hexadecimal(digest)[:SHOWN]}"
     pictures = None

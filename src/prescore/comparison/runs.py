@@ -9,6 +9,7 @@ from typing import Any
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, suggest
 from prescore.grid import GRIDS
+from prescore.metrics.jackknife import Estimate, standard_error
 from prescore.options import Option
 from prescore.plan import AUTO, Plan, plan
 from prescore.precondition import is_mask, load_mask
@@ -83,6 +84,8 @@ class Result:
         seconds: that sampling took, without the network's first call and without decoding and measuring.
         conditioning: V_coo and R_coo, the states' variation and range averaged over samples and steps.
         metrics: by name; None is a value that is not finite.
+        deviations: by metric, what each block of seeds adds to its error (`prescore.metrics.jackknife`); None where no
+            error could be found.
         spectrum: power on rings of equal frequency, mean over channels, of images in [0, 1]; vectors have none.
         notes: what to know about the metrics, one line each.
         failure: why there are no samples, if there are none; the other attributes are then empty.
@@ -91,9 +94,27 @@ class Result:
     seconds: float | None = None
     conditioning: Mapping[str, float | None] | None = None
     metrics: Mapping[str, float | None] | None = None
+    deviations: Mapping[str, Sequence[float] | None] | None = None
     spectrum: Sequence[float] | None = None
     notes: Sequence[str] = ()
     failure: str | None = None
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The metrics that are finite, with their errors."""
+        return estimates_of(self.metrics or {}, self.deviations or {})
+
+    @property
+    def errors(self) -> dict[str, float | None]:
+        """The standard error of each metric."""
+        return {name: standard_error((self.deviations or {}).get(name)) for name in self.metrics or {}}
+
+
+def estimates_of(
+    metrics: Mapping[str, float | None], deviations: Mapping[str, Sequence[float] | None]
+) -> dict[str, Estimate]:
+    """The metrics that are finite, with their errors."""
+    return {name: Estimate(value, deviations.get(name)) for name, value in metrics.items() if value is not None}
 
 
 def plan_runs(

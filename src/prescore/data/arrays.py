@@ -18,9 +18,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from prescore.data.guards import gibibytes, in_one_line, open_regular, read_exactly, shown, skip
+from prescore.data.guards import check_total, gibibytes, in_one_line, open_regular, read_exactly, shown, skip
 from prescore.data.layout import check_layout
 from prescore.data.pictures import is_picture
+from prescore.data.tars import SUFFIX, Tar, open_tar
 from prescore.errors import PrescoreError
 
 KEYS = ("train", "images", "data", "samples", "arr_0")  # usual names of the images in an .npz, in order of preference
@@ -86,14 +87,56 @@ class StoredArray:
             yield np.frombuffer(content, self.dtype).reshape(len(chunk), *self.shape[1:])
 
 
+class TarArray(StoredArray):
+    """The .npy files of a tar as one array, sorted by name; values are read one sample at a time."""
+
+    tar: Tar
+    names: Sequence[str]
+
+    @classmethod
+    def of(cls, tar: Tar) -> "TarArray":
+        names = tar.names(".npy")
+        if not names:
+            raise PrescoreError(f"{tar.name}: no .npy files in it")
+        with tar.open(names[0]) as file:
+            first = npy_header(f"{tar.name}/{shown(names[0])}", file, tar.size(names[0]))
+            layout = tar.known_of(names[0]).get("layout")
+            known = None if layout is None else check_layout(layout)
+            found = cls(tar.name, (len(names), *first.shape), first.dtype, False, file, known)
+        vars(found).update(tar=tar, names=names)
+        return found
+
+    def read(self, rows: Sequence[int] | None = None) -> np.ndarray:
+        rows = range(self.shape[0]) if rows is None else rows
+        check_total(self.name, len(rows) * math.prod(self.shape[1:]) * self.dtype.itemsize)
+        return next(self.chunks(rows, len(rows)))
+
+    def chunks(self, rows: Sequence[int], size: int) -> Iterator[np.ndarray]:
+        for k in range(0, len(rows), size):
+            yield np.stack([self._one(self.names[row]) for row in rows[k : k + size]])
+
+    def _one(self, name: str) -> np.ndarray:
+        where = f"{self.tar.name}/{shown(name)}"
+        with self.tar.open(name) as file:
+            array = npy_header(where, file, self.tar.size(name), needed=NEEDED)
+            if (array.shape, array.dtype) != (self.shape[1:], self.dtype):
+                first = f"{self.dtype} {self.shape[1:]}"
+                raise PrescoreError(f"{where}: {array.dtype} {array.shape}, the first of the tar is {first}")
+            return array.read()
+
+
 @contextmanager
 def open_array(path: Path, key: str | None) -> Iterator[StoredArray]:
-    """The array of an .npz, under this key or a usual one, of an .npy, or of an IDX file.
+    """The array of an .npz, under this key or a usual one, of an .npy, of the .npy files of a tar, or of an IDX file.
 
     Raises:
         PrescoreError: it is none of these; there is no such array, or more than one and none of a usual name; its
             values are of another type; or what it says of its size is not so.
     """
+    if path.suffix.lower() == SUFFIX:
+        with open_tar(path) as tar:
+            yield TarArray.of(tar)
+        return
     with open_regular(path) as file:
         match path.suffix.lower():
             case ".npz":
@@ -209,7 +252,7 @@ def _idx_header(path: Path, raw: IO[bytes]) -> StoredArray:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_TYPES:
         hint = "; for one picture, name the folder it is in" if is_picture(path.name) else ""
-        raise PrescoreError(f"{name}: not a folder, .zip, .npz, .npy or IDX file{hint}")
+        raise PrescoreError(f"{name}: not a folder, .zip, .tar, .npz, .npy or IDX file{hint}")
     shape = struct.unpack(f">{magic[3]}I", file.read(4 * magic[3]))
     array = StoredArray(name, shape, np.dtype(IDX_TYPES[magic[2]]), False, file)
     _check_size(array, array.size if is_zipped else path.stat().st_size - file.tell())

@@ -4,6 +4,7 @@ import lzma
 import os
 import stat
 import struct
+import tarfile
 import tokenize
 import zipfile
 import zlib
@@ -35,6 +36,7 @@ DAMAGE = (
     zlib.error,
     lzma.LZMAError,
     zipfile.BadZipFile,
+    tarfile.TarError,
 )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from prescore.data.guards import DAMAGE, Notes, check_total, gibibytes, in_one_line, open_regular, reading, shown, some
 from prescore.data.sizes import Look
+from prescore.data.tars import SUFFIX, key_of, open_tar
 from prescore.errors import PrescoreError
 
 # The formats that Pillow decodes from the file alone, and their endings. Not EPS, for which it runs another program,
@@ -90,7 +91,7 @@ class Pictures:
 
 @contextmanager
 def open_pictures(path: Path) -> Iterator[Pictures]:
-    """What is in a folder, searched recursively and through links, or in a zip.
+    """What is in a folder, searched recursively and through links, or in a zip or tar.
 
     Raises:
         PrescoreError: a folder in it cannot be read.
@@ -103,6 +104,13 @@ def open_pictures(path: Path) -> Iterator[Pictures]:
             return (path / name).stat().st_size
 
         yield Pictures(shown(path), names, left_out, size, lambda name: open_regular(path / name))
+        return
+    if path.suffix.lower() == SUFFIX:
+        with open_tar(path) as tar:
+            names, left_out = _sorted_out(tar.files)
+            keys = {key_of(name) for name in names}
+            left_out = [name for name in left_out if key_of(name) not in keys]  # others say something of a picture
+            yield Pictures(shown(path), names, left_out + sorted(tar.again), tar.size, tar.open)
         return
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         files = [m for m in archive.infolist() if not m.is_dir()]
@@ -187,7 +195,7 @@ def read_pictures(
         if not images:
             check_total(pictures.name, len(names) * image.nbytes)
         elif image.shape[1:] != images[0].shape[1:]:
-            sizes = (f"{shown(n)} is {a.shape[2]} x {a.shape[1]}" for n, a in ((names[0], images[0]), (name, image)))
+            sizes = (f"{shown(n)} is {a.shape[1]} x {a.shape[2]}" for n, a in ((names[0], images[0]), (name, image)))
             raise PrescoreError(
                 f"{pictures.name}: images of different sizes, {' and '.join(sizes)} pixels; name one for all (pad, "
                 "crop or fit; on the command line --pad, --crop, --fit HEIGHTxWIDTH)"

@@ -5,22 +5,23 @@ import math
 import re
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prescore.data.arrays import NEEDED, open_array
-from prescore.data.guards import DataWarning, Notes, check_total, reading, shown, some
+from prescore.data.guards import DataWarning, Notes, check_total, open_regular, reading, shown, some
 from prescore.data.layout import channel_axis, check_layout, guessed_layout
 from prescore.data.pictures import Kind, kind_of, open_pictures, read_pictures
 from prescore.data.sizes import Frame, Look, Size, background_of
+from prescore.data.tars import SUFFIX, holds_arrays
 from prescore.errors import PrescoreError, is_whole
 
 SLACK = 1e-5  # of the range: resizing and narrow types overshoot its ends by a rounding
@@ -28,12 +29,16 @@ MAX_COUNT = 2**24  # images in a file, whose header alone says it
 OVERSHOOT = 0.5  # of the range: what samples of a model may exceed it by, where the range was not named
 INDEX, OWN = "index.json", ("index.json", "settings.json")
 MAX_INDEX = 2**26  # bytes of it
-SHARD = re.compile(r"(\d{9,20})-(\d{9,20})\.npz")  # of a folder that `prescore sample --shard-size` fills
+SHARD = re.compile(r"(\d{9,20})-(\d{9,20})\.(npz|tar)")  # of a folder that `prescore sample --shard-size` fills
 Check = Callable[[tuple[int, ...]], object]
 
 
 class Source(Protocol):
     """Where images come from."""
+
+    @property
+    def count(self) -> int:
+        """N, how many there are."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,7 +108,7 @@ class ImageSet:
         if len(self.sources) == 1:
             parts = [(self.sources[0], self.rows)]
         else:
-            begins = [0, *accumulate(source.shape[0] for source in self.sources)]
+            begins = [0, *accumulate(source.count for source in self.sources)]
             places = np.searchsorted(np.asarray(self.rows), begins)
             parts = [
                 (source, [row - begin for row in self.rows[first:last]])
@@ -114,25 +119,64 @@ class ImageSet:
                 yield torch.from_numpy(np.ascontiguousarray(images))
 
 
-def open_images(
-    paths: Sequence[str | Path],
-    *,
-    key: str | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    pad: Size | None = None,
-    crop: Size | None = None,
-    fit: Size | None = None,
-    background: str | None = None,
-    layout: str | None = None,
-    data_range: tuple[float, float] | None = None,
-    clip: bool = False,
-    check: Check | None = None,
-) -> ImageSet:
+class ReadingOptions(TypedDict, total=False):
+    """How images are read: the keyword arguments of `load_images` and `open_images`, each of which may be left out.
+
+    Attributes:
+        key: name of the array in an .npz. By default its only array, or the first of `arrays.KEYS` that it has.
+        n: read at most this many, drawn without replacement and kept in order. Only these are read.
+        seed: of that draw.
+        pad: surround the images evenly, up to pad x pad pixels (32 for MNIST) or to (height, width).
+        crop: cut this size out of the middle instead.
+        fit: scale them until they just cover this size, and cut it out of the middle, instead.
+        background: colour behind transparent pixels and around padded images, "white" or as CSS has it. By default
+            transparent pixels are refused, and padding has the lowest value.
+        layout: which axis of an array is which, if its shape does not tell: "NHWC", "NCL" (see
+            `prescore.data.layout`). Then it may have any number of channels and of other axes.
+        data_range: (lowest, highest) value of floats that are not in [0, 1], such as physical fields; these are
+            returned in their own units. By default pictures, (N, C, H, W), have to be in [0, 1], and others may have
+            any values.
+        clip: clip floats that lie outside the range, as samples of a model may, instead of refusing them; where
+            data_range is not given, only those outside by at most half of it.
+        check: called with the shape (N, C, H, W) as soon as it is known, from a header or the first picture; what it
+            raises ends the reading.
+    """
+
+    key: str | None
+    n: int | None
+    seed: int
+    pad: Size | None
+    crop: Size | None
+    fit: Size | None
+    background: str | None
+    layout: str | None
+    data_range: tuple[float, float] | None
+    clip: bool
+    check: Check | None
+
+
+# Options of the command line that are not called as these arguments.
+FLAGS: Mapping[str, str] = {"data_range": "--range"}
+
+
+def flag_of(argument: str) -> str:
+    """The option of the command line that stands for an argument of reading.
+
+    >>> flag_of("data_range"), flag_of("pad")
+    ('--range', '--pad')
+    """
+    return FLAGS.get(argument, f"--{argument}")
+
+
+def open_images(paths: Sequence[str | Path], **how: Unpack[ReadingOptions]) -> ImageSet:
     """The images of one or more files and folders as one set, whose heads alone are read.
 
     Args and Raises: as `load_images`, for all paths alike; and PrescoreError if their images differ in shape.
     """
+    for name in how.keys() - ReadingOptions.__annotations__.keys():
+        raise TypeError(f"images are not read by an option {name!r}")
+    key, n, layout, data_range = how.get("key"), how.get("n"), how.get("layout"), how.get("data_range")
+    background, check, clip = how.get("background"), how.get("check"), how.get("clip", False)
     if n is not None and n < 1:
         raise PrescoreError(f"n: {n} images asked for; at least 1 is needed")
     low, high = (0.0, 1.0) if data_range is None else data_range
@@ -140,7 +184,7 @@ def open_images(
         raise PrescoreError(f"data_range: {data_range} given; two finite numbers, the lower first, are needed")
     layout = None if layout is None else check_layout(layout)
     colour = None if background is None else background_of(background)
-    look = Look(low, high, Frame.of(pad=pad, crop=crop, fit=fit), colour)
+    look = Look(low, high, Frame.of(pad=how.get("pad"), crop=how.get("crop"), fit=how.get("fit")), colour)
     overshoot = SLACK if not clip else OVERSHOOT if data_range is None else math.inf
     sources: list[Source] = []
     said: list[str] = []
@@ -149,15 +193,16 @@ def open_images(
             shards = shards_of(path)
             if key is not None and not shards and (is_collection(path) or path.suffix.lower() != ".npz"):
                 raise PrescoreError(f"key: {key!r} given, but {shown(path)} is not an .npz file")
-            if shards or not is_collection(path):
-                is_bounded = data_range is not None
-                arrays = [_array(file, key, layout, look, overshoot, is_bounded) for file in shards or [path]]
-                sources += arrays
-                said += _held_against_index(path, arrays) if shards else []
-            else:
-                sources.append(PictureFiles(path, look, overshoot))
-    count = sum(source.count if isinstance(source, PictureFiles) else source.shape[0] for source in sources)
-    rows = chosen(count, n, seed)
+            own: list[Arrays | PictureFiles] = []
+            for file in shards or [path]:
+                if is_collection(file):
+                    own.append(PictureFiles(file, look, overshoot))
+                else:
+                    own.append(_array(file, key, layout, look, overshoot, data_range is not None))
+            sources += own
+            said += _held_against_index(path, own) if shards else []
+    count = sum(source.count for source in sources)
+    rows = chosen(count, n, how.get("seed", 0))
     if check is not None:
         first = sources[0]
         event = first.first if isinstance(first, PictureFiles) else first.shape[1:]
@@ -180,8 +225,10 @@ def chosen(count: int, n: int | None, seed: int) -> Sequence[int]:
 
 
 def is_collection(path: Path) -> bool:
-    """Whether it is a folder or a zip of pictures. Raises OSError if it is not there."""
-    return stat.S_ISDIR(path.stat().st_mode) or path.suffix.lower() == ".zip"
+    """Whether it is a folder, or a zip or tar, of pictures. Raises OSError if it is not there."""
+    is_tar = path.suffix.lower() == SUFFIX
+    is_folder = stat.S_ISDIR(path.stat().st_mode)
+    return is_folder or path.suffix.lower() == ".zip" or (is_tar and not holds_arrays(path))
 
 
 def shards_of(folder: Path) -> list[Path]:
@@ -192,7 +239,7 @@ def shards_of(folder: Path) -> list[Path]:
     return [folder / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
 
 
-def _held_against_index(folder: Path, shards: Sequence["Arrays"]) -> list[str]:
+def _held_against_index(folder: Path, shards: Sequence["Arrays | PictureFiles"]) -> list[str]:
     """What is to be said of the shards that were found in a folder.
 
     Raises:
@@ -207,12 +254,12 @@ def _held_against_index(folder: Path, shards: Sequence["Arrays"]) -> list[str]:
     file = folder / INDEX
     if not file.exists():
         return [*notes, f"{shown(folder)}: has no {INDEX}, so the run that fills it is not at its end"]
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         content = json.loads(stream.read(MAX_INDEX))
     named = content.get("shards") if isinstance(content, dict) else None
     if not isinstance(named, dict):
         raise PrescoreError(f"{shown(file)}: not the index of a folder of shards; delete it")
-    found = {shard.path.name: shard.shape[0] for shard in shards}
+    found = {shard.path.name: shard.count for shard in shards}
     for name in sorted(named.keys() | found.keys()):
         if named.get(name) != found.get(name):
             there = f"{found[name]} samples" if name in found else "not there"
@@ -248,6 +295,10 @@ class Arrays:
     overshoot: float
     is_bounded: bool
     note: str = ""
+
+    @property
+    def count(self) -> int:
+        return self.shape[0]
 
     def batches(self, rows: Sequence[int], size: int, notes: Notes) -> Iterator[np.ndarray]:
         with reading(self.path), open_array(self.path, self.key) as array:
@@ -318,7 +369,7 @@ class PictureFiles:
                 names = [pictures.names[row] for row in rows[k : k + size]]
                 images = read_pictures(pictures, names, self.look, notes, None if whole else self.kind)
                 if not whole and images.shape[2:] != self.first[1:]:
-                    found, first = (f"{shape[-1]} x {shape[-2]}" for shape in (images.shape, self.first))
+                    found, first = (f"{shape[-2]} x {shape[-1]}" for shape in (images.shape, self.first))
                     raise PrescoreError(
                         f"{self.name}: images of different sizes, {shown(pictures.names[0])} is {first} and "
                         f"{shown(names[0])} is {found} pixels; name one for all (pad, crop or fit; on the command line "

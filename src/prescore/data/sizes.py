@@ -37,7 +37,7 @@ class Frame:
             raise PrescoreError(f"{how}: given together with {others[0][0]}; one of them is possible")
         height, width = (size, size) if isinstance(size, int) else size
         if min(height, width) < 1:
-            raise PrescoreError(f"{how}: {width} x {height} pixels given; at least 1 x 1 is needed")
+            raise PrescoreError(f"{how}: {height} x {width} pixels given; at least 1 x 1 is needed")
         return cls(how, height, width)
 
     def __call__(self, name: str, images: np.ndarray, around: Any = 0) -> np.ndarray:
@@ -48,20 +48,20 @@ class Frame:
                 the result would be too large.
         """
         (*others, H, W), height, width = images.shape, self.height, self.width
-        check_total(f"{self.how} to {width} x {height}", math.prod(others) * height * width * images.dtype.itemsize)
-        pixels = f"the {W} x {H} pixels of the images in {name}"
+        check_total(f"{self.how} to {height} x {width}", math.prod(others) * height * width * images.dtype.itemsize)
+        pixels = f"the {H} x {W} pixels of the images in {name}"
         if self.how == "fit":
             return _fitted(images, height, width)
         if self.how == "pad":
             if height < H or width < W:
-                raise PrescoreError(f"pad: {width} x {height} is less than {pixels} (larger ones by fit or crop)")
+                raise PrescoreError(f"pad: {height} x {width} is less than {pixels} (larger ones by fit or crop)")
             padded = np.empty((*others, height, width), images.dtype)
             padded[...] = around
             top, left = (height - H) // 2, (width - W) // 2
             padded[..., top : top + H, left : left + W] = images
             return padded
         if height > H or width > W:
-            raise PrescoreError(f"crop: {width} x {height} is more than {pixels} (smaller ones by fit or pad)")
+            raise PrescoreError(f"crop: {height} x {width} is more than {pixels} (smaller ones by fit or pad)")
         top, left = (H - height) // 2, (W - width) // 2
         return images[..., top : top + height, left : left + width]
 

@@ -21,6 +21,8 @@ samples only, the floor: hold n of them out of the reference (`hold_out`) and co
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass
+from functools import reduce
+from operator import add
 from typing import Any, TypeVar
 
 import torch
@@ -32,11 +34,12 @@ from prescore.errors import PrescoreError, check_choice
 from prescore.metrics.features import Features, unit_images
 from prescore.metrics.frechet import Moments, frechet_distance
 from prescore.metrics.inception_score import Answers
-from prescore.metrics.kernel import kernel_distance
-from prescore.metrics.neighbours import neighbour_metrics
+from prescore.metrics.jackknife import BLOCKS, Estimate, leave_out
+from prescore.metrics.kernel import kernel_distances
+from prescore.metrics.neighbours import neighbours_of_parts
 from prescore.metrics.pixels import PixelMoments, pixel_errors
 from prescore.metrics.sets import SetStatistics, image_digest, image_power
-from prescore.metrics.sliced import sliced_wasserstein
+from prescore.metrics.sliced import sliced_distances
 from prescore.metrics.spectrum import power_error
 
 K = 5  # neighbours, of precision to coverage
@@ -53,14 +56,15 @@ class Metric:
         names: of the numbers.
         needs: the attribute of `SetStatistics` that they are made of.
         least: images that each set must have.
-        compute: from that attribute of the samples and of the reference.
+        compute: from that attribute of the parts of the samples, and of the reference: first the numbers of all parts,
+            then those of all but each of so many first ones.
         alone: whether the reference is not looked at.
     """
 
     names: tuple[str, ...]
     needs: str
     least: int
-    compute: Callable[[Any, Any], Sequence[float]]
+    compute: Callable[[Sequence[Any], Any, int], Iterable[Sequence[float]]]
     alone: bool = False
 
     def obstacle(self, samples: SetStatistics, reference: SetStatistics) -> str | None:
@@ -79,10 +83,19 @@ class Metric:
             return f"{given.count} image{'s' * (given.count > 1)} in {who.rpartition(' ')[0]}, {self.least} are needed"
         return None
 
-    def values(self, samples: SetStatistics, reference: SetStatistics) -> dict[str, float]:
-        """The numbers, by name."""
-        found = self.compute(getattr(samples, self.needs), getattr(reference, self.needs))
-        return dict(zip(self.names, found, strict=True))
+    def estimates(self, parts: Sequence[SetStatistics], reference: SetStatistics) -> dict[str, Estimate]:
+        """The numbers of all parts together, with their errors if the parts are blocks of samples."""
+        n = sum(part.count for part in parts)
+        has_errors = len(parts) >= BLOCKS and n - parts[0].count >= self.least
+        of = [getattr(part, self.needs) for part in parts]
+        all_parts, *without = self.compute(of, getattr(reference, self.needs), BLOCKS if has_errors else 0)
+        columns = zip(self.names, all_parts, *without, strict=True)
+        return {name: Estimate.of(value, others, n) for name, value, *others in columns}
+
+
+def _of_sums(function: Callable[[Any, Any], Sequence[float]]) -> Callable[[Sequence[Any], Any, int], Any]:
+    """Of statistics that add up."""
+    return lambda parts, b, blocks: [function(reduce(add, kept), b) for kept in leave_out(parts, blocks)]
 
 
 KINDS = {
@@ -95,18 +108,25 @@ KINDS = {
 
 
 TABLE = (
-    Metric(("frechet",), "moments", 2, lambda a, b: (frechet_distance(a, b),)),
-    Metric(("kernel",), "features", 2, lambda a, b: (kernel_distance(a, b),)),
+    Metric(("frechet",), "moments", 2, _of_sums(lambda a, b: (frechet_distance(a, b),))),
+    Metric(
+        ("kernel",), "features", 2, lambda parts, b, blocks: [(value,) for value in kernel_distances(parts, b, blocks)]
+    ),
     Metric(
         ("precision", "recall", "density", "coverage"),
         "features",
         K + 1,
-        lambda a, b: astuple(neighbour_metrics(a, b, k=K)),
+        lambda parts, b, blocks: map(astuple, neighbours_of_parts(parts, b, blocks, k=K)),
     ),
-    Metric(("inception-score",), "answers", 1, lambda a, b: (a.score,), alone=True),
-    Metric(("sliced-wasserstein",), "features", 1, lambda a, b: (sliced_wasserstein(a, b),)),
-    Metric(("spectrum",), "spectrum", 1, lambda a, b: (power_error(a[0], b[0], a[1]),)),
-    Metric(("pixel-mean", "pixel-deviation"), "pixels", 2, pixel_errors),
+    Metric(("inception-score",), "answers", 1, _of_sums(lambda a, b: (a.score,)), alone=True),
+    Metric(
+        ("sliced-wasserstein",),
+        "features",
+        1,
+        lambda parts, b, blocks: [(value,) for value in sliced_distances(parts, b, blocks)],
+    ),
+    Metric(("spectrum",), "spectrum", 1, _of_sums(lambda a, b: (power_error(a.power, b.power, a.length),))),
+    Metric(("pixel-mean", "pixel-deviation"), "pixels", 2, _of_sums(pixel_errors)),
 )
 METRICS = tuple(name for metric in TABLE for name in metric.names)
 HIGHER_IS_BETTER = frozenset({"precision", "recall", "density", "coverage", "inception-score"})
@@ -176,16 +196,34 @@ def evaluate(
     >>> evaluate(data, data, ["precision", "pixel-mean"])
     {'precision': 1.0, 'pixel-mean': 0.0}
     """
+    found = estimates([samples], reference, metrics, progress=progress)
+    return {name: estimate.value for name, estimate in found.items()}
+
+
+def estimates(
+    parts: Sequence[SetStatistics],
+    reference: SetStatistics,
+    metrics: Collection[str] | None = None,
+    *,
+    progress: bool = False,
+) -> dict[str, Estimate]:
+    """What `evaluate` finds of all parts together, with errors if they are the blocks of `block_sizes`.
+
+    Args:
+        parts: of the samples, in the order of their seeds.
+        reference, metrics, progress: as of `evaluate`, which has the errors too.
+
+    Cost: ten more of what decomposes or sorts; what looks at all pairs does so once.
+    """
+    samples = reduce(add, parts)
     reference.check_comparable(samples.shape, samples.extractor)
     wanted = set(check_possible(samples, reference, metrics))
-    values: dict[str, float] = {}
+    found: dict[str, Estimate] = {}
     with tqdm(TABLE, unit="metric", disable=None if progress else True, leave=False) as bar:
         for metric in bar:
             if wanted & set(metric.names):
-                values |= zip(
-                    metric.names, metric.compute(*(getattr(s, metric.needs) for s in (samples, reference))), strict=True
-                )
-    return {name: value for name, value in values.items() if name in wanted}
+                found |= metric.estimates(parts, reference)
+    return {name: estimate for name, estimate in found.items() if name in wanted}
 
 
 def check_possible(

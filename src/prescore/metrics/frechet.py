@@ -22,6 +22,7 @@ update rule converge to a local Nash equilibrium", NeurIPS 2017, https://arxiv.o
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -75,6 +76,11 @@ class Moments:
             raise PrescoreError(f"features: {self.count} sample; a covariance needs at least 2")
         return self.scatter / (self.count - 1)
 
+    @cached_property
+    def factor(self) -> Tensor:
+        """L with L L^T the covariance, (d, d), which a reference that many sets are compared with needs once."""
+        return _factor(self.covariance)
+
     def __add__(self, other: "Moments") -> "Moments":
         if self.mean.shape != other.mean.shape:
             raise PrescoreError(f"features: {len(other.mean)} a sample after {len(self.mean)}; it must not change")
@@ -116,17 +122,17 @@ def frechet_distance(a: Summary, b: Summary) -> float:
     >>> round(frechet_distance((torch.zeros(2), unit), (torch.ones(2), 4 * unit)), 12)
     4.0
     """
-    (m1, C1), (m2, C2) = _gaussian(a), _gaussian(b)
+    (m1, L1), (m2, L2) = _gaussian(a), _gaussian(b)
     if m1.shape != m2.shape:
         raise PrescoreError(f"features: {len(m1)} a sample in one set and {len(m2)} in the other")
-    m2, C2 = m2.to(m1.device), C2.to(m1.device)
-    cross = torch.linalg.svdvals(_factor(C1).mT @ _factor(C2)).sum()
-    distance = (m1 - m2).square().sum() + C1.trace() + C2.trace() - 2 * cross
+    m2, L2 = m2.to(m1.device), L2.to(m1.device)
+    cross = torch.linalg.svdvals(L1.mT @ L2).sum()
+    distance = (m1 - m2).square().sum() + L1.square().sum() + L2.square().sum() - 2 * cross
     return distance.clamp_min(0).item()
 
 
 def _gaussian(summary: Summary) -> tuple[Tensor, Tensor]:
-    """Mean and covariance."""
+    """Mean, and a factor of the covariance."""
     if isinstance(summary, tuple):
         mean, covariance = (part.detach().double() for part in summary)
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
@@ -135,12 +141,12 @@ def _gaussian(summary: Summary) -> tuple[Tensor, Tensor]:
             )
         if not torch.allclose(covariance, covariance.mT, rtol=1e-5, atol=1e-8 * covariance.abs().max().item()):
             raise PrescoreError("covariance: it is not symmetric")
-        return mean, covariance
+        return mean, _factor(covariance)
     if isinstance(summary, Tensor):
         summary = Moments.of(summary)
     elif not isinstance(summary, Moments):
         summary = feature_moments(summary)
-    return summary.mean, summary.covariance
+    return summary.mean, summary.factor
 
 
 def _factor(C: Tensor) -> Tensor:

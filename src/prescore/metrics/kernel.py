@@ -12,9 +12,13 @@ Source: Binkowski et al., "Demystifying MMD GANs", ICLR 2018, https://arxiv.org/
 the mean over subsets is taken, here all pairs are).
 """
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
+from prescore.metrics.jackknife import leave_out
 
 ROWS = 1024  # of the kernel matrix held at a time
 
@@ -36,10 +40,30 @@ def kernel_distance(a: Tensor, b: Tensor, *, degree: int = 3) -> float:
     >>> kernel_distance(x, x + 1, degree=1)
     -1.0
     """
-    x, y = as_rows(a, b)
+    return kernel_distances([a], b, 0, degree=degree)[0]
+
+
+def kernel_distances(parts: Sequence[Tensor], b: Tensor, blocks: int, *, degree: int = 3) -> list[float]:
+    """The distance of all parts together, and that of all but each of the first `blocks`, at the cost of the first.
+
+    Args:
+        parts: of one set of features, (n_i, d); at least 2 rows have to be left.
+        b, degree: as of `kernel_distance`, which has the errors too.
+    """
+    sizes = [len(part) for part in parts]
+    x, y = as_rows(torch.cat(list(parts)), b)
     if degree < 1:
         raise PrescoreError(f"degree: {degree} given; it must be at least 1")
-    return _mean_of_pairs(x, degree) + _mean_of_pairs(y, degree) - 2 * _kernel_sum(x, y, degree) / (len(x) * len(y))
+    rows, m = x.split(sizes), len(y)
+    cross = [_kernel_sum(part, y, degree) for part in rows]
+    within = [[_different(a, b, degree, a is b) for b in rows[: i + 1]] for i, a in enumerate(rows)]
+    true = _different(y, y, degree, True) / (m * (m - 1))
+    found = []
+    for kept in leave_out(range(len(parts)), blocks):
+        n = sum(sizes[i] for i in kept)
+        pairs = sum(within[i][j] * (1 if i == j else 2) for i in kept for j in kept if j <= i)
+        found.append(pairs / (n * (n - 1)) + true - 2 * sum(cross[i] for i in kept) / (n * m))
+    return found
 
 
 def as_rows(a: Tensor, b: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
@@ -59,11 +83,10 @@ def as_rows(a: Tensor, b: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
     return x, y.to(x.device)
 
 
-def _mean_of_pairs(x: Tensor, degree: int) -> float:
-    """Mean of k over the pairs of different samples."""
-    n = len(x)
-    diagonal = _kernel(x.square().sum(1), x.shape[1], degree).sum().item()
-    return (_kernel_sum(x, x, degree) - diagonal) / (n * (n - 1))
+def _different(x: Tensor, y: Tensor, degree: int, is_same: bool) -> float:
+    """Sum of k over the pairs of different samples."""
+    diagonal = _kernel(x.square().sum(1), x.shape[1], degree).sum().item() if is_same else 0.0
+    return _kernel_sum(x, y, degree) - diagonal
 
 
 def _kernel_sum(x: Tensor, y: Tensor, degree: int) -> float:

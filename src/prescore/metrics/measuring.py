@@ -17,10 +17,11 @@ from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError, check_choice
 from prescore.limits import check_size
 from prescore.metrics.conditioning import Conditioning
-from prescore.metrics.evaluation import METRICS, cautions, evaluate, hold_out, measure
+from prescore.metrics.evaluation import METRICS, cautions, estimates, hold_out, measure
 from prescore.metrics.evaluation import obstacles as obstacles_of
 from prescore.metrics.features import Features
 from prescore.metrics.io import load_reference
+from prescore.metrics.jackknife import Estimate, block_sizes
 from prescore.metrics.sets import SetStatistics, check_shapes
 from prescore.processes import Processes
 
@@ -53,6 +54,11 @@ class Measuring:
         part = images.take(rows) if isinstance(images, ImageSet) else images[rows.start : rows.stop]
         return reduce(add, self.processes.gathered([self._of(part)] if len(rows) else [])).joined()
 
+    def blocks(self, images: Tensor | ImageSet) -> list[SetStatistics]:
+        """Of the parts that the errors of metrics are made of, in one pass; not shared among processes."""
+        parts = torch.arange(len(images)).split(block_sizes(len(images)))
+        return [self._of(images.take(p.tolist()) if isinstance(images, ImageSet) else images[p]) for p in parts]
+
     def _of(self, images: Tensor | ImageSet) -> SetStatistics:
         return measure(
             images,
@@ -73,26 +79,32 @@ class ReferenceSets:
         held: as many of them as there are samples, for the floor.
         others: the rest, which these are compared with.
         why_none: why a floor that was asked for is not there.
+        held_blocks: the parts of `held` that the errors of the floor are made of, where these are asked for.
     """
 
     reference: SetStatistics
     held: SetStatistics | None = None
     others: SetStatistics | None = None
     why_none: str | None = None
+    held_blocks: Sequence[SetStatistics] = ()
 
-    def floor(self, names: Sequence[str] | None, progress: bool = True) -> dict[str, float] | None:
+    def floor(self, names: Sequence[str] | None, progress: bool = True) -> dict[str, Estimate] | None:
         """Metrics of the held-out images beside the others, if there are any: all, or those asked for."""
         if self.held is None or self.others is None:
             return None
-        return evaluate(self.held, self.others, names, progress=progress)
+        return estimates(self.held_blocks or [self.held], self.others, names, progress=progress)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Metrics of samples, and what to know about them, one line each."""
 
-    values: Mapping[str, float]
+    estimates: Mapping[str, Estimate]
     notes: Sequence[str]
+
+    @property
+    def values(self) -> dict[str, float]:
+        return {name: estimate.value for name, estimate in self.estimates.items()}
 
 
 def stored_reference(
@@ -111,7 +123,13 @@ def stored_reference(
 
 
 def measured_reference(
-    data: Tensor | ImageSet, shape: tuple[int, ...], n: int, measuring: Measuring, floor: bool, seed: int
+    data: Tensor | ImageSet,
+    shape: tuple[int, ...],
+    n: int,
+    measuring: Measuring,
+    floor: bool,
+    seed: int,
+    in_blocks: bool = False,
 ) -> ReferenceSets:
     """Statistics of true images, in two parts where a floor is asked for and there are enough.
 
@@ -119,27 +137,31 @@ def measured_reference(
         data: the images.
         shape, n: of one sample, and how many there are.
         seed: of the draw of the images that are held out.
+        in_blocks: whether the floor will have errors.
     """
     check_shapes(shape, tuple(data.shape[1:]))
     parts = hold_out(data, n, seed) if floor else None
     if parts is None:
         why = f"the reference has {len(data)} images, and twice the {n} of the samples are needed (--n)"
         return ReferenceSets(measuring(data), why_none=why if floor else None)
-    held, others = (measuring(part) for part in parts)
-    return ReferenceSets(held + others, held, others)
+    blocks = measuring.blocks(parts[0]) if in_blocks else [measuring(parts[0])]
+    held, others = reduce(add, blocks).joined(), measuring(parts[1])
+    return ReferenceSets(held + others, held, others, held_blocks=blocks)
 
 
-def compare(own: SetStatistics, sets: ReferenceSets, names: Sequence[str] | None, progress: bool = True) -> Comparison:
-    """All metrics that are asked for, or that there can be."""
-    values = evaluate(own, sets.reference, names, progress=progress)
-    notes = cautions(own, sets.reference, list(values))
+def compare(
+    parts: Sequence[SetStatistics], sets: ReferenceSets, names: Sequence[str] | None, progress: bool = True
+) -> Comparison:
+    """All metrics that are asked for, or that there can be, of parts of the samples, with errors if they are blocks."""
+    found, own = estimates(parts, sets.reference, names, progress=progress), reduce(add, parts)
+    notes = cautions(own, sets.reference, list(found))
     left_out: dict[str, list[str]] = {}
     for name, reason in obstacles_of(own, sets.reference).items() if names is None else ():
         left_out.setdefault(reason, []).append(name)
     notes += [f"{', '.join(without)}: left out, {reason}" for reason, without in left_out.items()]
     if sets.why_none is not None:
         notes.append(f"floor: left out, {sets.why_none}")
-    return Comparison(values, notes)
+    return Comparison(found, notes)
 
 
 def metric_names(metrics: str | None) -> list[str] | None:

@@ -19,8 +19,36 @@ from prescore.metrics.inception_score import Answers
 from prescore.metrics.pixels import PixelMoments
 from prescore.statistics.moments import mean_power
 
-Part = TypeVar("Part", Moments, Answers, PixelMoments)
 WORD = 2**256
+
+
+@dataclass(frozen=True, eq=False)
+class MeanPower:
+    """The power at each frequency of the images seen so far; those of parts add up.
+
+    Attributes:
+        count: of the images.
+        power: mean over them, a half spectrum.
+        length: pixels that its last axis stands for.
+    """
+
+    count: int
+    power: Tensor
+    length: int
+
+    @classmethod
+    def of(cls, images: Tensor) -> "MeanPower":
+        """Of images (n, C, H, W), or others that have a spectrum, n >= 1."""
+        power = image_power(images)
+        assert power is not None
+        return cls(len(images), power, images.shape[-1])
+
+    def __add__(self, other: "MeanPower") -> "MeanPower":
+        n = self.count + other.count
+        return MeanPower(n, self.power + other.count / n * (other.power - self.power), self.length)
+
+
+Part = TypeVar("Part", Moments, Answers, PixelMoments, MeanPower)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,18 +89,15 @@ class SetStatistics:
         return torch.cat(self.rows) if self.rows else None
 
     @property
-    def spectrum(self) -> tuple[Tensor, int] | None:
-        """The power, and the pixels that its last axis stands for."""
-        return None if self.power is None else (self.power, self.shape[-1])
+    def spectrum(self) -> "MeanPower | None":
+        """The power, as the mean that it is."""
+        return None if self.power is None else MeanPower(self.count, self.power, self.shape[-1])
 
     def __add__(self, other: "SetStatistics") -> "SetStatistics":
         self.check_comparable(other.shape, other.extractor)
-        n = self.count + other.count
-        power = None
-        if self.power is not None and other.power is not None:
-            power = self.power + other.count / n * (other.power - self.power)
+        power = _sum(self.spectrum, other.spectrum)
         return SetStatistics(
-            count=n,
+            count=self.count + other.count,
             shape=self.shape,
             extractor=self.extractor,
             digest=(self.digest + other.digest) % WORD,
@@ -82,7 +107,7 @@ class SetStatistics:
             rows=self.rows + other.rows if self.rows and other.rows else (),
             answers=_sum(self.answers, other.answers),
             pixels=_sum(self.pixels, other.pixels),
-            power=power,
+            power=None if power is None else power.power,
         )
 
     def joined(self) -> "SetStatistics":

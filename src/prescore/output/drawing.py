@@ -66,6 +66,7 @@ def write_samples(
     *,
     batch_size: int | str | None = None,
     shard_size: int | None = None,
+    shard_format: str | None = None,
     as_numbers: bool = False,
     condition: Condition | None = None,
     share: Share | str | None = None,
@@ -87,7 +88,8 @@ def write_samples(
         seeds: different integers in [0, 2**64).
         batch_size: samples in every network call, the last batch filled up to it; 16 by default, or as many as there
             are seeds if these are fewer. "auto" takes what `fitting_batch` finds.
-        shard_size: write the folder as .npz shards, each for so many seeds, instead of one PNG a sample.
+        shard_size: write the folder as shards, each for so many seeds, instead of one PNG a sample.
+        shard_format: "npz", the default, or "webdataset": tars of a picture (or .npy) and a .json for each sample.
         as_numbers: float32 in the units of the data, which only an .npz or shards hold, instead of bytes; it is so
             anyway for samples that are no pictures, or of no known range.
         condition: gives the condition, named tensors of one row a seed, for the seeds of a batch.
@@ -117,7 +119,13 @@ def write_samples(
     is_arrays = shard_size is not None or Path(out).suffix.lower() == ".npz"
     as_numbers = as_numbers or (plan.picture_range is None and is_arrays)
     output = open_output(
-        Path(out), wanted, all_settings, plan.denoiser.picture_shape, as_numbers=as_numbers, shard_size=shard_size
+        Path(out),
+        wanted,
+        all_settings,
+        plan.denoiser.picture_shape,
+        as_numbers=as_numbers,
+        shard_size=shard_size,
+        shard_format=shard_format,
     )
     if not output.as_numbers and plan.picture_range is None:
         raise PrescoreError("model: it knows no range of values, by which pictures are scaled; write an .npz file")

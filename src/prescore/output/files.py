@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from prescore.checkpoints.arguments import MAX_JSON_BYTES, parse_json
+from prescore.data.guards import open_regular
 from prescore.data.layout import PICTURES, stored_layout
 from prescore.errors import PrescoreError
 from prescore.files import check_writable, sweep, write_once, writing
 from prescore.images import save_grid, save_npz, save_png
 from prescore.processes import Processes
 
-HELD = (".png", ".npz")  # endings of what a folder of samples holds
+HELD = (".png", ".npz", ".tar")  # endings of what a folder of samples holds
 BATCH = "batch_size"  # among the settings of a folder
 SETTINGS = "settings.json"  # in a folder, what decides its samples
 Settings = Mapping[str, object]
@@ -50,7 +51,7 @@ def make_folder(path: Path) -> None:
 def read_settings(file: Path) -> Settings:
     """The settings that a folder keeps. Raises PrescoreError if the file is not what this library writes."""
     found: object = None
-    with contextlib.suppress(OSError, PrescoreError), open(file, "rb") as stream:
+    with contextlib.suppress(OSError, PrescoreError), open_regular(file) as stream:
         found = parse_json(stream.read(MAX_JSON_BYTES + 1))
     if not isinstance(found, dict):
         raise PrescoreError(f"{file}: cannot be read; choose another folder")

@@ -19,8 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prescore.data import reading
-from prescore.data.arrays import open_array
+from prescore.data import open_regular, reading
+from prescore.data.arrays import npy_header
 from prescore.errors import PrescoreError, check_choice
 from prescore.operators.frequency import Frequency, mirror
 from prescore.operators.pixel import Pixel
@@ -85,9 +85,8 @@ def load_mask(path: str | Path, kind: Literal["frequency", "pixel"] = "frequency
     """
     check_choice("kind", kind, KINDS)
     path = Path(path)
-    with reading(path), open_array(path, None) as array:
-        if array.dtype.kind != "f":
-            raise PrescoreError(f"{path}: {array.dtype} values; a mask is floating point, (C, H, W)")
+    with reading(path), open_regular(path) as file:
+        array = npy_header(str(path), file, path.stat().st_size, "f", "a mask is floating point, (C, H, W)")
         if array.size > MAX_BYTES:
             raise PrescoreError(f"{path}: {array.size} bytes; a mask has at most {MAX_BYTES}")
         shape = array.shape[1:] if len(array.shape) == 4 and array.shape[0] == 1 else array.shape

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prescore.cli.shared import (
+    SEES,
     BatchSize,
     Class,
     Config,
@@ -18,6 +19,7 @@ from prescore.cli.shared import (
     Look,
     Model,
     Raw,
+    ReferenceKey,
     Seed,
     StatisticsFile,
     reads_images,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from prescore.cli.compare.page import Report
     from prescore.comparison.reference import Reference
     from prescore.comparison.runs import Run
+    from prescore.metrics.jackknife import Estimate
 
 PANEL = "What the samples are compared with"
 NUMBERS = 2 * 4  # bytes for each number of the samples of a run, which are measured at once
@@ -66,7 +69,7 @@ def compare(
     features: Annotated[
         str | None,
         typer.Option(
-            help="What sees the images: mnist-classifier, pixels, means-2x2, efficientnet-lite0, inception.",
+            help=SEES,
             show_default="those of STATS; means-2x2; pixels where a side is odd",
             rich_help_panel=PANEL,
         ),
@@ -88,9 +91,7 @@ def compare(
             rich_help_panel=PANEL,
         ),
     ] = None,
-    reference_key: Annotated[
-        str | None, typer.Option(help="Which array of an .npz holds the true images.", rich_help_panel=PANEL)
-    ] = None,
+    reference_key: ReferenceKey = None,
     n: Annotated[int, typer.Option("--n", "--samples", help="Number of samples of each run.")] = 64,
     seed: Seed = 0,
     batch_size: BatchSize = 64,
@@ -141,8 +142,10 @@ def compare(
         common = opened_settings(opened, chosen)
         common |= {"seed": seed, "n": n, "batch_size": batch_size, "hardware": hardware(denoiser.device)}
         store = RunFolder(out, common | dict(beside.settings))
+        name = opened.name
         head = {
-            "model": f"{model}, digest {common['model_sha256']}",
+            "model": f"{name}, digest {common['model_sha256']}",
+            **({"file": model} if name != model else {}),
             "reference": beside.text,
             **({"features": beside.features} if beside.features else {}),
             "samples": f"{n} of each run, seeds {seeds[0]} to {seeds[-1]}, the same in all",
@@ -159,10 +162,12 @@ def compare(
         )
         if not processes.is_first:
             return
-    title = f"{Path(model).name}: samplers compared"
+    title = f"{name}: samplers compared"
     report = make_report(title, head, command_line(context), store, runs, seeds, denoiser, beside)
     write_report(out, report)
-    print(f"\n{as_text(report)}\n\nThe report is {show(out / 'report.html')}.")
+    print(f"\n{as_text(report)}\n\nThe report is {show(out / 'report.html')}.", flush=True)
+    if all(result.failure is not None for _, result in report.runs):
+        raise PrescoreError(f"samplers: every run failed, the first because {report.runs[0][1].failure}")
 
 
 def hardware(device: "torch.device") -> str:
@@ -226,16 +231,18 @@ def as_text(report: "Report") -> str:
     """The most telling numbers as a table for a terminal, and the notes."""
     from prescore.cli.compare.page import COLUMNS, values_of
     from prescore.cli.report import calls_text, show, table
+    from prescore.comparison.runs import estimates_of
 
     shown = [name for name in report.metrics if name in HEADLINE] or report.metrics
     rows = []
     for run, result in report.runs:
-        values = values_of(run, result, shown)
-        rows.append(["failed" if value is None else value for value in values])
+        texts = [_value(result.estimates.get(name)) for name in shown]
+        rows.append(["failed" if value is None else value for value in values_of(run, result, [])] + texts)
     if (floor := report.figures.floor) is not None:
-        rows.append(
-            [f"true samples (n = {report.n})", *[""] * (len(COLUMNS) - 1), *(floor.get(name) for name in shown)]
-        )
+        true = estimates_of(floor, {})
+        errors = report.figures.floor_errors or {}
+        texts = [_value(true.get(name), errors.get(name)) for name in shown]
+        rows.append([f"true samples (n = {report.n})", *[""] * (len(COLUMNS) - 1), *texts])
     notes = [
         f"failed: {run.name} with {calls_text(run.calls)}, {result.failure}"
         for run, result in report.runs
@@ -244,6 +251,13 @@ def as_text(report: "Report") -> str:
     lines = "".join(f"\nnote: {show(note)}" for note in (*report.notes, *notes))
     verdict = f"\n\n{show(report.verdict)}" if report.verdict else ""
     return f"{table([*COLUMNS, *shown], rows)}{verdict}{lines and chr(10)}{lines}"
+
+
+def _value(estimate: "Estimate | None", error: float | None = None) -> str:
+    """A metric with its error, its own or the one that is given; "failed" without one."""
+    from prescore.metrics.jackknife import with_error
+
+    return "failed" if estimate is None else with_error(estimate.value, estimate.error if error is None else error)
 
 
 def command_line(context: typer.Context) -> str:

@@ -26,6 +26,7 @@ from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError
 from prescore.files import sweep, write_atomically
 from prescore.metrics import CONDITIONING, METRICS
+from prescore.metrics.jackknife import BLOCKS
 from prescore.metrics.sets import image_power
 from prescore.output.files import (
     SETTINGS,
@@ -138,7 +139,13 @@ def _is_right(name: str, value: Any, rings: int) -> bool:
             return isinstance(value, str)
         case "spectrum" if value is not None:
             return isinstance(value, list) and len(value) == rings and all(is_number(p) and p >= 0 for p in value)
-        case "conditioning" | "metrics" | "floor" if value is not None:
+        case "deviations" if value is not None:
+            return isinstance(value, dict) and all(
+                name in METRICS
+                and (parts is None or (isinstance(parts, list) and len(parts) == BLOCKS and all(map(is_number, parts))))
+                for name, parts in value.items()
+            )
+        case "conditioning" | "metrics" | "floor" | "floor_errors" if value is not None:
             known = CONDITIONING if name == "conditioning" else METRICS
             return isinstance(value, dict) and all(
                 name in known and (number is None or is_number(number)) for name, number in value.items()

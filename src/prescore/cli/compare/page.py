@@ -21,6 +21,7 @@ from prescore.files import write_atomically
 from prescore.images import as_png
 from prescore.metrics import CONDITIONING, METRICS
 from prescore.metrics.evaluation import HIGHER_IS_BETTER
+from prescore.metrics.jackknife import BLOCKS, Estimate, indistinguishable, with_error
 from prescore.version import __version__
 
 COLUMNS = ("sampler", "allowed", "calls", "steps", "seconds", *CONDITIONING)
@@ -32,7 +33,7 @@ SECTIONS = {
     "runs": "All runs",
 }
 TELLING = {"kernel": "kernel distance", "frechet": "Frechet distance", "spectrum": "the error of the spectrum"}
-ENOUGH = 1000  # samples, from which on small differences are worth a look
+ENOUGH = 1000  # samples, which tell small differences from chance
 MOST_PICTURES = 12  # in a row
 SHEET, LEAST_SIDE = 768, 64  # pixels of a row, before small pictures are enlarged, and of a picture
 
@@ -82,22 +83,28 @@ class Report:
     def verdict(self) -> str:
         """In one sentence which sampler is nearest to the data with how many calls, and how sure that is."""
         name = next((name for name in TELLING if name in self.metrics), None)
-        best: dict[str, list[str]] = {}
+        nearest: dict[str, list[str]] = {}
         for calls in self.allowed if name else ():
-            values = {
-                run.name: value
-                for run, result in self.runs
-                if run.allowed == calls and (value := (result.metrics or {}).get(name or "")) is not None
-            }
-            if len(values) > 1:
-                best.setdefault(min(values, key=lambda sampler: values[sampler]), []).append(str(calls))
-        if not best:
+            found = self.estimates(name or "", calls)
+            if len(found) > 1:
+                first = min(found, key=lambda run: found[run].value)
+                names = list(dict.fromkeys([first, *indistinguishable(found, higher=False)]))
+                who = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+                nearest.setdefault(who, []).append(str(calls))
+        if not nearest:
             return ""
-        who = "; ".join(f"{sampler} with {calls_text(', '.join(calls))}" for sampler, calls in best.items())
+        who = "; ".join(f"{samplers} with {calls_text(', '.join(calls))}" for samplers, calls in nearest.items())
         floor = (self.figures.floor or {}).get(name or "")
-        beside = "" if floor is None else f", where {self.n} true images have {floor:.3g}"
-        caution = "" if self.n >= ENOUGH else f" With {self.n} samples small differences are chance; take {ENOUGH}."
-        return f"Nearest to the data by {TELLING[name or '']}{beside}: {who}.{caution}"
+        error = (self.figures.floor_errors or {}).get(name or "")
+        beside = "" if floor is None else f", where {self.n} true images have {with_error(floor, error)}"
+        few = f" With {self.n} samples nothing can be told from chance; take {ENOUGH}." if self.n < BLOCKS else ""
+        apart = "" if few else " Samplers named together cannot be told apart."
+        return f"Nearest to the data by {TELLING[name or '']}{beside}: {who}.{few or apart}"
+
+    def estimates(self, metric: str, allowed: int) -> dict[str, Estimate]:
+        """The values of a metric, by sampler, of the runs that were allowed so many calls."""
+        found = {run.name: result.estimates for run, result in self.runs if run.allowed == allowed}
+        return {name: estimates[metric] for name, estimates in found.items() if metric in estimates}
 
     @property
     def notes(self) -> list[str]:
@@ -141,6 +148,7 @@ def as_json(report: Report) -> bytes:
     runs = [
         {"sampler": run.name, "allowed": run.allowed, "calls": run.calls, "steps": run.steps}
         | asdict(result)
+        | {"errors": result.errors}
         | {"settings": run.settings}
         for run, result in report.runs
     ]
@@ -159,15 +167,18 @@ def as_csv(report: Report) -> str:
     """One line a run, and one for true samples if there is a floor."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*COLUMNS, *report.metrics, "failure"])
+    errors = [f"{name} error" for name in report.metrics]
+    writer.writerow([*COLUMNS, *report.metrics, *errors, "failure"])
     for run, result in report.runs:
-        writer.writerow([*values_of(run, result, report.metrics), result.failure])
+        own = [result.errors.get(name) for name in report.metrics]
+        writer.writerow([*values_of(run, result, report.metrics), *own, result.failure])
     if report.figures.floor is not None:
         writer.writerow(
             [
                 "true samples",
                 *[None] * (len(COLUMNS) - 1),
                 *(report.figures.floor.get(name) for name in report.metrics),
+                *((report.figures.floor_errors or {}).get(name) for name in report.metrics),
                 None,
             ]
         )
@@ -285,7 +296,7 @@ def _png(image: Tensor) -> str:
 
 def _quality(report: Report, by: str) -> dict[str, Any]:
     """A figure for each metric, against calls or seconds."""
-    floor = report.figures.floor or {}
+    floor, floor_errors = report.figures.floor or {}, report.figures.floor_errors or {}
     figures = []
     for metric in report.metrics:
         lines = []
@@ -294,20 +305,22 @@ def _quality(report: Report, by: str) -> dict[str, Any]:
             for run, result in report.runs:
                 value = (result.metrics or {}).get(metric)
                 if run.name == name and value is not None and result.seconds is not None:
-                    points[run.steps] = (run.calls if by == "calls" else result.seconds, value)
+                    points[run.steps] = (run.calls if by == "calls" else result.seconds, value, result.errors[metric])
             if points:
-                x, y = zip(*(points[steps] for steps in sorted(points)), strict=True)
-                lines.append(Line(name, style, x, y))
+                x, y, errors = zip(*(points[steps] for steps in sorted(points)), strict=True)
+                lines.append(Line(name, style, x, y, errors))
         if lines:
             better = "higher" if metric in HIGHER_IS_BETTER else "lower"
             title = f"{metric} ({better} is better)"
             label = "network calls" if by == "calls" else f"seconds for {report.n} samples"
             ticks = report.allowed if by == "calls" else None
-            svg = quality_panel(title, lines, label, ticks, floor.get(metric), metric in HIGHER_IS_BETTER)
+            beside = floor.get(metric), metric in HIGHER_IS_BETTER, floor_errors.get(metric)
+            svg = quality_panel(title, lines, label, ticks, *beside)
             figures.append({"svg": _markup(svg), "label": f"{title}, against {label}"})
     dashed = f" The dashed line is what {report.n} true images reach beside the others." if floor else ""
+    bars = " Bars are one standard error over the seeds." if report.n >= BLOCKS else ""
     cost = "a sample" if by == "calls" else "sampling alone, after a first call of the network"
-    return {"id": by, "figures": figures, "text": f"{by.capitalize()} of {cost}.{dashed}"}
+    return {"id": by, "figures": figures, "text": f"{by.capitalize()} of {cost}.{dashed}{bars}"}
 
 
 def _spectra(report: Report) -> dict[str, Any] | None:
@@ -337,44 +350,50 @@ def _figure(title: str, lines: Sequence[Line], data: Sequence[float] | None) -> 
 
 
 def _table(report: Report) -> dict[str, Any]:
-    """All runs: the text of each cell, the value that it is sorted by, and whether it is the best of its metric."""
+    """All runs: the text of each cell, the value that it is sorted by, and whether it is among the best."""
     names = [*COLUMNS, *report.metrics]
     failures = ["what went wrong"] if any(result.failure for _, result in report.runs) else []
-    best, rows = _best(report), []
+    best = {
+        (allowed, name): indistinguishable(report.estimates(name, allowed), name in HIGHER_IS_BETTER)
+        for allowed in report.allowed
+        for name in report.metrics
+    }
+    rows = []
     for run, result in report.runs:
         values = zip(names, values_of(run, result, report.metrics), strict=True)
-        cells = [_cell(value, "best" if value in best.get((run.allowed, name), ()) else "") for name, value in values]
-        rows.append(cells + [_cell(result.failure or "", "reason fault") for _ in failures])
+        cells = [
+            _cell(value, result.errors.get(name), "best" if run.name in best.get((run.allowed, name), ()) else "")
+            for name, value in values
+        ]
+        rows.append(cells + [_cell(result.failure or "", None, "reason fault") for _ in failures])
     columns = [
         {"name": name, "first": "descending" if name in HIGHER_IS_BETTER else "ascending"} for name in names + failures
     ]
     floor = None
     if (true := report.figures.floor) is not None:
-        values_of_floor = [_text(true.get(name)) for name in report.metrics]
+        errors = report.figures.floor_errors or {}
+        values_of_floor = [_text(true.get(name), errors.get(name)) for name in report.metrics]
         floor = [f"true samples, n = {report.n}", *[""] * (len(COLUMNS) - 1), *values_of_floor, *[""] * len(failures)]
-    text = "Click on a column to sort by it. Allowed are the calls that were asked for; bold is the best among as many."
-    near = " Values near that of true samples cannot be told apart." if floor else ""
-    return {"columns": columns, "rows": rows, "floor": floor, "text": text + near}
+    text = "Click on a column to sort by it. Allowed are the calls that were asked for."
+    return {"columns": columns, "rows": rows, "floor": floor, "text": f"{text} {_how_sure(report)}".strip()}
 
 
-def _best(report: Report) -> dict[tuple[int, str], set[float]]:
-    """The best values of each metric among runs that were allowed as many calls."""
-    values: dict[tuple[int, str], set[float]] = {}
-    for run, result in report.runs:
-        for name, value in (result.metrics or {}).items():
-            if value is not None:
-                values.setdefault((run.allowed, name), set()).add(value)
-    best = {}
-    for (allowed, name), found in values.items():
-        # The kernel distance is below 0 by chance alone, so that none of such values is better than another.
-        least = max(min(found), 0)
-        best[allowed, name] = {max(found)} if name in HIGHER_IS_BETTER else {v for v in found if v <= least}
-    return best
+def _how_sure(report: Report) -> str:
+    """What is behind the sign ±, and what bold means."""
+    if not any(error is not None for _, result in report.runs for error in result.errors.values()):
+        return f"Fewer than {BLOCKS} samples give no errors, so that nothing is bold." if report.n < BLOCKS else ""
+    return (
+        f"± is one standard error of the value with {report.n} samples, over draws of other seeds beside the same true "
+        "samples: a jackknife over ten blocks of seeds. What is bold cannot be told from the best among as many calls, "
+        "at 95 %, by the differences over the same seeds, which tell more apart than the errors of the single values."
+    )
 
 
-def _cell(value: object, kind: str) -> dict[str, object]:
-    return {"value": "" if value is None else value, "text": _text(value), "kind": kind}
+def _cell(value: object, error: float | None, kind: str) -> dict[str, object]:
+    return {"value": "" if value is None else value, "text": _text(value, error), "kind": kind}
 
 
-def _text(value: object) -> str:
+def _text(value: object, error: float | None = None) -> str:
+    if isinstance(value, float) and error is not None:
+        return with_error(value, error)
     return "–" if value is None else show(value)

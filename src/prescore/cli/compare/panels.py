@@ -30,12 +30,13 @@ STYLE: Any = {  # whose names matplotlib types one by one
 
 @dataclass(frozen=True)
 class Line:
-    """A named series; `style` counts colours, signs and dashes."""
+    """A named series; `style` counts colours, signs and dashes, and `errors` are standard errors, None unknown."""
 
     name: str
     style: int
     x: Sequence[float]
     y: Sequence[float]
+    errors: Sequence[float | None] = ()
 
     @property
     def look(self) -> dict[str, str]:
@@ -60,13 +61,19 @@ def sign(style: int) -> str:
 
 
 def quality_panel(
-    title: str, lines: Sequence[Line], x_label: str, ticks: Sequence[int] | None, floor: float | None, linear: bool
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    ticks: Sequence[int] | None,
+    floor: float | None,
+    linear: bool,
+    floor_error: float | None = None,
 ) -> str:
-    """One metric against calls or seconds, as SVG.
+    """One metric against calls or seconds, with standard errors as bars, as SVG.
 
     Args:
         ticks: of the horizontal axis, if it is one of whole numbers.
-        floor: the value of true samples, drawn as a line.
+        floor, floor_error: the value of true samples, drawn as a line, and its standard error, a band.
         linear: whether the metric is; others are logarithmic, but for values beside 0 and below.
     """
     from matplotlib.ticker import SymmetricalLogLocator
@@ -78,12 +85,19 @@ def quality_panel(
         for k, line in enumerate(lines):
             broad = max(0, len(lines) - 1 - k)  # what lies below shows at the sides where curves coincide
             axes.plot(line.x, line.y, markersize=4.5 + 1.5 * broad, linewidth=1.4 + 1.4 * broad, **line.look)
+            bars = [(x, y, e) for x, y, e in zip(line.x, line.y, line.errors, strict=False) if e is not None]
+            if bars:
+                x, y, errors = zip(*bars, strict=True)
+                axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=line.look["color"], elinewidth=1, capsize=2)
         values = [y for line in lines for y in line.y]
         if floor is not None:
             axes.axhline(floor, **TRUE)
+            if floor_error is not None:
+                axes.axhspan(floor - floor_error, floor + floor_error, color=INK, alpha=0.1, linewidth=0)
             values.append(floor)
         if not linear and min(values) > 0:
-            axes.set_yscale("log")
+            axes.set_yscale("log", nonpositive="clip")
+            _keep_in_frame(axes, values)
         elif not linear and max(values) > 0:
             threshold = 10.0 ** math.ceil(math.log10(-min(values) or min(y for y in values if y > 0)))
             axes.set_yscale("symlog", linthresh=threshold)
@@ -94,6 +108,12 @@ def quality_panel(
         if ticks is not None:
             axes.set_xticks(ticks, [str(tick) for tick in ticks])
         return _svg(figure)
+
+
+def _keep_in_frame(axes: Any, values: Sequence[float]) -> None:
+    """Bars that reach below 0 end at the lower side of the frame, which is at most a factor of 3 below the values."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, min(values) / 3), high)
 
 
 def spectrum_panel(title: str, lines: Sequence[Line], data: Sequence[float] | None) -> str:
