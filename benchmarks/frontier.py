@@ -34,12 +34,13 @@ import prescore
 from prescore.checkpoints.native import read_safetensors
 from prescore.metrics import Features, Moments, frechet_distance, make_features, power_spectrum_error
 from prescore.metrics.features import Preprocessing
+from prescore.metrics.jackknife import BLOCKS, deviations, standard_error
 from prescore.models.classifier import FEATURES, SHAPE, DigitClassifier
 from prescore.noise import NoiseSource
 
 HERE = Path(__file__).parent
 CALLS = (5, 6, 8, 10)
-N, BLOCKS, COMPONENTS, PEERS, BATCH = 2000, 10, 64, 1, 250
+N, COMPONENTS, PEERS, BATCH = 2000, 64, 1, 250
 ALL_GRIDS = ("usual", *GRIDS, "gits")
 MODELS = ("natural-edm", "topography-edm", "mnist-edm", "clothes-edm", "emoji-ve")
 Content = dict[str, Any]
@@ -164,12 +165,6 @@ def distributions(problem: Sampled, name: str, data: Path, features: str, n: int
             kept("samples", f"{label}, {calls}, {grid}", compute)
 
 
-def jackknife(without: Sequence[float]) -> float:
-    """The deviation of a value, from its values without each of the blocks."""
-    mean = sum(without) / len(without)
-    return math.sqrt((len(without) - 1) / len(without) * sum((value - mean) ** 2 for value in without))
-
-
 def tables(found: dict[str, Content]) -> str:
     """Markdown."""
     lines = ["| error of the state | " + " | ".join(f"{n} calls" for n in CALLS) + " |", "| --- " * 5 + "|"]
@@ -193,9 +188,10 @@ def tables(found: dict[str, Content]) -> str:
                     for key, value in content["samples"].items()
                     if int(key.rsplit(", ", 2)[1]) == calls
                 }
-                own = rows.pop(CHOSEN.label)
+                n, own = content["about"]["n"], rows.pop(CHOSEN.label)
                 peer = min(rows, key=lambda label: rows[label][0])
-                spread = jackknife([a - b for a, b in zip(own[1:], rows[peer][1:], strict=True)])
+                apart = [a - b for a, b in zip(own[1:], rows[peer][1:], strict=True)]
+                spread = standard_error(deviations(apart, n)) or math.nan
                 cells.append(f"{own[0]:.{digits}g}; {peer} {rows[peer][0]:.{digits}g} +- {spread:.2g}")
             floor = [*content.get("floor", {}).values()]
             true = f"{floor[0][measure][0]:.{digits}g}" if floor else ""

@@ -136,9 +136,3 @@ def test_a_frontier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = frontier.tables({"mnist-edm": kept})
     assert "| mnist-edm | **" in text
     assert "+-" in text
-
-
-def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
-    x = torch.randn(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    without = [((x.sum() - value) / 49).item() for value in x]
-    assert frontier.jackknife(without) == pytest.approx(x.std().item() / 50**0.5)
