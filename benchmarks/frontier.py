@@ -70,13 +70,14 @@ def state_error(method: Method, problem: Sampled, levels: Tensor, start: Tensor,
     return error if math.isfinite(error) else None
 
 
-def errors_of_states(problem: Sampled, kept: Kept) -> None:
-    """All of them: "method, calls, levels" -> error."""
+def errors_of_states(problem: Sampled, kept: Kept, names: Sequence[str] | None, grids: Sequence[str]) -> None:
+    """Of prescore and the methods named: "method, calls, levels" -> error."""
     seeds = range(NETWORK_SEED, NETWORK_SEED + problem.rows)
     start = problem.sigma_max * NoiseSource(seeds, problem.event_shape)()
     exact = problem.flow(start)
-    deterministic = [CHOSEN, *(method for method in PUBLISHED if not method.stochastic(problem))]
-    jobs = [(method, calls, grid) for method in deterministic for calls in CALLS for grid in ALL_GRIDS]
+    published = [method for method in PUBLISHED if names is None or method.label in names]
+    deterministic = [CHOSEN, *(method for method in published if not method.stochastic(problem))]
+    jobs = [(method, calls, grid) for method in deterministic for calls in CALLS for grid in grids]
     for method, calls, grid in tqdm(jobs, desc="errors of states", disable=None):
         levels = method.levels(problem, grid, calls)
         if levels is not None:
@@ -206,6 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="the training images, the array train of an .npz")
     parser.add_argument("--features", default="means-2x2", help="a named extractor, or a classifier's file")
     parser.add_argument("--n", type=int, default=N, help="samples")
+    labels = [method.label for method in PUBLISHED]
+    parser.add_argument("--methods", nargs="+", choices=labels, metavar="NAME", help=f"by default {', '.join(labels)}")
+    parser.add_argument("--grids", nargs="+", choices=ALL_GRIDS, default=ALL_GRIDS, help="by default all")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of frontier-MODEL.json")
     parser.add_argument("--table", action="store_true", help="print the tables of all results in the folder")
     options = parser.parse_args(arguments)
@@ -214,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         problem = make_problem(options.model, None, None, False, "cpu")
         assert isinstance(problem, Sampled)
         kept = Kept(options.out / f"frontier-{options.model}.json")
-        errors_of_states(problem, kept)
+        errors_of_states(problem, kept, options.methods, options.grids)
         if options.data is not None:
             distributions(problem, options.model, options.data, options.features, options.n, kept)
     if options.table:
