@@ -41,6 +41,7 @@ from prescore.noise import NoiseSource
 HERE = Path(__file__).parent
 CALLS = (5, 6, 8, 10)
 N, COMPONENTS, PEERS, BATCH = 2000, 64, 1, 250
+MOST_IMAGES = 5000  # true ones, of which features are taken
 ALL_GRIDS = ("usual", *GRIDS, "gits")
 MODELS = ("natural-edm", "topography-edm", "mnist-edm", "clothes-edm", "emoji-ve")
 Content = dict[str, Any]
@@ -136,7 +137,7 @@ def distributions(problem: Sampled, name: str, data: Path, features: str, n: int
     limits = model.data_range
     assert limits is not None
     images = training_images(data, model)
-    known = images[: min(2 * len(images) // 3, 20_000)]
+    known = images[: min(2 * len(images) // 3, MOST_IMAGES)]
     extractor = features_of(features, model.event_shape)
     measure = Measure(known, extractor, limits)
     kept.content["about"] = {"n": n, "features": extractor.name, "images": len(known)}
