@@ -13,8 +13,7 @@ A number behind +- is the deviation that a jackknife over BLOCKS blocks of seeds
 difference to `prescore`, whose samples have the same seeds. True samples, as many and held out, show the floor.
 
 Results are written after each number to results/frontier-MODEL.json, from which a run goes on; without --data only
-errors of states are measured. `--table` prints the tables of all results there are, and writes them to
-docs/benchmarks.md.
+errors of states are measured. `--table` prints the tables of all results there are.
 """
 
 import argparse
@@ -132,7 +131,9 @@ class Measure:
         }
 
 
-def distributions(problem: Sampled, name: str, data: Path, features: str, n: int, kept: Kept) -> None:
+def distributions(
+    problem: Sampled, name: str, data: Path, features: str, n: int, numbers: Sequence[int], kept: Kept
+) -> None:
     model = prescore.load(name)
     limits = model.data_range
     assert limits is not None
@@ -145,7 +146,7 @@ def distributions(problem: Sampled, name: str, data: Path, features: str, n: int
     if left is not None:
         kept("floor", f"{n}", lambda: measure(left[:n]))
     methods = {method.label: method for method in (CHOSEN, *PUBLISHED)}
-    for calls in CALLS:
+    for calls in numbers:
         rows = [
             (CHOSEN.label, "usual"),
             *((peer, grid) for _, peer, grid in best(kept.content["states"], calls)[:PEERS]),
@@ -190,6 +191,9 @@ def tables(found: dict[str, Content]) -> str:
                     for key, value in content["samples"].items()
                     if int(key.rsplit(", ", 2)[1]) == calls
                 }
+                if not rows:
+                    cells.append("")
+                    continue
                 n, own = content["about"]["n"], rows.pop(CHOSEN.label)
                 peer = min(rows, key=lambda label: rows[label][0])
                 apart = [a - b for a, b in zip(own[1:], rows[peer][1:], strict=True)]
@@ -208,6 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="the training images, the array train of an .npz")
     parser.add_argument("--features", default="means-2x2", help="a named extractor, or a classifier's file")
     parser.add_argument("--n", type=int, default=N, help="samples")
+    parser.add_argument("--calls", type=int, nargs="+", choices=CALLS, default=CALLS, help="of which samples are drawn")
     labels = [method.label for method in PUBLISHED]
     parser.add_argument("--methods", nargs="+", choices=labels, metavar="NAME", help=f"by default {', '.join(labels)}")
     parser.add_argument("--grids", nargs="+", choices=ALL_GRIDS, default=ALL_GRIDS, help="by default all")
@@ -221,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kept = Kept(options.out / f"frontier-{options.model}.json")
         errors_of_states(problem, kept, options.methods, options.grids)
         if options.data is not None:
-            distributions(problem, options.model, options.data, options.features, options.n, kept)
+            distributions(problem, options.model, options.data, options.features, options.n, options.calls, kept)
     if options.table:
         files = {name: options.out / f"frontier-{name}.json" for name in MODELS}
         print(tables({name: json.loads(path.read_text()) for name, path in files.items() if path.is_file()}))
