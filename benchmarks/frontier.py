@@ -51,7 +51,10 @@ class Kept:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.content: Content = json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            self.content: Content = json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError:
+            raise SystemExit(f"{path}: not a whole JSON file; remove it") from None
 
     def __call__(self, part: str, key: str, compute: Callable[[], Any]) -> Any:
         found = self.content.setdefault(part, {})
@@ -141,7 +144,9 @@ def distributions(
     known = images[: min(2 * len(images) // 3, MOST_IMAGES)]
     extractor = features_of(features, model.event_shape)
     measure = Measure(known, extractor, limits)
-    kept.content["about"] = {"n": n, "features": extractor.name, "images": len(known)}
+    about = {"n": n, "features": extractor.name, "images": len(known)}
+    if kept.content.setdefault("about", about) != about:
+        raise SystemExit(f"{kept.path}: holds {kept.content['about']}, asked for is {about}; take another --out")
     left = images[len(images) - (len(images) - len(known)) // n * n :] if len(images) - len(known) >= n else None
     if left is not None:
         kept("floor", f"{n}", lambda: measure(left[:n]))
@@ -220,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="print the tables of all results in the folder")
     options = parser.parse_args(arguments)
     if options.model is not None:
+        if options.data is not None and not options.data.is_file():
+            parser.error(f"--data: {options.data} is no file")
         options.out.mkdir(parents=True, exist_ok=True)
         problem = make_problem(options.model, None, None, False, "cpu")
         assert isinstance(problem, Sampled)

@@ -170,6 +170,14 @@ class Chosen(Ours):
     def levels(self, problem: Problem, grid: str, calls: int) -> Tensor | None:
         return self.plan(problem, calls=calls).levels if grid == "usual" else None
 
+    def run(
+        self, problem: Problem, levels: Tensor, denoise: Denoise, noise: NoiseSource, start: Tensor | None
+    ) -> Tensor:
+        chosen = self.plan(problem, calls=len(levels) - 1)
+        if start is None and chosen.start is not None:
+            start = chosen.start.noisy(noise(), levels[0])
+        return super().run(problem, levels, denoise, noise, start)
+
 
 @dataclass(frozen=True)
 class Peer:

@@ -19,6 +19,7 @@ from prescore.grid import geometric
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.noise import check_seeds
 from prescore.plan import plan, reference_of, seen_by
+from prescore.plan.known import Known
 from prescore.samplers import make_sampler
 from prescore.samplers.base import steps_for_calls
 from prescore.samplers.calibrated import FEWEST, FINE, KEPT, RULES, USUAL_TRAJECTORIES, USUAL_TRIES, measure_steps
@@ -313,6 +314,10 @@ class _Measurement:
         if self.trajectories == 0:
             return measured
         reference = reference_of(seen_by(model, measured))
+        # What `auto` leaves to the Gaussian model, or starts below, needs no levels.
+        known = Known(replace(model, statistics=measured), measured)
+        if (level := known.serving) is not None:
+            model, _ = known.limited(level)
         steps, tuning = measure_steps(
             model,
             reference,

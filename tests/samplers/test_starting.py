@@ -12,7 +12,7 @@ from prescore.gaussian import Gaussian
 from prescore.grid import geometric
 from prescore.noise import NoiseSource
 from prescore.operators import Pixel
-from prescore.samplers.starting import STARTS, from_noise, measure_start
+from prescore.samplers.starting import STARTS, better_start, from_noise, measure_start
 from prescore.statistics import ModelStatistics, Tuning
 
 C = torch.tensor([[[9.0, 0.2], [0.5, 0.1]]], dtype=torch.float64)
@@ -44,11 +44,21 @@ def test_an_exact_model_starts_from_noisy_data():
 def test_a_model_that_errs_in_the_mean_starts_where_it_is_right():
     """What noise alone lacks of the mean makes up for a network that thinks it too high."""
     found = distances(2.0)
-    assert found["noise"] < found["gaussian"]
+    assert better_start(found) == "noise"
+    # A difference within its error is none.
+    assert better_start({"gaussian": 2.0, "noise": 1.0, "error": 0.6}) == "gaussian"
+
+
+def test_the_error_of_the_difference_is_its_spread():
+    model = prescore.Denoiser(REFERENCE, (1, 2, 2), 0.01, 6.0, dtype=torch.float64)
+    runs = [measure_start(model, REFERENCE, LEVELS, samples=200, seed=1000 * k) for k in range(60)]
+    spread = torch.tensor([run["gaussian"] - run["noise"] for run in runs]).std().item()
+    errors = torch.tensor([run["error"] for run in runs]).square().mean().sqrt().item()
+    assert errors == pytest.approx(spread, rel=0.35)
 
 
 def test_noise_alone():
-    x = from_noise(REFERENCE).noisy(NoiseSource([3], (1, 2, 2))(), torch.tensor(6.0))
+    x = from_noise((1, 2, 2)).noisy(NoiseSource([3], (1, 2, 2))(), torch.tensor(6.0))
     assert torch.equal(x, 6 * NoiseSource([3], (1, 2, 2))())
 
 
@@ -64,7 +74,7 @@ def with_starts(model: prescore.Denoiser, **starts: float) -> prescore.Denoiser:
 
 @pytest.mark.parametrize(("better", "label"), [("noise", "noise"), ("gaussian", None)])
 def test_the_better_start_is_taken_and_said(digits, better, label):
-    starts = {name: 1.0 if name == better else 2.0 for name in STARTS}
+    starts = {**{name: 1.0 if name == better else 2.0 for name in STARTS}, "error": 0.4}
     plan = prescore.plan(with_starts(digits, **starts), calls=5)
     assert plan.settings["start"] == better
     assert "squared distance" in plan.reasons["start"]
@@ -93,10 +103,12 @@ def test_a_start_by_name(digits):
 
 def test_starts_are_stored(tmp_path):
     statistics = prescore.load_statistics("mnist-edm")
-    kept = replace(statistics, model=ModelStatistics(), tuning=Tuning(starts={"gaussian": 1.5, "noise": 0.5}))
+    kept = replace(
+        statistics, model=ModelStatistics(), tuning=Tuning(starts={"gaussian": 1.5, "noise": 0.5, "error": 0.1})
+    )
     prescore.save_statistics(kept, tmp_path / "s.safetensors")
     again = prescore.load_statistics(tmp_path / "s.safetensors").tuning.starts
-    assert again == {"gaussian": 1.5, "noise": 0.5}
+    assert again == {"gaussian": 1.5, "noise": 0.5, "error": 0.1}
     assert prescore.load_statistics("mnist-edm").tuning.scaled(2.0).starts == {
         name: 4 * value for name, value in statistics.tuning.starts.items()
     }

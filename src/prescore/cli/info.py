@@ -244,7 +244,7 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
         title = f"steps of solvers on {steps.count} samples of {show(steps.model or UNNAMED)}, for --grid auto"
         texts.append(f"{title}\n" + table(["steps", *(MEASURED[prediction] for prediction in PREDICTIONS)], rows))
-        if tuned := statistics.tuning.rules:
+        if tuned := {name: rules for name, rules in statistics.tuning.rules.items() if rules}:
             numbers = sorted({n for rules in tuned.values() for n in rules})
             rows = [[n, *(rule_text(rules[n]) if n in rules else "" for rules in tuned.values())] for n in numbers]
             texts.append("levels that served best where they were tried\n" + table(["steps", *tuned], rows))

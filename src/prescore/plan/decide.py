@@ -157,16 +157,16 @@ def plan(
     is_automatic = sampler == AUTO
     if start is not None:
         check_choice("start", start, STARTS)
-    if (
-        sampler == AUTO
-        and start is None
-        and sigma_max is None
-        and grid is None
-        and (trusted := known.trusted) is not None
-    ):
+    is_open = sampler == AUTO and start is None and sigma_max is None and grid is None
+    if is_open and (trusted := known.trusted) is not None:
         reasons["sigma_max"] = "from here on up the Gaussian model of the data, with which it starts, errs less"
         begin = reference_of(known.needed)
         denoiser, known = known.limited(trusted)
+    is_measured = is_automatic or find_sampler(sampler).cls is Fitted
+    is_measured = is_measured and (grid is None or (isinstance(grid, str) and grid == AUTO))
+    if sigma_max is None and is_measured and (level := known.measured_from) is not None:
+        reasons["sigma_max"] = f"the model was measured from here on (it knows noise up to {denoiser.sigma_max:g})"
+        denoiser, known = known.limited(level)
     if sampler == AUTO:
         if calls is None and steps is None and (grid is None or isinstance(grid, str)):
             calls = USUAL_CALLS * denoiser.network_calls
@@ -270,14 +270,16 @@ def plan(
     reasons |= {"grid": str(facts.pop("grid_chosen"))} if "grid_chosen" in facts else {}
     if start is None and is_automatic and begin is None and (better := known.better_start(levels)) is not None:
         start, reasons["start"] = better
-    if start == "gaussian":
+    has_reference = getattr(method, "reference", None) is not None
+    if start == "gaussian" and not has_reference:
         known.require("start", with_model=False)
         begin = reference_of(known.needed)
-    has_reference = getattr(method, "reference", None) is not None
     if begin is not None and has_reference:
         begin = None  # the sampler starts so by itself
-    elif start == "noise" and has_reference:
-        begin = from_noise(method.reference)  # type: ignore[attr-defined]
+    if start is not None and (prior := asked_options & {"prior", "precondition_prior"}):
+        raise PrescoreError(f"{prior.pop()}: says where samples start, as start does; give one of them")
+    if start == "noise":
+        begin = from_noise(denoiser.event_shape)
     if start is not None:
         facts["start"] = start
     elif begin is not None:
@@ -285,7 +287,8 @@ def plan(
     by_statistics = [argument for argument in wanted if argument != "preconditioner" or mask is None]
     if subspace is not None and not levels[0] > spaces["switch"]:
         raise PrescoreError(f"switch: {spaces['switch']} is above all noise levels of the run, up to {levels[0]:g}")
-    if by_statistics or subspace is not None or begin is not None or facts.get("grid") == AUTO:
+    starts_so = begin is not None and start != "noise"
+    if by_statistics or subspace is not None or starts_so or facts.get("grid") == AUTO:
         facts |= known.facts
     settings = {
         "sampler": sampler,
@@ -301,7 +304,7 @@ def plan(
     doubts = known.doubts
     measured = {
         "choice of the sampler": "sampler" in reasons and known.is_scored,
-        "levels": facts.get("grid") == AUTO or begin is not None,
+        "levels": facts.get("grid") == AUTO or (start is None and begin is not None),
         "weights": "weights" in facts,
     }
     used = [name for name, is_used in measured.items() if is_used]

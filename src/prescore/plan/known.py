@@ -13,6 +13,7 @@ from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, check_choice
 from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian, trusted_level
 from prescore.precondition import PublishedMask, is_mask, load_mask
+from prescore.samplers.starting import STARTS, better_start
 from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
 from prescore.tuned import HIDING, SMALL, WIDE
 
@@ -121,9 +122,24 @@ class Known:
         steps = self.statistics.model.steps
         if steps is None or not isclose(levels[0].item(), steps.levels[0].item(), rel_tol=1e-3):
             return None
-        name = min(starts, key=lambda start: starts[start])
-        text = ", ".join(f"{distance:.3g} ({start})" for start, distance in starts.items())
-        return name, f"on {steps.model or 'the model'} the squared distance of samples from the data is {text}"
+        text = ", ".join(f"{starts[start]:.3g} ({start})" for start in STARTS)
+        text = f"the squared distance of samples from the data is {text}, the difference within {starts['error']:.2g}"
+        return better_start(starts), f"on {steps.model or 'the model'} {text}"
+
+    @property
+    def serving(self) -> float | None:
+        """The level from which `auto` starts, if that is not the highest."""
+        return self.trusted or self.hiding
+
+    @property
+    def measured_from(self) -> float | None:
+        """The highest level of what was measured of solvers, if it was for less noise than the model knows."""
+        steps = None if self.statistics is None else self.statistics.model.steps
+        if steps is None or steps.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max):
+            return None
+        level = steps.levels[0].item()
+        is_lower = level < self.denoiser.sigma_max and steps.is_for(self.denoiser.sigma_min, level)
+        return level if is_lower else None
 
     def limited(self, sigma_max: float) -> tuple[Denoiser, "Known"]:
         """The model limited to less noise, and the same of it."""

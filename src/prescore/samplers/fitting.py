@@ -243,8 +243,8 @@ def fit_weights(
         trajectories: their number, at least 2.
 
     Returns:
-        By number of steps what was fitted; numbers of calls that allow fewer than 3, or for which all levels that were
-        tried diverge, are left out.
+        By number of steps what was fitted; numbers of calls that allow fewer than 3, for which MOST_CALLS
+        allow no run, or for which all levels that were tried diverge, are left out.
 
     Raises:
         SamplingError: the model returned a wrong shape or values that are not finite.
@@ -261,6 +261,8 @@ def fit_weights(
         rules = dict.fromkeys((tuning.rule("p-ode-3m", T) or "gaussian", *UNIFORM))
         starts = [*(errors.levels_by(rule, T) for rule in rules), shortest_levels(followed, T)]
         most = (MOST_CALLS - math.ceil(FINE / len(numbers))) // T - len(RIVALS)
+        if most < 1:
+            continue
         with runs.bar(most, "run") as bar:
             bar.set_description(f"weights for {T} steps")
             best = fitting.search(starts, most, bar)

@@ -129,12 +129,19 @@ def load_statistics(path: str | Path) -> Statistics:
     )
 
 
+def _sized(digits: str) -> int:
+    """A whole number of JSON, of a size that can be one here."""
+    if len(digits) > DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
+
+
 def _values(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """The metadata parsed, of a file in this format and of a version that this library reads."""
     if metadata.get("format") != FORMAT:
         raise PrescoreError(f"{path}: not a statistics file; `prescore calibrate` writes one")
     try:
-        values = {name: json.loads(text) for name, text in metadata.items() if name != "format"}
+        values = {name: json.loads(text, parse_int=_sized) for name, text in metadata.items() if name != "format"}
         newer = _whole(values["format_version"]) > FORMAT_VERSION
     except DAMAGE as error:
         _refuse(path, f"its metadata cannot be read ({error!r})")
@@ -210,8 +217,8 @@ def _rules(path: Path, value: Any) -> dict[str, dict[int, Rule]]:
 
 def _starts(path: Path, value: Any) -> dict[str, float]:
     """Squared distances by start."""
-    if not isinstance(value, dict) or set(value) not in (set(), {"gaussian", "noise"}):
-        _refuse(path, "starts in its metadata are not the distances of the starts gaussian and noise")
+    if not isinstance(value, dict) or set(value) not in (set(), {"gaussian", "noise", "error"}):
+        _refuse(path, "starts in its metadata are not the distances of the starts gaussian and noise, and their error")
     if not all(isinstance(number, int | float) and number >= 0 for number in value.values()):
         _refuse(path, "starts in its metadata has a distance that is no number from 0 on")
     return {name: float(number) for name, number in value.items()}

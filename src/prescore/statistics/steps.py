@@ -60,8 +60,13 @@ def is_rule(value: object) -> bool:
     """Whether a value is a `Rule`."""
     if isinstance(value, str):
         text = value.removeprefix(UNIFORM_T)
-        return value in PREDICTIONS or (text != value and text.replace(".", "", 1).isdigit() and float(text) > 0)
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+        return value in PREDICTIONS or (text != value and text.isascii() and _is_sensible(text))
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1e-6 < value < 1e6
+
+
+def _is_sensible(text: str) -> bool:
+    """Whether a text is a plain number of deviations."""
+    return text.replace(".", "", 1).isdigit() and len(text) < 12 and 1e-3 < float(text) < 1e3
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,8 +228,8 @@ class Tuning:
     Attributes:
         rules: by solver and number of steps the rule whose levels served it best where they were tried.
         fits: by number of steps the weights that were fitted for `p-fit`.
-        starts: by the place where samples start, "gaussian" or "noise", their squared distance from the data; empty
-            where it was not measured.
+        starts: by the place where samples start, "gaussian" or "noise", their squared distance from the data, and the
+            standard "error" of the difference; empty where it was not measured.
     """
 
     rules: Mapping[str, Mapping[int, Rule]] = field(default_factory=dict)
