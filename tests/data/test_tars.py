@@ -164,3 +164,27 @@ def test_tars_of_others(tmp_path: Path) -> None:
     path = tar(tmp_path / "x.tar", *((tarfile.TarInfo(name), png if name[-1] in "gG" else b"{}") for name in names))
     with pytest.warns(DataWarning, match=r"2 of 4 files left out .*d/c.txt, d/b.PNG"):
         assert load_images(path).shape == (2, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([("0.png", b"x"), ("1.npy", None)], r"pictures \(0.png\) beside .npy files"),
+        ([("0.npy", None), ("0.npy", None)], "0.npy is in it more than once"),
+        (
+            [("0.npy", None), ("0.json", b'{"layout": "NHWC"}'), ("1.npy", None), ("1.json", b'{"layout": "NWHC"}')],
+            "its layout is 'NWHC', that of the first of the tar 'NHWC'",
+        ),
+    ],
+)
+def test_a_tar_of_arrays_that_are_not_alike_is_refused(tmp_path, files, message):
+    array = io.BytesIO()
+    np.save(array, np.zeros((4, 4, 1), np.float32))
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, content in files:
+            content = array.getvalue() if content is None else content
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(PrescoreError, match=message):
+        load_images(tmp_path / "x.tar")

@@ -59,6 +59,22 @@ def test_the_run_starts_where_the_network_serves():
     assert (decided.settings["start"], decided.settings["statistics"]) == ("cosine", "200 samples")
 
 
+def test_levels_and_weights_are_measured_where_the_network_serves():
+    """And so the run that starts there takes them; by name they are taken from there too."""
+    data = mixture().sample(200, torch.Generator().manual_seed(1))
+    how = {"calls": 5, "trajectories": 8, "fitted": 8, "levels": 8, "tries": 4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        measured = prescore.calibrate(data, data_range=(-2.0, 2.0), model=network(broken), **how)
+        decided = prescore.plan(network(broken), calls=5, statistics=measured)
+        named = prescore.plan(network(broken), sampler="p-fit", calls=5, statistics=measured)
+    top = measured.model.steps.levels[0].item()
+    assert top == trusted_level(measured) <= BROKEN
+    assert decided.levels[0].item() == named.levels[0].item() == pytest.approx(top)
+    assert decided.settings["grid"] == "auto" if decided.name != "p-fit" else decided.settings["weights"] == "fitted"
+    assert named.reasons["sigma_max"].startswith("the model was measured from here on")
+
+
 def test_an_exact_network_is_used_everywhere():
     assert trusted_level(statistics(mixture())) is None
     assert prescore.plan(network(mixture(), statistics=statistics(mixture())), calls=8).levels[0] == HIGH

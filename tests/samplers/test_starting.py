@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import prescore
+from prescore.adapters import plan_on
 from prescore.errors import PrescoreError
 from prescore.gaussian import Gaussian
 from prescore.grid import geometric
@@ -112,3 +113,14 @@ def test_starts_are_stored(tmp_path):
     assert prescore.load_statistics("mnist-edm").tuning.scaled(2.0).starts == {
         name: 4 * value for name, value in statistics.tuning.starts.items()
     }
+
+
+def test_a_pipeline_gives_its_own_state():
+    model = prescore.Denoiser(lambda x, sigma: x, (1, 2, 2), 0.01, 6.0)
+    with pytest.raises(PrescoreError, match="start: does nothing here"):
+        plan_on(torch.tensor([6.0, 1.0, 0.1, 0.0]), model, "unipc", start="noise")
+
+
+def test_start_and_prior_say_the_same():
+    with pytest.raises(PrescoreError, match="prior: says where samples start"):
+        prescore.plan(prescore.load("mnist-ncsn"), sampler="ald", prior="uniform", start="noise")

@@ -26,8 +26,10 @@ def plan_on(levels: Tensor, denoiser: Denoiser, name: str, **planned: Any) -> Pl
         denoiser, planned: as `prescore.plan` takes them.
 
     Raises:
-        PrescoreError: as `prescore.plan`.
+        PrescoreError: as `prescore.plan`; or for a start, since the caller gives the state.
     """
+    if planned.get("start") is not None:
+        raise PrescoreError("start: does nothing here, where the state is given by the caller")
     if len(levels) > 3 or name not in LOWER:
         return plan(denoiser, sampler=name, grid=levels, **planned)
     with suppress(PrescoreError):

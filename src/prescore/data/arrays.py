@@ -92,18 +92,26 @@ class TarArray(StoredArray):
 
     tar: Tar
     names: Sequence[str]
+    said: str | None  # the layout of the first
 
     @classmethod
     def of(cls, tar: Tar) -> "TarArray":
         names = tar.names(".npy")
         if not names:
             raise PrescoreError(f"{tar.name}: no .npy files in it")
+        if pictures := [name for name in tar.files if is_picture(name)]:
+            raise PrescoreError(
+                f"{tar.name}: holds pictures ({shown(pictures[0])}) beside .npy files ({shown(names[0])}); "
+                "put them into tars of one kind"
+            )
+        if tar.again:
+            raise PrescoreError(f"{tar.name}: {shown(tar.again[0])} is in it more than once")
         with tar.open(names[0]) as file:
             first = npy_header(f"{tar.name}/{shown(names[0])}", file, tar.size(names[0]))
             layout = tar.known_of(names[0]).get("layout")
             known = None if layout is None else check_layout(layout)
             found = cls(tar.name, (len(names), *first.shape), first.dtype, False, file, known)
-        vars(found).update(tar=tar, names=names)
+        vars(found).update(tar=tar, names=names, said=layout)
         return found
 
     def read(self, rows: Sequence[int] | None = None) -> np.ndarray:
@@ -117,6 +125,8 @@ class TarArray(StoredArray):
 
     def _one(self, name: str) -> np.ndarray:
         where = f"{self.tar.name}/{shown(name)}"
+        if (layout := self.tar.known_of(name).get("layout")) != self.said:
+            raise PrescoreError(f"{where}: its layout is {layout!r}, that of the first of the tar {self.said!r}")
         with self.tar.open(name) as file:
             array = npy_header(where, file, self.tar.size(name), needed=NEEDED)
             if (array.shape, array.dtype) != (self.shape[1:], self.dtype):
