@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from prescore.samplers import Entry, Sampler
 
 WIDTH = 100
+ABOUT_AUTO = (
+    "auto is no sampler of its own: it takes one of them, its noise levels and the start, by the number of calls "
+    "and by what `prescore calibrate` measured of data and model, and says why. It has no options."
+)
 # What `prescore sample` makes for a sampler that takes it: the flags, and what it is.
 MADE = {
     "preconditioner": ("--alpha, --pixel, --statistics", "the preconditioner: its strength, parts, and what it is of."),
@@ -26,7 +30,10 @@ def samplers(
     """List the samplers, or show one of them: what it is, what it costs, and the options it takes."""
     from prescore.samplers import find_sampler
 
-    print(describe_all() if name is None else describe(name, find_sampler(name)))
+    if name == "auto":
+        print(textwrap.fill(ABOUT_AUTO, WIDTH))
+    else:
+        print(describe_all() if name is None else describe(name, find_sampler(name)))
 
 
 def describe_all() -> str:
@@ -44,7 +51,7 @@ def describe_all() -> str:
         "order: of the state for a deterministic sampler, of the moments (weak) for a random one; strong: along one "
         "path of the noise, - if there is none; calls: of the network in a step; needs: what it cannot run without."
     )
-    more = "`prescore samplers NAME` explains the options of sampler NAME."
+    more = "`prescore samplers NAME` explains the options of sampler NAME; auto, the default, is one of them."
     return "\n".join([header, *lines, "", textwrap.fill(notes, WIDTH), more])
 
 

@@ -32,6 +32,7 @@ SECTIONS = {
     "spectra": "Power spectra",
     "runs": "All runs",
 }
+NONE_TOLD = "none that can be told from the others"  # instead of a sampler in the verdict
 TELLING = {"kernel": "kernel distance", "frechet": "Frechet distance", "spectrum": "the error of the spectrum"}
 ENOUGH = 1000  # samples, which tell small differences from chance
 MOST_PICTURES = 12  # in a row
@@ -89,6 +90,9 @@ class Report:
             if len(found) > 1:
                 first = min(found, key=lambda run: found[run].value)
                 names = list(dict.fromkeys([first, *indistinguishable(found, higher=False)]))
+                if len(names) == len(found):
+                    nearest.setdefault(NONE_TOLD, []).append(str(calls))
+                    continue
                 who = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
                 nearest.setdefault(who, []).append(str(calls))
         if not nearest:
@@ -98,7 +102,8 @@ class Report:
         error = (self.figures.floor_errors or {}).get(name or "")
         beside = "" if floor is None else f", where {self.n} true images have {with_error(floor, error)}"
         few = f" With {self.n} samples nothing can be told from chance; take {ENOUGH}." if self.n < BLOCKS else ""
-        apart = "" if few else " Samplers named together cannot be told apart."
+        is_shared = any(" and " in samplers for samplers in nearest)
+        apart = " Samplers named together cannot be told apart." if is_shared and not few else ""
         return f"Nearest to the data by {TELLING[name or '']}{beside}: {who}.{few or apart}"
 
     def estimates(self, metric: str, allowed: int) -> dict[str, Estimate]:
