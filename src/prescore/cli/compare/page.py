@@ -323,7 +323,8 @@ def _quality(report: Report, by: str) -> dict[str, Any]:
             svg = quality_panel(title, lines, label, ticks, *beside)
             figures.append({"svg": _markup(svg), "label": f"{title}, against {label}"})
     dashed = f" The dashed line is what {report.n} true images reach beside the others." if floor else ""
-    bars = " Bars are one standard error over the seeds." if report.n >= BLOCKS else ""
+    bars = " Bars are one standard error over the seeds" if report.n >= BLOCKS else ""
+    bars += ("; so is the band about the line." if floor else ".") if bars else ""
     cost = "a sample" if by == "calls" else "sampling alone, after a first call of the network"
     return {"id": by, "figures": figures, "text": f"{by.capitalize()} of {cost}.{dashed}{bars}"}
 
