@@ -17,6 +17,7 @@ from prescore.operators import Pixel
 from prescore.oracle import Full, MixtureOracle
 from prescore.samplers import auto_grid, calibrated, make_sampler, measure_steps, sample
 from prescore.statistics import ModelStatistics, Tuning, in_range
+from prescore.statistics.steps import _uniform_in_time
 
 LOW, HIGH, SHAPE = 0.01, 50.0, (1, 4, 4)
 SMALL = {"trajectories": 6, "seed": 5}
@@ -235,3 +236,14 @@ def test_what_cannot_be_measured():
         auto_grid("dpmpp-2m", statistics, 5)
     with pytest.raises(PrescoreError, match="unknown name 'dpm'"):
         auto_grid("dpm", replace(statistics, model=ModelStatistics(steps=measured())), 5)
+
+
+@pytest.mark.parametrize(("low", "high", "scale", "steps"), [(1, 20, 100, 6), (1, 20, 0.01, 6), (0.002, 80, 0.5, 1000)])
+def test_levels_uniform_in_time_decrease_within_the_range(low, high, scale, steps):
+    """Whatever the data's deviation is beside the noise; in the middle they are sigma = scale sqrt(exp(h t^2) - 1)."""
+    levels = _uniform_in_time(low, high, scale, steps)
+    assert (len(levels), levels[0].item(), levels[-1].item()) == (steps + 1, high, 0)
+    assert (levels.diff() < 0).all()
+    assert levels[-2] >= low
+    t = (levels[:-1] / scale).square().log1p().sqrt()
+    torch.testing.assert_close(t.diff(), t.diff().mean().expand(steps - 1), rtol=1e-6, atol=1e-9)

@@ -90,7 +90,7 @@ def measure_start(
                         denoiser,
                         solver,
                         seeds=[*range(2 * (last - first))],
-                        batch_size=2 * half,
+                        batch_size=2 * (last - first),
                         initial=start.noisy(torch.cat([z, -z]), levels[0]),
                         condition={key: torch.cat([row, row]) for key, row in rows.items()},
                         progress=False,

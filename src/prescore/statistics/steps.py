@@ -42,8 +42,7 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.grid import append_zero, geometric, interpolate, uniform_t
-from prescore.schedule import VP
+from prescore.grid import append_zero, geometric, interpolate
 from prescore.statistics.fit import FittedWeights
 from prescore.tuned import LONGEST_STEP, WINDOW
 
@@ -162,9 +161,7 @@ class StepErrors:
         low, high = self.levels[-1].item(), self.levels[0].item()
         deviation = (self.shares * self.variances).sum().sqrt().item()
         if isinstance(rule, str):
-            scale = float(rule.removeprefix(UNIFORM_T)) * deviation
-            inner = scale * uniform_t(VP.between(low / scale, high / scale), steps + 1)[1:-1]
-            return append_zero(torch.cat([self.levels[:1], inner]))
+            return _uniform_in_time(low, high, float(rule.removeprefix(UNIFORM_T)) * deviation, steps)
         return geometric(steps, min(max(low, rule * deviation / steps), high / 2), high, final_zero=True)
 
     def error(self, prediction: str, grid: Tensor) -> float:
@@ -246,6 +243,20 @@ class Tuning:
         _check_steps(steps)
         tried = self.rules.get(sampler, {})
         return tried[min(tried, key=lambda n: abs(math.log(n / steps)))] if tried else None
+
+
+def _uniform_in_time(low: float, high: float, scale: float, steps: int) -> Tensor:
+    """Levels from `high` to 0 that are uniform in the time t of a VP schedule for data of the deviation `scale`,
+    log(1 + (sigma / scale)^2) ~ t^2; the last but one not below `low`."""
+
+    def log_of(sigma: float) -> float:
+        return math.log1p((sigma / scale) ** 2)
+
+    least = max(1 / steps, math.sqrt(log_of(low) / log_of(high)))
+    t = torch.linspace(1, least, steps, dtype=torch.float64) if steps > 1 else torch.ones(1, dtype=torch.float64)
+    levels = scale * torch.expm1(log_of(high) * t**2).sqrt()
+    levels[0] = high
+    return append_zero(levels.clamp(min=low))
 
 
 def _check_steps(steps: int) -> None:
