@@ -4,8 +4,7 @@
 
 Each number is the error of the state, root mean square over 32 samples and all pixels, against the probability flow
 solved in 64 steps from the same start; no model was measured on these starts. prescore is `auto`; each peer takes, for
-each number of calls, the best of its usual grid, Karras's (rho = 7), a log-SNR one and one that stops where neighbours
-would differ by more than 4.5. The last row is the flow itself.
+each number of calls, the best of its usual grid and those of solvers.GRIDS. The last row is the flow itself.
 """
 
 import argparse
