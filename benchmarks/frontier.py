@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 import prescore
 from prescore.checkpoints.native import read_safetensors
+from prescore.jackknife import BLOCKS, deviations, standard_error
 from prescore.metrics import Features, Moments, frechet_distance, make_features, power_spectrum_error
 from prescore.metrics.features import Preprocessing
-from prescore.metrics.jackknife import BLOCKS, deviations, standard_error
 from prescore.models.classifier import FEATURES, SHAPE, DigitClassifier
 from prescore.noise import NoiseSource
 

@@ -33,6 +33,7 @@ from prescore.comparison.reference import ReferenceFigures
 from prescore.comparison.runs import Result
 from prescore.denoiser import Denoiser
 from prescore.images import to_uint8
+from prescore.jackknife import BLOCKS
 from prescore.metrics import (
     CONDITIONING,
     METRICS,
@@ -43,7 +44,6 @@ from prescore.metrics import (
     measure,
     power_spectrum_error,
 )
-from prescore.metrics.jackknife import BLOCKS
 
 Cli = Callable[..., Any]
 Refused = Callable[..., str]

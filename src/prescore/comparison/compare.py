@@ -13,9 +13,9 @@ from prescore.comparison.reference import Reading, ReferenceFigures, open_refere
 from prescore.comparison.runs import Result, Run, estimates_of, parse_run, plan_runs, split_runs
 from prescore.denoiser import Denoiser, condition_rows
 from prescore.errors import PrescoreError, check_choice, is_whole
+from prescore.jackknife import indistinguishable, with_error
 from prescore.limits import MOST_SAMPLES, check_count
 from prescore.metrics.evaluation import HIGHER_IS_BETTER
-from prescore.metrics.jackknife import indistinguishable, with_error
 from prescore.metrics.sets import SetStatistics
 from prescore.noise import check_seeds
 from prescore.statistics import Statistics
@@ -32,7 +32,7 @@ class ComparedRun:
         seconds: that sampling took, without the network's first call and without measuring; None if it failed.
         metrics: by name; None is a value that is not finite.
         errors: their standard errors over draws of as many other seeds, beside the same true samples; None is unknown,
-            as it is of fewer than ten samples. `prescore.metrics.jackknife` says how they are found.
+            as it is of fewer than ten samples. `prescore.jackknife` says how they are found.
         deviations: what each of ten blocks of seeds adds to an error; the error of the difference of two runs is the
             root of the sum of squares of the differences of theirs.
         notes: what to know about the metrics, one line each.

@@ -16,11 +16,11 @@ from prescore.data.sets import flag_of
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.images import is_picture, to_uint8
+from prescore.jackknife import BLOCKS, Estimate, block_sizes, leave_out
 from prescore.metrics import load_reference, make_features, radial_power
 from prescore.metrics.evaluation import check_possible
 from prescore.metrics.features import unit_images
 from prescore.metrics.io import is_reference
-from prescore.metrics.jackknife import BLOCKS, Estimate, block_sizes, leave_out
 from prescore.metrics.measuring import (
     Measuring,
     ReferenceSets,
@@ -50,7 +50,7 @@ class ReferenceFigures:
         spectrum: their power on rings of equal frequency, mean over channels, in [0, 1], if there is one; vectors have
             none.
         floor: metrics of as many true images as there are samples, beside the others; None is not finite.
-        floor_errors: their standard errors (`prescore.metrics.jackknife`); None is unknown.
+        floor_errors: their standard errors (`prescore.jackknife`); None is unknown.
     """
 
     spectrum: Sequence[float] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, suggest
 from prescore.grid import GRIDS
-from prescore.metrics.jackknife import Estimate, standard_error
+from prescore.jackknife import Estimate, standard_error
 from prescore.options import Option
 from prescore.plan import AUTO, Plan, plan
 from prescore.precondition import is_mask, load_mask
@@ -84,7 +84,7 @@ class Result:
         seconds: that sampling took, without the network's first call and without decoding and measuring.
         conditioning: V_coo and R_coo, the states' variation and range averaged over samples and steps.
         metrics: by name; None is a value that is not finite.
-        deviations: by metric, what each block of seeds adds to its error (`prescore.metrics.jackknife`); None where no
+        deviations: by metric, what each block of seeds adds to its error (`prescore.jackknife`); None where no
             error could be found.
         spectrum: power on rings of equal frequency, mean over channels, of images in [0, 1]; vectors have none.
         notes: what to know about the metrics, one line each.

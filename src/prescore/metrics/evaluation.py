@@ -31,10 +31,10 @@ from tqdm import tqdm
 
 from prescore.data import ImageSet
 from prescore.errors import PrescoreError, check_choice
+from prescore.jackknife import BLOCKS, Estimate, leave_out
 from prescore.metrics.features import Features, unit_images
 from prescore.metrics.frechet import Moments, frechet_distance
 from prescore.metrics.inception_score import Answers
-from prescore.metrics.jackknife import BLOCKS, Estimate, leave_out
 from prescore.metrics.kernel import kernel_distances
 from prescore.metrics.neighbours import neighbours_of_parts
 from prescore.metrics.pixels import PixelMoments, pixel_errors

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.metrics.jackknife import leave_out
+from prescore.jackknife import leave_out
 
 ROWS = 1024  # of the kernel matrix held at a time
 

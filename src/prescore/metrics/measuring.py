@@ -15,13 +15,13 @@ from torch import Tensor
 from prescore.data import ImageSet, reading
 from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError, check_choice
+from prescore.jackknife import Estimate, block_sizes
 from prescore.limits import check_size
 from prescore.metrics.conditioning import Conditioning
 from prescore.metrics.evaluation import METRICS, cautions, estimates, hold_out, measure
 from prescore.metrics.evaluation import obstacles as obstacles_of
 from prescore.metrics.features import Features
 from prescore.metrics.io import load_reference
-from prescore.metrics.jackknife import Estimate, block_sizes
 from prescore.metrics.sets import SetStatistics, check_shapes
 from prescore.processes import Processes
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from prescore.errors import PrescoreError
-from prescore.metrics.jackknife import leave_out
+from prescore.jackknife import leave_out
 from prescore.metrics.kernel import as_rows
 
 DIRECTIONS = 32  # looked at together

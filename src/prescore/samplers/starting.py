@@ -22,7 +22,7 @@ from torch import Tensor
 from prescore.denoiser import Denoiser
 from prescore.errors import SamplingError
 from prescore.gaussian import Gaussian
-from prescore.metrics.jackknife import BLOCKS, block_sizes, deviations, standard_error
+from prescore.jackknife import BLOCKS, block_sizes, deviations, standard_error
 from prescore.noise import NoiseSource
 from prescore.operators import Pixel
 from prescore.samplers.base import sample

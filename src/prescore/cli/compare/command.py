@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from prescore.cli.compare.page import Report
     from prescore.comparison.reference import Reference
     from prescore.comparison.runs import Run
-    from prescore.metrics.jackknife import Estimate
+    from prescore.jackknife import Estimate
 
 PANEL = "What the samples are compared with"
 NUMBERS = 2 * 4  # bytes for each number of the samples of a run, which are measured at once
@@ -255,7 +255,7 @@ def as_text(report: "Report") -> str:
 
 def _value(estimate: "Estimate | None", error: float | None = None) -> str:
     """A metric with its error, its own or the one that is given; "failed" without one."""
-    from prescore.metrics.jackknife import with_error
+    from prescore.jackknife import with_error
 
     return "failed" if estimate is None else with_error(estimate.value, estimate.error if error is None else error)
 

@@ -25,8 +25,8 @@ from prescore.data import reading
 from prescore.data.arrays import open_array
 from prescore.errors import PrescoreError
 from prescore.files import sweep, write_atomically
+from prescore.jackknife import BLOCKS
 from prescore.metrics import CONDITIONING, METRICS
-from prescore.metrics.jackknife import BLOCKS
 from prescore.metrics.sets import image_power
 from prescore.output.files import (
     SETTINGS,

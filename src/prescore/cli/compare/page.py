@@ -19,9 +19,9 @@ from prescore.comparison.runs import Result, Run
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 from prescore.images import as_png
+from prescore.jackknife import BLOCKS, Estimate, indistinguishable, with_error
 from prescore.metrics import CONDITIONING, METRICS
 from prescore.metrics.evaluation import HIGHER_IS_BETTER
-from prescore.metrics.jackknife import BLOCKS, Estimate, indistinguishable, with_error
 from prescore.version import __version__
 
 COLUMNS = ("sampler", "allowed", "calls", "steps", "seconds", *CONDITIONING)

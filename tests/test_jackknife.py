@@ -5,9 +5,7 @@ import math
 import pytest
 import torch
 
-from prescore.metrics import METRICS, Features, evaluate, make_features, measure
-from prescore.metrics.evaluation import estimates
-from prescore.metrics.jackknife import (
+from prescore.jackknife import (
     BLOCKS,
     Estimate,
     block_sizes,
@@ -17,6 +15,8 @@ from prescore.metrics.jackknife import (
     standard_error,
     with_error,
 )
+from prescore.metrics import METRICS, Features, evaluate, make_features, measure
+from prescore.metrics.evaluation import estimates
 from prescore.metrics.measuring import Measuring
 
 D = 3
