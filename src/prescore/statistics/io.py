@@ -10,9 +10,10 @@ With principal components the tensors `components`, `component_variances`; with 
 the tensors `step_levels`, `step_widths`, `step_variances`, `step_shares`, `step_errors_data`, `step_errors_gaussian`
 (rows first, last, inner) and the metadata step_count, step_model and, where levels were tried, step_tried: by solver
 and number of steps a rule, a name or a number. With a model that was measured under classifier-free guidance the
-metadata guidance, its weight. With fitted weights the metadata fits, by number of steps T what is no
-tensor of a `FittedWeights`, and for each T the tensors `fit_T_levels`, `fit_T_edges`, `fit_T_weights`, `fit_T_gains`.
-Readers that know none of these pass over them.
+metadata guidance, its weight; where starts were measured, the metadata starts, their distances and the error of the
+difference. With fitted weights the metadata fits, by number of steps T what is no tensor of a `FittedWeights`, and for
+each T the tensors `fit_T_levels`, `fit_T_edges`, `fit_T_weights`, `fit_T_gains`. Readers that know none of these pass
+over them.
 """
 
 import hashlib
