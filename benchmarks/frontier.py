@@ -196,10 +196,10 @@ def tables(found: dict[str, Content]) -> str:
                     for key, value in content["samples"].items()
                     if int(key.rsplit(", ", 2)[1]) == calls
                 }
-                if not rows:
+                n, own = content["about"]["n"], rows.pop(CHOSEN.label, None)
+                if own is None or not rows:  # not measured, or not yet
                     cells.append("")
                     continue
-                n, own = content["about"]["n"], rows.pop(CHOSEN.label)
                 peer = min(rows, key=lambda label: rows[label][0])
                 apart = [a - b for a, b in zip(own[1:], rows[peer][1:], strict=True)]
                 spread = standard_error(deviations(apart, n)) or math.nan
