@@ -42,7 +42,9 @@ def mixture():
 
 
 def few(monkeypatch, runs):
+    """As many runs in search of levels, and no further trajectories."""
     monkeypatch.setattr(fitting, "MOST_CALLS", FINE + STEPS * (runs + len(fitting.RIVALS)))
+    monkeypatch.setattr(fitting, "MORE", 1)
 
 
 @cache
@@ -135,9 +137,11 @@ def test_states_between_the_levels_that_were_followed():
 
     X = torch.stack([known.coordinates(there(s)) for s in known.levels.tolist()])
     D = torch.stack([known.coordinates(exact(there(s.item()), s)) for s in known.levels[:-1]])
-    states = fitting.Fitting(small.runs, replace(known, X=X, D=D))
-    for sigma in (HIGH, 20.0, 1.03, 0.2, 0.011, LOW, 0.0):
-        torch.testing.assert_close(states.known(sigma), known.coordinates(there(sigma)), rtol=1e-4, atol=1e-6)
+    states, levels = replace(known, X=X, D=D), (HIGH, 20.0, 1.03, 0.2, 0.011, LOW, 0.0)
+    few = states.only(levels)
+    for sigma in levels:
+        torch.testing.assert_close(states.at(sigma), known.coordinates(there(sigma)), rtol=1e-4, atol=1e-6)
+        assert torch.equal(few.at(sigma), states.at(sigma))
 
 
 def test_the_shortest_path_is_the_best_of_all():
@@ -171,6 +175,35 @@ def test_the_calls_are_no_more_than_was_said(monkeypatch):
     fits = fitting.fit_weights(model(counted), reference(), steps, tuning, (4, 5), trajectories=4)
     assert fits.keys() == {4, 5}
     assert 0.9 * 2 * most < sum(rows) / 4 <= 2 * most
+
+
+def test_the_weights_are_those_of_further_trajectories_too(monkeypatch):
+    """Each with its own row of the condition; the errors are those of the trajectories that levels were searched on."""
+    denoiser, condition = mixture()[0], {"shift": torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)}
+
+    def shifted(x, sigma, shift):
+        return denoiser.function(x - shift[..., None, None], sigma) + shift[..., None, None]
+
+    monkeypatch.setattr(fitting, "MOST_CALLS", 2000)
+    steps, tuning = calibrated().model.steps, calibrated().tuning
+    options = {"trajectories": 4, "condition": condition, "batch_size": 5}
+    found = fitting.fit_weights(model(shifted), reference(), steps, tuning, (STEPS,), **options)[STEPS]
+    runs = Runs(model(shifted), reference(), range(16), condition, 16, False)
+    whole = fitting.Fitting(runs, follow(runs, geometric(FINE, LOW, HIGH, final_zero=True)))
+    same = whole.run(found.levels)
+    assert found.count == 16
+    torch.testing.assert_close(found.weights, same.weights, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found.gains, whole.gains(same.X))
+    ends = same.X * found.gains[whole.groups[whole.followed.kept]]
+    assert found.errors["p-fit"] == pytest.approx(whole._distances(ends)[:4].mean().item())
+
+
+def test_large_events_and_few_calls_allow_fewer_trajectories(monkeypatch):
+    assert fitting.further(48, (5, 6, 8, 10), 3072) > 100
+    assert fitting.further(48, (5,), 3072) < fitting.further(48, (5, 6), 3072)
+    assert fitting.further(48, (5, 6), 2**22) == 0
+    monkeypatch.setattr(fitting, "MOST_CALLS", FINE)
+    assert fitting.further(48, (5,), 3072) == 0
 
 
 @pytest.mark.parametrize("one_is_left", [True, False])

@@ -18,7 +18,7 @@ came nearest to the known ends.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -60,6 +60,31 @@ class Trajectories:
     C: Tensor
     kept: Tensor
     coordinates: Callable[[Tensor], Tensor]
+
+    def at(self, sigma: float) -> Tensor:
+        """The states at a noise level, (K, m).
+
+        Between two levels that were followed Z = X / sqrt(v), v = C + sigma^2, for which dZ / dlam = R / sqrt(v), is
+        the cubic through values and slopes at both.
+        """
+        same = (self.levels == sigma).nonzero()
+        if len(same):
+            return self.X[same[0, 0]]
+        i = int((self.levels[1:-1] > sigma).sum().clamp(max=len(self.levels) - 3))
+        flow, h = GaussianFlow.of(self.C), (self.levels[i] / self.levels[i + 1]).log().item()
+        r = math.log(self.levels[i].item() / sigma) / h
+        Z, slope = [], []
+        for j in (i, i + 1):
+            s = self.levels[j].item()
+            Z.append(self.X[j] / flow.v(s).sqrt())
+            slope.append(h * (self.D[j] - flow.skip(s) * self.X[j]) / flow.v(s).sqrt())
+        value = (1 + 2 * r) * (1 - r) ** 2 * Z[0] + r**2 * (3 - 2 * r) * Z[1]
+        return (value + r * (1 - r) ** 2 * slope[0] - r**2 * (1 - r) * slope[1]) * flow.v(sigma).sqrt()
+
+    def only(self, levels: Sequence[float]) -> "Trajectories":
+        """The same at some levels alone, the last of them 0, without D."""
+        X = torch.stack([self.at(sigma) for sigma in levels])
+        return replace(self, levels=torch.tensor(levels, dtype=torch.float64), X=X, D=self.D[:0])
 
 
 def measure_steps(
@@ -204,9 +229,9 @@ class Runs:
         return tqdm(total=total, unit=unit, disable=None if self.progress else True, leave=False)
 
 
-def follow(runs: Runs, levels: Tensor) -> Trajectories:
-    """The probability flow over all the levels, which end in 0."""
-    reference, n = runs.reference, len(runs.seeds)
+def follow(runs: Runs, levels: Tensor, which: range | None = None) -> Trajectories:
+    """The probability flow over all the levels, which end in 0, of some of the runs, or of all."""
+    reference, which = runs.reference, range(len(runs.seeds)) if which is None else which
     solver = make_sampler("p-ode-3m", grid=levels, reference=reference, corrector=False, warm_up=False)
     X: list[list[Tensor]] = [[] for _ in levels]
     D: list[list[Tensor]] = [[] for _ in levels[:-1]]
@@ -217,15 +242,15 @@ def follow(runs: Runs, levels: Tensor) -> Trajectories:
     def coordinates(x: Tensor) -> Tensor:
         return reference.analyse(x).flatten(1).cpu()[:, kept]
 
-    with runs.bar(len(D) * math.ceil(n / runs.batch_size), "call") as bar:
+    with runs.bar(len(D) * math.ceil(len(which) / runs.batch_size), "call") as bar:
 
         def record(done: Progress) -> None:
             D[done.step].append(coordinates(done.denoised))
             X[done.step + 1].append(coordinates(done.x))
             bar.update()
 
-        for first in range(0, n, runs.batch_size):
-            last = min(first + runs.batch_size, n)
+        for first in which[:: runs.batch_size]:
+            last = min(first + runs.batch_size, which.stop)
             start = runs.start(first, last, levels[0])
             X[0].append(coordinates(start))
             sample(

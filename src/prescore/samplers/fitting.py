@@ -9,10 +9,8 @@ end where new samples would, and their distance from X* is an honest error, for 
 By that error the noise levels are chosen: first among those that the errors of steps recommend, those that are uniform
 in the time of VP schedules, and those on which the errors of first-order steps from exact values have the least sum, by
 dynamic programming (as GITS does for Euler's method); then one after the other is moved in lam, and stays where the
-error fell. Weights are fitted anew each time.
-
-Between the levels that were followed, Z = X / sqrt(v), v = C + sigma^2, for which dZ / dlam = R / sqrt(v), is the cubic
-through values and slopes at both ends.
+error fell. Weights are fitted anew each time, and at last on more trajectories: the levels hardly depend on which they
+are, the weights do.
 
 Source of the dynamic programming: Chen et al., "On the trajectory regularity of ODE-based diffusion sampling", ICML
 2024, https://arxiv.org/abs/2405.11326. The solver is that of `prescore.samplers.fitted`.
@@ -20,7 +18,8 @@ Source of the dynamic programming: Chen et al., "On the trajectory regularity of
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import cycle, pairwise
 
@@ -41,10 +40,12 @@ from prescore.samplers.table import make_sampler
 from prescore.statistics import FittedWeights, StepErrors, Tuning
 from prescore.statistics.fit import POINTS, cross_fit, group_edges, groups_of
 
-GROUPS, FOLDS = 12, 6
+GROUPS, FOLDS = 24, 6
 NUMBERS = 64  # coordinates of all trajectories in a group, on average, for at most POINTS + 1 weights
-USUAL_FITTED = 48  # trajectories
-MOST_CALLS = 150  # of the network, for each trajectory and number of calls, with a share of those that follow it
+USUAL_FITTED = 48  # trajectories on which levels are searched
+MORE = 4  # times as many, at most, to which the weights are fitted
+MOST_NUMBERS = 2**26  # coordinates of all trajectories, for which the latter are more than the former
+MOST_CALLS = 150  # of the network, for each of the former and number of calls, with a share of those that follow it
 RIVALS = ("p-ode-3m", "unipc")  # textbook solvers, with which the fit is compared
 FEWEST = 3  # steps
 SHIFT, TURN = 0.3, -0.6  # of the distance to its neighbour, by which a level is moved; and by what, if this was no gain
@@ -94,22 +95,6 @@ class Fitting:
         K = len(self.runs.seeds)
         return [torch.arange(first, K, FOLDS) for first in range(min(FOLDS, K))]
 
-    def known(self, sigma: float) -> Tensor:
-        """The states at a noise level, (K, m)."""
-        levels, C = self.followed.levels, self.followed.C
-        if sigma == 0:
-            return self.followed.X[-1]
-        i = int((levels[1:-1] > sigma).sum().clamp(max=len(levels) - 3))
-        flow, h = GaussianFlow.of(C), (levels[i] / levels[i + 1]).log().item()
-        r = math.log(levels[i].item() / sigma) / h
-        Z, slope = [], []
-        for j in (i, i + 1):
-            s = levels[j].item()
-            Z.append(self.followed.X[j] / flow.v(s).sqrt())
-            slope.append(h * (self.followed.D[j] - flow.skip(s) * self.followed.X[j]) / flow.v(s).sqrt())
-        value = (1 + 2 * r) * (1 - r) ** 2 * Z[0] + r**2 * (3 - 2 * r) * Z[1]
-        return (value + r * (1 - r) ** 2 * slope[0] - r**2 * (1 - r) * slope[1]) * flow.v(sigma).sqrt()
-
     def denoised(self, X: Tensor, sigma: Tensor) -> Tensor:
         """Coordinates of D at states of coordinates X, (K, M)."""
         reference, runs = self.runs.reference, self.runs
@@ -141,7 +126,7 @@ class Fitting:
             for w, (_, R) in zip(textbook, past, strict=False):  # the last step's textbook takes the newest alone
                 U = U + w * R
             columns = torch.stack([*(R for _, R in past), X], -1)
-            left = self.known(t) - U[:, kept]
+            left = self.followed.at(t) - U[:, kept]
             full, parts = cross_fit(columns[:, kept], left, groups, len(self.edges) + 1, self.folds)
             for fold, w in zip(self.folds, parts, strict=True):
                 U[fold] += (columns[fold] * w[self.groups]).sum(-1)
@@ -240,49 +225,74 @@ def fit_weights(
         denoiser, reference, condition, seed, batch_size, progress: as of `prescore.measure_steps`.
         errors, tuning: what it found.
         calls: numbers of network calls, of at least 3 steps each.
-        trajectories: their number, at least 2.
+        trajectories: number of those on which levels are searched, at least 2. Half of the calls that are left by
+            what has to be done goes to further ones, up to MORE times as many in all, to which the weights are fitted.
 
     Returns:
         By number of steps what was fitted; numbers of calls that allow fewer than 3, for which MOST_CALLS
-        allow no run, or for which all levels that were tried diverge, are left out.
+        allow no run, or for which all levels that were tried diverge, are left out. The errors are those of the
+        trajectories on which levels were searched.
 
     Raises:
         SamplingError: the model returned a wrong shape or values that are not finite.
 
-    Cost: at most MOST_CALLS network calls for each trajectory and number of calls.
+    Cost: at most MOST_CALLS network calls for each of `trajectories` and number of calls.
     """
-    runs = Runs(
-        denoiser, reference, check_seeds(range(seed, seed + trajectories)), condition or {}, batch_size, progress
-    )
-    followed = follow(runs, geometric(FINE, denoiser.sigma_min, denoiser.sigma_max, final_zero=True))
-    fitting, fits = Fitting(runs, followed), {}
+    fine = geometric(FINE, denoiser.sigma_min, denoiser.sigma_max, final_zero=True)
     numbers = sorted({steps_for_calls(make_sampler("unipc"), n // denoiser.network_calls) for n in calls})
+    more = further(trajectories, numbers, math.prod(denoiser.event_shape))
+    seeds = check_seeds(range(seed, seed + trajectories + more))
+    every = Runs(denoiser, reference, seeds, condition or {}, batch_size, progress)
+    searched = replace(every, seeds=seeds[:trajectories])
+    fitting, best = Fitting(searched, follow(searched, fine)), dict[int, Fit]()
     for T in (T for T in numbers if T >= FEWEST):
         rules = dict.fromkeys((tuning.rule("p-ode-3m", T) or "gaussian", *UNIFORM))
-        starts = [*(errors.levels_by(rule, T) for rule in rules), shortest_levels(followed, T)]
-        most = (MOST_CALLS - math.ceil(FINE / len(numbers))) // T - len(RIVALS)
+        starts = [*(errors.levels_by(rule, T) for rule in rules), shortest_levels(fitting.followed, T)]
+        taken = FINE + more / trajectories * (FINE + len(numbers) * T)
+        most = (MOST_CALLS - math.ceil(taken / len(numbers))) // T - len(RIVALS) - bool(more)
         if most < 1:
             continue
-        with runs.bar(most, "run") as bar:
+        with every.bar(most, "run") as bar:
             bar.set_description(f"weights for {T} steps")
-            best = fitting.search(starts, most, bar)
-        if math.isinf(best.error):
-            continue
-        gains = fitting.gains(best.X)
-        ends = best.X * gains[fitting.groups[followed.kept]]
-        found = {"p-fit": fitting.error(ends)} | {
-            name: rival_error(fitting, errors, tuning, name, T) for name in RIVALS
-        }
+            found = fitting.search(starts, most, bar)
+        if math.isfinite(found.error):
+            best[T] = found
+    whole = known_at(every, fitting.followed, fine, [fit.levels for fit in best.values()]) if more else fitting
+    fits = {}
+    for T, fit in best.items():
+        own = fitting
+        with suppress(SamplingError):  # one of the further ones may diverge
+            fit, own = whole.run(fit.levels), whole
+        gains = own.gains(fit.X)
+        ends = (fit.X * gains[own.groups[own.followed.kept]])[:trajectories]
+        rivals = {name: rival_error(fitting, errors, tuning, name, T) for name in RIVALS}
         fits[T] = FittedWeights(
-            levels=best.levels,
-            edges=fitting.edges,
-            weights=best.weights,
+            levels=fit.levels,
+            edges=own.edges,
+            weights=fit.weights,
             gains=gains,
-            errors=found,
-            count=trajectories,
+            errors={"p-fit": fitting.error(ends)} | rivals,
+            count=len(own.runs.seeds),
             model=errors.model,
         )
     return fits
+
+
+def further(trajectories: int, numbers: Sequence[int], size: int) -> int:
+    """How many trajectories to fit weights to beside those on which levels are searched, for these numbers of steps and
+    events of this size: half of the calls that are left goes to them."""
+    needed = FINE + (len(RIVALS) + 1) * sum(numbers)
+    left = trajectories * (MOST_CALLS * len(numbers) - needed) // 2
+    return max(0, min((MORE - 1) * trajectories, left // (FINE + sum(numbers)), MOST_NUMBERS // size - trajectories))
+
+
+def known_at(runs: Runs, first: Trajectories, fine: Tensor, grids: Sequence[Tensor]) -> Fitting:
+    """All of the runs, the first of which are known, followed over the fine levels, and known at those of the grids."""
+    levels = sorted({*first.levels[:1].tolist(), *(sigma for grid in grids for sigma in grid.tolist())}, reverse=True)
+    K, n = first.X.shape[1], len(runs.seeds)
+    parts = [range(i, min(i + runs.batch_size, n)) for i in range(K, n, runs.batch_size)]
+    known = [first.only(levels), *(follow(runs, fine, part).only(levels) for part in parts)]
+    return Fitting(runs, replace(known[0], X=torch.cat([part.X for part in known], 1)))
 
 
 def rival_error(fitting: Fitting, errors: StepErrors, tuning: Tuning, name: str, steps: int) -> float:
