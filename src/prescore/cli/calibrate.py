@@ -106,7 +106,7 @@ def calibrate(
     fitted: Annotated[
         int | None,
         typer.Option(
-            help="To how many samples to fit weights for these calls; 0: none.",
+            help="On how many samples to search levels for these calls; weights are fitted to these and more, 0: none.",
             show_default="48",
             rich_help_panel=PANEL,
         ),

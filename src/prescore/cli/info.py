@@ -257,7 +257,8 @@ def describe_extras(statistics: "Statistics") -> list[str]:
             [n, *(fits[n].errors.get(name, "") for name in names), show(_rounded(fits[n].levels))] for n in sorted(fits)
         ]
         first = next(iter(fits.values()))
-        title = f"error of the state on {first.count} samples of {first.model or UNNAMED}, held out of the fit of p-fit"
+        about = f"weights fitted to {first.count} samples of {first.model or UNNAMED}"
+        title = f"error of the state, {about}, p-fit on such as were held out"
         texts.append(f"{title}\n" + table(["steps", *names, "its levels"], rows))
     return texts
 

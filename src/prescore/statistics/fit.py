@@ -45,9 +45,9 @@ class FittedWeights:
         weights: by step and group, what is added to the weights of the remainders, newest first, and of X,
             (T, G, POINTS + 1).
         gains: of the groups, after the last step, (G,).
-        errors: by solver its error of the state, the mean over the trajectories of the root mean square, in units of
-            the data: of "p-fit" by weights fitted to other trajectories, of others on the levels that serve them.
-        count: number of trajectories.
+        errors: by solver its error of the state, the mean over some of the trajectories of the root mean square, in
+            units of the data: of "p-fit" by weights fitted to others, of others on the levels that serve them.
+        count: number of trajectories that the weights were fitted to.
         model: name of the model.
     """
 
