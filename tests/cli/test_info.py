@@ -118,7 +118,10 @@ def test_a_model_without_a_name_is_called_so() -> None:
         prescore.calibrate(data, model=model, trajectories=2, tries=1, levels=3, calls=[5], fitted=2)
     )
     titles = [text.splitlines()[0] for text in texts]
-    assert titles[-1] == "error of the state, weights fitted to 7 samples of a model without a name, p-fit on such as were held out"
+    assert (
+        titles[-1]
+        == "error of the state, weights fitted to 7 samples of a model without a name, p-fit on such as were held out"
+    )
     assert titles[:2] == [
         "score of a model without a name on 9 samples",
         "steps of solvers on 2 samples of a model without a name, for --grid auto",

@@ -44,7 +44,7 @@ def mixture():
 def few(monkeypatch, runs):
     """As many runs in search of levels, and no further trajectories."""
     monkeypatch.setattr(fitting, "MOST_CALLS", FINE + STEPS * (runs + len(fitting.RIVALS)))
-    monkeypatch.setattr(fitting, "MORE", 1)
+    monkeypatch.setattr(fitting, "ENOUGH", 1)
 
 
 @cache
@@ -185,6 +185,7 @@ def test_the_weights_are_those_of_further_trajectories_too(monkeypatch):
         return denoiser.function(x - shift[..., None, None], sigma) + shift[..., None, None]
 
     monkeypatch.setattr(fitting, "MOST_CALLS", 2000)
+    monkeypatch.setattr(fitting, "ENOUGH", 16)
     steps, tuning = calibrated().model.steps, calibrated().tuning
     options = {"trajectories": 4, "condition": condition, "batch_size": 5}
     found = fitting.fit_weights(model(shifted), reference(), steps, tuning, (STEPS,), **options)[STEPS]
@@ -201,7 +202,7 @@ def test_the_weights_are_those_of_further_trajectories_too(monkeypatch):
 def test_large_events_and_few_calls_allow_fewer_trajectories(monkeypatch):
     assert fitting.further(48, (5, 6, 8, 10), 3072) > 100
     assert fitting.further(48, (5,), 3072) < fitting.further(48, (5, 6), 3072)
-    assert fitting.further(48, (5, 6), 2**22) == 0
+    assert fitting.further(48, (5, 6), 2**22) == fitting.further(192, (5, 6), 3072) == 0
     monkeypatch.setattr(fitting, "MOST_CALLS", FINE)
     assert fitting.further(48, (5,), 3072) == 0
 

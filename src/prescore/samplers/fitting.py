@@ -43,7 +43,7 @@ from prescore.statistics.fit import POINTS, cross_fit, group_edges, groups_of
 GROUPS, FOLDS = 24, 6
 NUMBERS = 64  # coordinates of all trajectories in a group, on average, for at most POINTS + 1 weights
 USUAL_FITTED = 48  # trajectories on which levels are searched
-MORE = 4  # times as many, at most, to which the weights are fitted
+ENOUGH = 192  # to which the weights are fitted, if the calls suffice
 MOST_NUMBERS = 2**26  # coordinates of all trajectories, for which the latter are more than the former
 MOST_CALLS = 150  # of the network, for each of the former and number of calls, with a share of those that follow it
 RIVALS = ("p-ode-3m", "unipc")  # textbook solvers, with which the fit is compared
@@ -225,8 +225,8 @@ def fit_weights(
         denoiser, reference, condition, seed, batch_size, progress: as of `prescore.measure_steps`.
         errors, tuning: what it found.
         calls: numbers of network calls, of at least 3 steps each.
-        trajectories: number of those on which levels are searched, at least 2. Half of the calls that are left by
-            what has to be done goes to further ones, up to MORE times as many in all, to which the weights are fitted.
+        trajectories: number of those on which levels are searched, at least 2. If they are fewer than ENOUGH, half of
+            the calls that are left by what has to be done goes to further ones, so that weights are fitted to as many.
 
     Returns:
         By number of steps what was fitted; numbers of calls that allow fewer than 3, for which MOST_CALLS
@@ -280,10 +280,10 @@ def fit_weights(
 
 def further(trajectories: int, numbers: Sequence[int], size: int) -> int:
     """How many trajectories to fit weights to beside those on which levels are searched, for these numbers of steps and
-    events of this size: half of the calls that are left goes to them."""
+    events of this size: half of the calls that are left goes to them, until there are ENOUGH."""
     needed = FINE + (len(RIVALS) + 1) * sum(numbers)
     left = trajectories * (MOST_CALLS * len(numbers) - needed) // 2
-    return max(0, min((MORE - 1) * trajectories, left // (FINE + sum(numbers)), MOST_NUMBERS // size - trajectories))
+    return max(0, min(min(ENOUGH, MOST_NUMBERS // size) - trajectories, left // (FINE + sum(numbers))))
 
 
 def known_at(runs: Runs, first: Trajectories, fine: Tensor, grids: Sequence[Tensor]) -> Fitting:
