@@ -84,8 +84,8 @@ def describe_errors(fit: FittedWeights) -> str:
     errors = sorted(fit.errors.items(), key=lambda item: item[1])
     text = ", ".join(f"{error:.3g} ({name})" for name, error in errors)
     return (
-        f"weights were fitted to {fit.count} samples of {fit.model or 'the model'}; on such as were held out of the fit, "
-        f"the error of the state is {text}"
+        f"weights were fitted to {fit.count} samples of {fit.model or 'the model'}; on such as were held out of the "
+        f"fit, the error of the state is {text}"
     )
 
 
