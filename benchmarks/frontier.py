@@ -42,7 +42,7 @@ from prescore.noise import NoiseSource
 
 HERE = Path(__file__).parent
 CALLS = (5, 6, 8, 10)
-N, COMPONENTS, PEERS, BATCH, FLOW_STEPS = 2000, 64, 2, 250, 32
+N, COMPONENTS, PEERS, BATCH, FLOW_STEPS = 2000, 64, 1, 250, 24
 MOST_IMAGES = 5000  # true ones, of which features are taken
 ALL_GRIDS = ("usual", *GRIDS, "gits")
 MODELS = ("natural-edm", "topography-edm", "mnist-edm", "clothes-edm", "emoji-ve")
