@@ -709,6 +709,28 @@ def test_options_of_each_sampler(cli, shipped, tmp_path):
     assert settings["edm-heun[alpha=0.5]@karras"]["alpha"] == 0.5
 
 
+def test_starts_of_all_and_of_one(cli, refused, shipped, model, tmp_path):
+    out = tmp_path / "c"
+    words = ("--samplers", "p-ode-2m,p-ode-2m[start=noise],unipc", "--calls", 4, "--n", 2, "--out", out)
+    assert cli("compare", shipped, *words, "--start", "gaussian").code == 0
+    runs = json.loads((out / "results.json").read_text())["runs"]
+    assert [run["settings"]["start"] for run in runs] == ["gaussian", "noise", "gaussian"]
+    first, second = (np.load(out / "runs" / f"p-ode-2m{own}-4.npz")["images"] for own in ("", "[start=noise]"))
+    assert not (first == second).all()
+    assert "holds samples drawn with start = gaussian, now it is noise" in refused(
+        "compare", shipped, *words, "--start", "noise"
+    )
+    assert "--start: unknown value 'nose'" in refused("compare", shipped, *words, "--start", "nose")
+    assert "--start: tiny comes without statistics" in refused(
+        "compare", model, "--samplers", "unipc", "--calls", 4, "--out", tmp_path / "d", "--start", "gaussian"
+    )
+    films = [tmp_path / f"{start}.png" for start in ("noise", "gaussian")]
+    for film in films:
+        traced = ("trace", shipped, "--samplers", "unipc", "--calls", 4, "--n", 1, "--start", film.stem)
+        assert cli(*traced, "--out", film).code == 0
+    assert films[0].read_bytes() != films[1].read_bytes()
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
