@@ -98,5 +98,5 @@ def test_what_is_refused():
         "gaussian": "start: the model comes without statistics",
         "no": "start: unknown value 'no'",
     }.items():
-        with pytest.raises(PrescoreError, match=f"start: {message}"):
+        with pytest.raises(PrescoreError, match=message):
             sampler("ddim", start=start)(model, noise(1.0), torch.tensor([1.0, 0.0]), disable=True)
