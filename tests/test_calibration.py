@@ -267,13 +267,16 @@ def test_a_model_that_knows_less_than_its_samples_show_is_doubted():
         ({"n": 3}, "n: 3 samples asked for; at least 4, and rather 64, are needed"),
         ({"n": 8.0}, "n: 8.0 samples asked for"),
         ({"sample_calls": 5}, "sample_calls: 5 given; at least 8, and rather 40, are needed"),
-        ({"seed": "a"}, "seed"),
+        ({"seed": "a"}, "seed: 'a' given; a whole number from 0 to 2**64 - 64"),
+        ({"seed": 2**64 - 3, "n": 4}, f"seed: {2**64 - 3} given"),
         (
             {"n": 4, "condition": {"label": torch.zeros(5)}},
             "condition 'label' has 5 rows; 1 to 4, the number of samples",
         ),
         ({"trajectories": 3, "tries": 4}, "tries: 4 given"),
-        ({"batch_size": 0}, "batch_size: 0 "),
+        ({"batch_size": 0}, "batch_size: 0 is not a whole number, at least 1"),
+        ({"batch_size": 10**26}, "batch_size: 100000000000000000000000000 given; at most 10000000"),
+        ({"levels": 1}, "levels: 1 is not a whole number, at least 2"),
     ],
 )
 def test_bad_numbers_of_own_samples_are_refused(options, message):

@@ -17,7 +17,6 @@ from prescore.errors import ModelWarning, PrescoreError, check_interval, is_whol
 from prescore.gaussian import doubt_of
 from prescore.grid import geometric
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
-from prescore.noise import check_seeds
 from prescore.plan import plan, reference_of, seen_by
 from prescore.plan.known import Known
 from prescore.samplers import make_sampler
@@ -66,7 +65,7 @@ def calibrate(
             by default levels are tried for a range of them from 4 to 20, and no weights fitted.
         condition: named tensors with a row for each of the data, or one for all, passed to the model as keyword
             arguments; trajectories take the rows in turn.
-        levels: at how many noise levels to measure the score.
+        levels: at how many noise levels to measure the score, at least 2.
         trajectories: on how many samples to measure steps; 0 leaves this out.
         tries: on how many of these to try noise levels; 0 leaves this out.
         fitted: to how many samples to fit weights for these calls, 0 or at least 2; by default 48.
@@ -165,7 +164,9 @@ def calibrate_model(
     measurement = _Measurement(model, calls, condition, levels, trajectories, tries, fitted, batch_size, progress)
     sample_calls = _careful(model, n, sample_calls)
     check_size("n", n, 2 * 8 * math.prod(model.event_shape))
-    seeds = check_seeds(range(seed, seed + n)) if is_whole(seed) else check_seeds([seed])
+    if not is_whole(seed) or not 0 <= seed <= 2**64 - n:
+        raise PrescoreError(f"seed: {seed!r} given; a whole number from 0 to 2**64 - {n}, that of the first, is needed")
+    seeds = range(seed, seed + n)
     rows = _in_turn(condition, n)
     bare = replace(model, statistics=None)  # what it may bring was not measured here
 
@@ -230,9 +231,9 @@ class _Measurement:
                 f"model: {type(model).__name__} given; a denoiser that says its noise range is needed, from "
                 "prescore.load or as prescore.Denoiser(function, event_shape, sigma_min, sigma_max)"
             )
-        for name in ("levels", "trajectories", "batch_size"):
-            if not is_whole(value := getattr(self, name)) or value < 0:
-                raise PrescoreError(f"{name}: {value!r} is not a whole number, at least 0")
+        for name, least in {"levels": 2, "trajectories": 0, "batch_size": 1}.items():
+            if not is_whole(value := getattr(self, name)) or value < least:
+                raise PrescoreError(f"{name}: {value!r} is not a whole number, at least {least}")
         for number in self.calls or ():
             if not is_whole(number) or number < 1:
                 raise PrescoreError(f"calls: {number!r} is not a positive whole number")
@@ -247,6 +248,7 @@ class _Measurement:
                 f"tries: {self.tries} given; 0 to {trajectories}, the number of trajectories, are possible"
             )
         check_count("levels", self.levels, MOST_LEVELS)
+        check_count("batch_size", self.batch_size, MOST_SAMPLES)
         coordinates = min(math.prod(model.event_shape), KEPT)
         check_size("trajectories", trajectories, 2 * 8 * FINE * coordinates)
         check_size("fitted", fitted or 0, 2 * 8 * FINE * coordinates)

@@ -192,8 +192,14 @@ def test_what_a_model_cannot_be_measured_on(
         assert f"{option}: does nothing without --model" in refused("calibrate", small, *out, option, 3)
     for given in (["--device", "cpu"], ["--raw"], ["--config", "x.yml"]):
         assert f"{given[0]}: does nothing without --model or --encode" in refused("calibrate", small, *out, *given)
-    assert "n: 1 noise levels" in refused("calibrate", small, *out, "--model", model, "--levels", 1)
-    assert "--batch-size: 0" in refused("calibrate", small, *out, "--model", model, "--batch-size", 0)
+    for option, least in {"--levels": 2, "--batch-size": 1}.items():
+        said = f"{option}: {least - 1} is not a whole number, at least {least}"
+        assert said in refused("calibrate", small, *out, "--model", model, option, least - 1)
+        assert said in refused("calibrate", "--from-model", model, *out, option, least - 1)
+        assert f"{option}: {10**30} given; at most 1" in refused(
+            "calibrate", "--from-model", model, *out, option, 10**40
+        )
+    assert "--seed: -1 given; a whole number from 0" in refused("calibrate", "--from-model", model, *out, "--seed", -1)
     assert not (tmp_path / "s").exists()
 
 
