@@ -152,7 +152,8 @@ def calibrate(
     from prescore.data.sets import flag_of
     from prescore.files import check_writable
     from prescore.samplers.fitting import MOST_CALLS, USUAL_FITTED
-    from prescore.statistics import save_statistics
+    from prescore.statistics import Statistics, measure_moments, save_statistics
+    from prescore.statistics.batches import USUAL
     from prescore.training.data import load_labels
 
     check_writable(out)
@@ -174,8 +175,9 @@ def calibrate(
         return open_model(name, config=config, weights=which_weights(raw), device=device, guidance=guidance)
 
     def finish(statistics: "Statistics") -> None:
+        text = "\n\n".join((describe_statistics(statistics), *describe_extras(statistics)))  # refuses what is of no use
         save_statistics(statistics, out)
-        print("\n\n".join((describe_statistics(statistics), *describe_extras(statistics))))
+        print(text)
         print(f"\nwritten to {show(out)}")
 
     if from_model is not None:
@@ -220,9 +222,9 @@ def calibrate(
     value_range = look["data_range"]
     if encode is not None:
         images, value_range = _encoded(images, value_range or (0.0, 1.0), encode, opened(encode).denoiser)
-    statistics = measure(images, data_range=value_range, components=None if model else components)
-    describe_statistics(statistics)  # refuses data that no preconditioner can be built from
+    measured: dict[str, Any] = {}
     if known is not None:
+        describe_statistics(Statistics(moments=measure_moments(images, data_range=value_range or USUAL)))  # refuses
         if calls and fitted != 0 and trajectories != 0:
             wanted, count = len(given["calls"]), USUAL_FITTED if fitted is None else fitted
             cost = f"at most {wanted * MOST_CALLS} network calls on each of {count} samples"
@@ -231,16 +233,8 @@ def calibrate(
         if classes is not None:
             classes = classes[subset(len(classes), USUAL_N if n is None else n, seed)]
         condition = condition_of(known.description, class_, classes, len(images))
-        statistics = measure(
-            images,
-            data_range=value_range,
-            components=components,
-            model=network,
-            condition=condition,
-            progress=True,
-            **given,
-        )
-    finish(statistics)
+        measured = {"model": network, "condition": condition, "progress": True, **given}
+    finish(measure(images, data_range=value_range, components=components, **measured))
 
 
 def _encoded(
