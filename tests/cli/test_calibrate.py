@@ -186,7 +186,11 @@ def test_what_a_model_cannot_be_measured_on(
     tmp_path: Path, data: Path, small: Path, model: Path, refused: Callable[..., str]
 ) -> None:
     out = ("--out", tmp_path / "s")
-    assert "makes samples (1, 8, 8), the data are (1, 9, 8)" in refused("calibrate", data, *out, "--model", model)
+    said = refused("calibrate", data, *out, "--model", model)
+    assert "makes samples (1, 8, 8), the data are (1, 9, 8); --fit 8 scales them, --crop 8 or --pad 8 do not" in said
+    np.savez(tmp_path / "colour.npz", images=np.zeros((20, 8, 8, 3), np.uint8))
+    said = refused("calibrate", tmp_path / "colour.npz", *out, "--model", model)
+    assert said.endswith("makes samples (1, 8, 8), the data are (3, 8, 8)\n")
     assert "no such file" in refused("calibrate", small, *out, "--model", tmp_path / "none")
     for option in ("--levels", "--batch-size"):
         assert f"{option}: does nothing without --model" in refused("calibrate", small, *out, option, 3)

@@ -260,7 +260,8 @@ def test_weights_that_were_measured_under_other_guidance_are_not_chosen():
     assert plan(plain, calls=STEPS).name == "p-fit"
     assert plan(replace(strong, statistics=alike), calls=STEPS).name == "p-fit"
     assert plan(plain, calls=STEPS).warnings == plan(replace(strong, statistics=alike), calls=STEPS).warnings == ()
-    words = "levels follow from the network without guidance, the run is with guidance 3: measure it so by `.*ance 3`"
+    words = "levels follow from the network without guidance, the run is with guidance 3: measure it so by `.*ance 3 "
+    words += "--class K`, K the class of the data, or --labels the array"
     with pytest.warns(ModelWarning, match=words):
         chosen = plan(strong, calls=STEPS)
     assert chosen.name != "p-fit"

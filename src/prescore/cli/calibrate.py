@@ -214,7 +214,11 @@ def calibrate(
 
     def check(shape: tuple[int, ...]) -> None:
         if network is not None and encode is None and shape[1:] != network.event_shape:
-            raise PrescoreError(f"model: {model} makes samples {network.event_shape}, the data are {shape[1:]}")
+            needed, found = network.event_shape, shape[1:]
+            is_size = len(found) == len(needed) == 3 and found[0] == needed[0]
+            size = str(needed[-1]) if needed[-1] == needed[-2] else f"{needed[-2]}x{needed[-1]}"
+            how = f"; --fit {size} scales them, --crop {size} or --pad {size} do not" if is_size else ""
+            raise PrescoreError(f"model: {model} makes samples {needed}, the data are {found}{how}")
 
     images = load_images(data, key=key, n=USUAL_N if n is None else n, seed=seed, check=check, **look)
     if n is not None and len(images) < n:

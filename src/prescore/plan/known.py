@@ -198,10 +198,12 @@ class Known:
         """That what is used of the measurements is for other guidance than that of the run, and what to do."""
         weights = self.needed.model.guidance, self.denoiser.guidance
         measured, own = ("without guidance" if w == 1 else f"with guidance {w:g}" for w in weights)
-        option = "" if weights[1] == 1 else f" --guidance {weights[1]:g}"
+        option = "" if weights[1] == 1 else f" --guidance {weights[1]:g} --class K"
         return (
             f"the {' and '.join(used)} follow from the network {measured}, the run is {own}: measure it so by "
-            f"`prescore calibrate DATA --model MODEL{option}` (guidance of prescore.load)"
+            f"`prescore calibrate DATA --model MODEL{option}`"
+            + (", K the class of the data, or --labels the array of theirs" if option else "")
+            + " (guidance of prescore.load, condition of prescore.calibrate)"
         )
 
     def unfitted(self, steps: int) -> str:
