@@ -81,8 +81,10 @@ def from_noise_prediction(
     Args:
         model: it is called with x_t = s(t) x, (B, *event), and a time for each sample, (B,).
         schedule: hides the time: t = schedule.t(sigma).
-        time_scale: time = time_scale t; 999 for the VP models of score_sde and EDM, 1 for a `Tabulated` index.
-        integer_time: round the time to the nearest integer (dtype int64), for models with a table of embeddings.
+        time_scale: time = time_scale t: the unit in which the model was given its time in training. 999 for the VP
+            models of score_sde and EDM, where t is from 0 to 1; 1 for an index into the table of a `Tabulated`.
+        integer_time: round the time to the nearest whole number (dtype int64), for a model that looks it up in a table
+            of embeddings; else it has fractions between the entries of a table.
 
     Returns:
         A function that knows the noise levels of the schedule, as its `sigma_min` and `sigma_max`.
