@@ -179,11 +179,21 @@ def test_without_a_reference_spectra_stand_beside_the_model_s_own(
     assert by_name["pds"]["alpha_chosen"]
     assert "statistics" in by_name["p-ode-2m"]
     assert "statistics" not in by_name["pc"]  # which would be preconditioned by them
-    # A model without statistics still has pictures and seconds.
-    assert cli(*arguments(model, tmp_path / "none", "dpmpp-2m", "4")).code == 0
+    alone = "of the data only the power spectrum is known: true samples, --reference DATA, add distances to them"
+    assert alone in found["notes"]
+    # A model without statistics still has pictures and seconds, and the report says what is missing for quality.
+    code, printed, _ = cli(*arguments(model, tmp_path / "none", "dpmpp-2m", "4"))
+    assert code == 0
     (run,) = results(tmp_path / "none")["runs"]
     assert run["metrics"] == {}
-    assert len(page_of(tmp_path / "none").all("img")) == N
+    page = page_of(tmp_path / "none")
+    assert len(page.all("img")) == N
+    note = (
+        "no column says how near to the data samples are: nothing says what the data are like; give true ones, "
+        "--reference DATA, or for their power spectrum alone --statistics FILE"
+    )
+    assert f"note: {note}\n" in printed
+    assert ("li", note) in page.texts
 
 
 def test_calls_are_at_most_what_was_asked_for(cli: Cli, model: Path, out: Path) -> None:

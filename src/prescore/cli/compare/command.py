@@ -226,6 +226,7 @@ def make_report(
         seeds=seeds[:row],
         pictures=pictures,
         settings=store.settings,
+        lacking=beside.lacking,
     )
 
 
