@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from prescore.cli.plots import png, style
+from prescore.data import reading
 from prescore.errors import PrescoreError
 from prescore.files import write_atomically
 
@@ -264,10 +265,10 @@ class Pictures:
 
 
 def read_pictures(path: Path) -> dict[str, Tensor] | None:
-    """The pictures of a .npz file; None if there is no such file."""
+    """The pictures of a .npz file; None if there is no such file. Raises PrescoreError if it is damaged."""
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as file:
+    with reading(path), np.load(path, allow_pickle=False) as file:
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 

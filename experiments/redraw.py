@@ -13,8 +13,11 @@ from types import ModuleType
 
 from publish import ORDER, command, numbers_file, output_folder, pictures_file, publish, read_pictures
 
+from prescore.data.guards import in_one_line, reading
 from prescore.errors import PrescoreError, check_choice
 
+# What numbers raise in a figure or a text that they are not for.
+UNLIKE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 SHARED = {"steps_grid_": "steps_grid", "latent_colour": "latent_langevin"}  # names of results that one script makes
 
 
@@ -33,14 +36,20 @@ def redraw(name: str, folder: Path | None) -> None:
     """Publish stored results again, in the project or in a folder.
 
     Raises:
-        PrescoreError: what is stored is not what the script stores now.
+        PrescoreError: what is stored is damaged, or not what the script stores now.
     """
     module, source = script(name), numbers_file(None, name)
-    numbers, pictures = json.loads(source.read_text()), read_pictures(pictures_file(None, name))
+    with reading(source):
+        numbers = json.loads(source.read_text(encoding="utf-8"))
+    pictures = read_pictures(shown := pictures_file(None, name))
     try:
         publish(folder, name, module.draw, module.text, numbers, pictures)
-    except KeyError as error:
-        raise PrescoreError(f"{source}: lacks what its figure shows ({error!r}); run {module.__name__}.py") from error
+    except UNLIKE as error:
+        files = source if pictures is None else f"{source}, {shown.name}"
+        raise PrescoreError(
+            f"{files}: damaged, or of another version, without all that the figure shows ({type(error).__name__}: "
+            f"{in_one_line(error)}); restore it, or run {module.__name__}.py"
+        ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -147,6 +147,24 @@ def test_data_that_look_like_something_else_are_refused(data, message):
         calibrate(data)
 
 
+def test_few_data_are_said_to_be_few(recwarn):
+    """By the standard error of a variance, which a draw of many sets shows too."""
+    n, sets = 10, 4000
+    x = torch.randn(sets, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    spread = x.var(1).std().item()  # of a variance of 1
+    assert spread == pytest.approx(0.47, abs=0.02)
+    message = "10 samples are few: the variance of a low frequency has a standard error of 47% .*; with 200 it is 10%"
+    for model_of in ({}, {"model": model(), "trajectories": 0, "levels": 2}):
+        with pytest.warns(DataWarning, match=message) as warned:
+            calibrate(data(10), **model_of)
+        assert sum("are few" in str(one.message) for one in warned) == 1
+    with pytest.warns(DataWarning, match="4 samples are few: .* 82% of itself; with 64 it is 18%"):
+        calibrate_model(field(), n=4, **QUICK)
+    recwarn.clear()
+    calibrate(data(50))
+    assert not recwarn.list
+
+
 def test_arrays_are_taken_as_they_are():
     data = torch.rand(9, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(calibrate(data.numpy()).moments.mean, calibrate(data).moments.mean)
@@ -267,13 +285,16 @@ def test_a_model_that_knows_less_than_its_samples_show_is_doubted():
         ({"n": 3}, "n: 3 samples asked for; at least 4, and rather 64, are needed"),
         ({"n": 8.0}, "n: 8.0 samples asked for"),
         ({"sample_calls": 5}, "sample_calls: 5 given; at least 8, and rather 40, are needed"),
-        ({"seed": "a"}, "seed"),
+        ({"seed": "a"}, "seed: 'a' given; a whole number from 0 to 2**64 - 64"),
+        ({"seed": 2**64 - 3, "n": 4}, f"seed: {2**64 - 3} given"),
         (
             {"n": 4, "condition": {"label": torch.zeros(5)}},
             "condition 'label' has 5 rows; 1 to 4, the number of samples",
         ),
         ({"trajectories": 3, "tries": 4}, "tries: 4 given"),
-        ({"batch_size": 0}, "batch_size: 0 "),
+        ({"batch_size": 0}, "batch_size: 0 is not a whole number, at least 1"),
+        ({"batch_size": 10**26}, "batch_size: 100000000000000000000000000 given; at most 10000000"),
+        ({"levels": 1}, "levels: 1 is not a whole number, at least 2"),
     ],
 )
 def test_bad_numbers_of_own_samples_are_refused(options, message):

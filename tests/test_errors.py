@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from prescore.errors import LONGEST, PrescoreError, SamplingError, printable, suggest
+from prescore.errors import LONGEST, PrescoreError, SamplingError, check_interval, printable, suggest
 
 
 @pytest.mark.parametrize("kind", [PrescoreError, SamplingError])
@@ -41,3 +41,10 @@ def test_long_white_space_takes_no_time():
 def test_near_names_are_suggested():
     assert suggest("nscn", ["ncsn", "edm"]) == "did you mean ncsn?"
     assert suggest("x" * 10**6, ["ncsn", "edm"]) == "known: ncsn, edm"
+
+
+def test_intervals_are_of_a_width_that_can_be_squared():
+    check_interval("data_range", [1.0, 1.0 + 2**-52])  # narrow, but a number can hold its square
+    for interval in [(0, 1e-300), (-1e200, 1e200)]:
+        with pytest.raises(PrescoreError, match=r"data_range: .* given; a width from 1e-100 to 1e\+100 is needed"):
+            check_interval("data_range", interval)

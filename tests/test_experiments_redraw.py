@@ -69,12 +69,33 @@ def test_figures_are_moderate(name):
     assert path.stat().st_size < 350_000
 
 
-def test_results_of_an_older_script_are_one_line(redraw, tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "experiments" / "results", tmp_path / "experiments" / "results")
-    file = tmp_path / "experiments" / "results" / "subspace.json"
-    file.write_text(json.dumps({"settings": {"n": 1}}))
+@pytest.fixture
+def results(redraw, tmp_path, monkeypatch):
+    """A copy of the stored results, which `redraw` reads."""
+    folder = tmp_path / "experiments" / "results"
+    shutil.copytree(ROOT / "experiments" / "results", folder)
     monkeypatch.setitem(redraw.numbers_file.__globals__, "ROOT", tmp_path)
-    with pytest.raises(PrescoreError, match=r"subspace\.json: lacks what its figure shows"):
-        redraw.main(["subspace", "--folder", str(tmp_path / "out")])
+    return folder
+
+
+CUT, SCRIPT = None, {"settings": {"n": 1}}
+
+
+@pytest.mark.parametrize(
+    "content", [CUT, b"", b"\xff\xfe", b"[" * 10**5, b"null", b"[]", b"{}", json.dumps(SCRIPT).encode()]
+)
+@pytest.mark.parametrize("name", ["subspace.json", "skew.json", "skew.npz", "steps_grid_mnist_ve.npz"])
+def test_damaged_results_are_one_line(redraw, results, tmp_path, name, content):
+    """And so are those of an older script."""
+    file = results / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content is CUT else content)
+    with pytest.raises(PrescoreError, match=rf"{name}(, skew.npz)?: (cannot be read|damaged, or of another)") as raised:
+        redraw.main([file.stem, "--folder", str(tmp_path / "out")])
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_results_are_refused(redraw):
     with pytest.raises(PrescoreError, match="unknown value 'subspaces'"):
         redraw.main(["subspaces"])

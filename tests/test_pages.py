@@ -25,6 +25,19 @@ def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return 0.1 * x
 
 
+def test_times_of_a_network_are_those_that_the_page_says() -> None:
+    called: list[torch.Tensor] = []
+    names = {f"{kind}_network": network for kind in ("velocity", "flow", "score", "data", "edm")}
+    names["noise_network"] = lambda x, t: called.append(t) or 0.1 * x
+    code = [block for block in blocks_of("own-model.md") if "import" in block or "integer_time" in block]
+    exec("\n".join(line for block in code for line in block.splitlines() if " = prescore.draw" not in line), names)
+    for made in ("fractions", "whole", "scaled"):
+        names[made](torch.zeros(1, 3, 8, 8), torch.tensor(1.0))
+    said = re.findall(r"is called with ([\d.]+)|# with ([\d.]+)", "\n".join(code))
+    assert [f"{t.item():.2f}".removesuffix(".00") for t in called] == [a or b for a, b in said]
+    assert [t.dtype for t in called] == [torch.float32, torch.int64, torch.float32]
+
+
 # Pages of which each block goes on from those before, what they take from the user, and what is made smaller in them.
 RUN: dict[str, tuple[dict[str, object], dict[str, str]]] = {
     "checkpoints.md": ({"prescore": prescore}, {"checkpoint.pth": "mnist-edm"}),

@@ -17,7 +17,6 @@ from prescore.errors import ModelWarning, PrescoreError, check_interval, is_whol
 from prescore.gaussian import doubt_of
 from prescore.grid import geometric
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
-from prescore.noise import check_seeds
 from prescore.plan import plan, reference_of, seen_by
 from prescore.plan.known import Known
 from prescore.samplers import make_sampler
@@ -30,6 +29,8 @@ from prescore.statistics.batches import USUAL, Batch, batches, checked
 from prescore.statistics.score import USUAL_LEVELS
 from prescore.tuned import TRIED_SOLVERS, TRIED_STEPS
 
+USUAL_DATA = 200  # samples of data
+ENOUGH = 50  # samples, of which the variance of a coordinate has a standard error of 20 %; 200 have 10 %
 USUAL_OWN = 64  # samples of a model that stand for data
 FEWEST_OWN = 4
 CAREFUL, FEWEST_CAREFUL = 40, 8  # evaluations of the model for each of them
@@ -66,7 +67,7 @@ def calibrate(
             by default levels are tried for a range of them from 4 to 20, and no weights fitted.
         condition: named tensors with a row for each of the data, or one for all, passed to the model as keyword
             arguments; trajectories take the rows in turn.
-        levels: at how many noise levels to measure the score.
+        levels: at how many noise levels to measure the score, at least 2.
         trajectories: on how many samples to measure steps; 0 leaves this out.
         tries: on how many of these to try noise levels; 0 leaves this out.
         fitted: to how many samples to fit weights for these calls, 0 or at least 2; by default 48.
@@ -82,6 +83,7 @@ def calibrate(
         SamplingError: the model returned a wrong shape or values that are not finite.
 
     Warns:
+        DataWarning: the data are fewer than ENOUGH.
         ModelWarning: the model errs more than the Gaussian model of the data.
 
     Cost: that of `measure_moments`; with a model, for each batch, `levels` network calls, and those of `measure_steps`
@@ -96,6 +98,7 @@ def calibrate(
             if value is not None:
                 raise PrescoreError(f"{name}: does nothing without a model")
         moments = measure_moments(data, data_range=data_range or USUAL, axes=axes, components=components)
+        _doubt_few(moments.count, USUAL_DATA)
         return Statistics(moments=moments)
     measurement = _Measurement(model, calls, condition, levels, trajectories, tries, fitted, batch_size, progress)
     if isinstance(data, Iterator):
@@ -108,6 +111,7 @@ def calibrate(
         raise PrescoreError(
             f"model: {model.name or 'it'} makes samples {model.event_shape}, the data are {moments.event_shape}"
         )
+    _doubt_few(moments.count, USUAL_DATA)
     statistics = in_range(Statistics(moments=moments), model.data_range)
     seen = _Seen(data, moments.data_range, model, statistics.moments.mean if model.data_mean_removed else None)
     interval = model.data_range
@@ -158,6 +162,7 @@ def calibrate_model(
         SamplingError: the model returned a wrong shape or values that are not finite.
 
     Warns:
+        DataWarning: they are fewer than ENOUGH.
         ModelWarning: the model errs more than the Gaussian model of its own samples.
 
     Cost: at most `calls_to_calibrate` network calls, of at most `batch_size` samples each.
@@ -165,7 +170,9 @@ def calibrate_model(
     measurement = _Measurement(model, calls, condition, levels, trajectories, tries, fitted, batch_size, progress)
     sample_calls = _careful(model, n, sample_calls)
     check_size("n", n, 2 * 8 * math.prod(model.event_shape))
-    seeds = check_seeds(range(seed, seed + n)) if is_whole(seed) else check_seeds([seed])
+    if not is_whole(seed) or not 0 <= seed <= 2**64 - n:
+        raise PrescoreError(f"seed: {seed!r} given; a whole number from 0 to 2**64 - {n}, that of the first, is needed")
+    seeds = range(seed, seed + n)
     rows = _in_turn(condition, n)
     bare = replace(model, statistics=None)  # what it may bring was not measured here
 
@@ -182,6 +189,7 @@ def calibrate_model(
         moments = replace(moments, data_range=model.data_range)
         return Statistics(moments=moments, samples_of=model.name or "the model")
 
+    _doubt_few(n, USUAL_OWN)
     x = drawn(SECOND, n, measured(drawn(FIRST, n // 2, None)))
     return replace(measurement, condition=rows).of(measured(x, components), x, None)
 
@@ -230,9 +238,9 @@ class _Measurement:
                 f"model: {type(model).__name__} given; a denoiser that says its noise range is needed, from "
                 "prescore.load or as prescore.Denoiser(function, event_shape, sigma_min, sigma_max)"
             )
-        for name in ("levels", "trajectories", "batch_size"):
-            if not is_whole(value := getattr(self, name)) or value < 0:
-                raise PrescoreError(f"{name}: {value!r} is not a whole number, at least 0")
+        for name, least in {"levels": 2, "trajectories": 0, "batch_size": 1}.items():
+            if not is_whole(value := getattr(self, name)) or value < least:
+                raise PrescoreError(f"{name}: {value!r} is not a whole number, at least {least}")
         for number in self.calls or ():
             if not is_whole(number) or number < 1:
                 raise PrescoreError(f"calls: {number!r} is not a positive whole number")
@@ -247,6 +255,7 @@ class _Measurement:
                 f"tries: {self.tries} given; 0 to {trajectories}, the number of trajectories, are possible"
             )
         check_count("levels", self.levels, MOST_LEVELS)
+        check_count("batch_size", self.batch_size, MOST_SAMPLES)
         coordinates = min(math.prod(model.event_shape), KEPT)
         check_size("trajectories", trajectories, 2 * 8 * FINE * coordinates)
         check_size("fitted", fitted or 0, 2 * 8 * FINE * coordinates)
@@ -354,6 +363,22 @@ class _Measurement:
         return replace(measured, model=replace(measured.model, steps=steps), tuning=tuning)
 
 
+def _doubt_few(count: int, usual: int) -> None:
+    """Warn if the variances of so many samples are known badly.
+
+    That of a coordinate which a sample has once, such as its lowest frequency, has a standard error of
+    sqrt(2 / (n - 1)) of itself where the data are Gaussian, and a larger one where their tails are heavier.
+    """
+    if count < ENOUGH:
+        error, less = (f"{math.sqrt(2 / (n - 1)):.0%}" for n in (count, usual))
+        warnings.warn(
+            f"{count} samples are few: the variance of a low frequency has a standard error of {error} of itself; with "
+            f"{usual} it is {less}",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
 def _careful(model: Denoiser, n: int, sample_calls: int | None) -> int:
     """The network calls of a sample that stands for data. Raises PrescoreError for bad numbers of either."""
     if not is_whole(n) or n < FEWEST_OWN:
@@ -404,7 +429,7 @@ def _as_samples(data: Tensor | np.ndarray | Iterable[Batch]) -> Tensor | Iterabl
         return data
     shape = tuple(data.shape)
     if data.ndim == 3 and len(data) in CHANNELS and min(shape[1:]) > max(CHANNELS):
-        raise PrescoreError(f"data: {shape} is one picture; about 200 of them, (N, C, H, W), are needed")
+        raise PrescoreError(f"data: {shape} is one picture; about {USUAL_DATA} of them, (N, C, H, W), are needed")
     if data.ndim == 4 and shape[-1] in CHANNELS and min(shape[1:3]) > max(CHANNELS):
         raise PrescoreError(f"data: {shape} has its channels last; data.permute(0, 3, 1, 2) puts them first")
     if data.ndim == 2 and len(data) <= shape[1]:
@@ -415,7 +440,7 @@ def _as_samples(data: Tensor | np.ndarray | Iterable[Batch]) -> Tensor | Iterabl
             stacklevel=3,
         )
     if len(data) == 1:
-        raise PrescoreError("data: 1 sample given; at least 2, and rather 200, are needed")
+        raise PrescoreError(f"data: 1 sample given; at least 2, and rather {USUAL_DATA}, are needed")
     return data
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from numbers import Real
 
 LONGEST = 1000  # characters of a message
+WIDTHS = (1e-100, 1e100)  # of an interval, far from where squares of numbers of double precision end
 
 
 class PrescoreError(ValueError):
@@ -80,9 +81,17 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise PrescoreError(f"{name}: unknown value {value!r}; {suggest(str(value), choices)}")
 
 
+def has_width(low: float, high: float) -> bool:
+    """Whether an interval is neither too narrow nor too wide for squares of its width, or of its inverse."""
+    return WIDTHS[0] <= high - low <= WIDTHS[1]
+
+
 def check_interval(name: str, interval: object) -> None:
-    """Raise PrescoreError unless what was given as `name` is two finite numbers, the lower one first."""
+    """Raise PrescoreError unless what was given as `name` is two finite numbers, the lower one first, of a width whose
+    square a number can hold."""
     match interval:
         case [int() | float() as low, int() | float() as high] if -math.inf < low < high < math.inf:
-            return
+            if has_width(low, high):
+                return
+            raise PrescoreError(f"{name}: {interval!r} given; a width from {WIDTHS[0]:g} to {WIDTHS[1]:g} is needed")
     raise PrescoreError(f"{name}: {interval!r} is not an interval (low, high)")

@@ -213,6 +213,18 @@ def test_noise_is_that_of_the_seed(nodes):
     torch.testing.assert_close(end, expected)
 
 
+def test_a_start_from_noisy_latents(nodes, statistics, tmp_path):
+    sigmas, noise = torch.tensor([3.0, 1.0, 0.0]), torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(3))
+    (made,) = nodes["PrescoreSampler"].execute("ddim", statistics, "gaussian")
+    end = Guider(model(Eps())).sample(noise, torch.zeros(2, *SHAPE), made, sigmas, 3)
+    known = load_statistics(tmp_path / "prescore" / statistics)
+    expected = sampler("ddim", known, start="gaussian")(Eps().denoised, 3 * noise, sigmas, disable=True, seed=3)
+    torch.testing.assert_close(end, expected)
+    assert not torch.equal(end, drawn(nodes, Eps(), "ddim", statistics, sigmas)[0])
+    with pytest.raises(PrescoreError, match="statistics: start gaussian needs those of the latents"):
+        nodes["PrescoreSampler"].execute("ddim", "none", "gaussian")
+
+
 @pytest.mark.parametrize("sampling", [Eps(), Const()], ids=["eps", "flow"])
 def test_statistics_are_measured_and_listed(nodes, tmp_path, sampling):
     given = {"positive": "yes", "negative": "no", "latent": {"samples": torch.zeros(16, *SHAPE)}}

@@ -16,7 +16,8 @@ from diffusers import (
 
 from prescore.adapters.diffusers import PrescoreScheduler, scheduler
 from prescore.errors import PrescoreError
-from prescore.statistics import Statistics, measure_moments, save_statistics
+from prescore.plan import reference_of
+from prescore.statistics import Statistics, load_statistics, measure_moments, save_statistics
 
 SHAPE = (2, 4, 8, 8)
 
@@ -112,6 +113,23 @@ def test_a_start_in_the_middle_and_a_state_that_the_pipeline_changes(statistics)
     x0 = torch.full(SHAPE, 0.3, dtype=torch.float64)
     noisy = made.add_noise(x0, torch.zeros(SHAPE, dtype=torch.float64), made.timesteps[3].expand(2))
     assert loop(made, 6, given=noisy, start=3).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["p-ode-3m", "dpmpp-2m"])
+def test_a_start_that_is_named(statistics, name):
+    """From noise alone nothing is done to it; noisy data are what p-ode starts from by itself."""
+    made = {start: scheduler(DDIMScheduler(), name, statistics, start=start) for start in (None, "noise", "gaussian")}
+    x, starts = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64), {}
+    for start, one in made.items():
+        one.set_timesteps(5)
+        starts[start] = one.scale_model_input(x, one.timesteps[0])
+    assert torch.equal(starts["noise"], x)
+    assert not torch.equal(starts["gaussian"], x)
+    assert torch.equal(starts[None], starts["gaussian" if name == "p-ode-3m" else "noise"])
+    sigma = made["gaussian"].sigmas[0].double()
+    expected = reference_of(load_statistics(statistics)).noisy(x, sigma)
+    expected = expected * made["gaussian"].schedule_scale(sigma)
+    torch.testing.assert_close(starts["gaussian"], expected, rtol=1e-5, atol=1e-6)
 
 
 def tiny_unet():

@@ -7,6 +7,7 @@ import torch
 
 from prescore.adapters.k_diffusion import sampler
 from prescore.errors import PrescoreError
+from prescore.plan import reference_of
 from prescore.statistics import Statistics, measure_moments
 
 C = 0.25
@@ -76,8 +77,26 @@ def test_noise_depends_on_the_seed_alone():
     assert not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("name", ["p-ode-2m", "dpmpp-2m"])
+def test_a_start_from_noisy_data_and_from_noise(name, statistics):
+    x, sigmas, seen = noise(3.0), torch.tensor([3.0, 1.0, 0.0]), []
+    plain, by_noise = (sampler(name, statistics, **asked) for asked in ({}, {"start": "noise"}))
+    assert torch.equal(by_noise(model, x, sigmas, disable=True), plain(model, x, sigmas, disable=True))
+    sampler(name, statistics, start="gaussian")(model, x, sigmas, None, seen.append, True)
+    start = reference_of(statistics).noisy(x.double() / 3, 3.0).float()
+    assert (start - x).abs().max() > 0.01
+    torch.testing.assert_close(seen[0]["x"], start)
+    torch.testing.assert_close(seen[0]["denoised"], model(start, torch.full((3,), 3.0)))
+
+
 def test_what_is_refused():
     with pytest.raises(PrescoreError, match="unknown name 'p-od'"):
         sampler("p-od")
     with pytest.raises(PrescoreError, match="sigmas: they rise"):
         sampler("ddim")(model, noise(1.0), torch.tensor([1.0, 2.0]))
+    for start, message in {
+        "gaussian": "start: the model comes without statistics",
+        "no": "start: unknown value 'no'",
+    }.items():
+        with pytest.raises(PrescoreError, match=message):
+            sampler("ddim", start=start)(model, noise(1.0), torch.tensor([1.0, 0.0]), disable=True)

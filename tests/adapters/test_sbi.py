@@ -97,6 +97,14 @@ def test_ten_calls_give_the_posterior(kind, composed):
     assert sample_posterior(Posterior(kind, composed=composed), 2).dtype == torch.float32
 
 
+def test_a_start_that_is_named():
+    """From noise alone `ddim` draws no pilot, and from the pilot's Gaussian model it starts near the posterior."""
+    noise, gaussian = (sample_posterior(Posterior(), 2000, sampler="ddim", start=s) for s in ("noise", "gaussian"))
+    torch.testing.assert_close(noise, sample_posterior(Posterior(), 2000, sampler="ddim"))
+    off = [((x.double().mean(0) - MEAN) / COVARIANCE.diag().sqrt()).abs().max().item() for x in (noise, gaussian)]
+    assert off[1] < min(0.1, off[0])
+
+
 def test_the_pilot_measures_the_full_covariance():
     model = denoiser_of(Posterior())
     statistics = posterior_statistics(model, n=4000, calls=20)

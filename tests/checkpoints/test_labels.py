@@ -81,6 +81,24 @@ def test_labels_that_are_none(model, name):
     assert ("rows of 3 numbers, a 1 for the class" if is_one_hot else "whole numbers from 0 to 2") in message
 
 
+def test_labels_of_the_other_kind_are_told_how_to_become_those(model):
+    """And the way that is named makes some that are taken; also where the model is called by a sampler."""
+    is_one_hot = isinstance(model.function.model, SongUNet)
+    other, way = (
+        (torch.tensor([0, 2]), "torch.nn.functional.one_hot(labels, 3)")
+        if is_one_hot
+        else (
+            one_hot(0, 2),
+            "labels.argmax(1)",
+        )
+    )
+    assert refusal(model, class_labels=other).endswith(f"; {way} makes them of these")
+    made = eval(way, {"torch": torch, "labels": other})
+    assert model(torch.zeros(2, 1, 4, 4), SIGMA, class_labels=made).isfinite().all()
+    with pytest.raises(PrescoreError, match=r"^class_labels: shape "):
+        prescore.draw(model, 2, sampler="ddim", calls=3, condition={"class_labels": other}, progress=False)
+
+
 def test_a_class_that_is_needed(model):
     for condition in ({}, {"class_labels": None}):
         assert refusal(model, **condition).startswith("class_labels: is missing; the model dots draws samples of a cl")

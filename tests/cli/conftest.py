@@ -32,10 +32,11 @@ class Result(NamedTuple):
 
 
 Cli = Callable[..., Result]
-# The networks of these tests know nothing, and the library says so, of them and of their samples. That is tested in
-# tests/plan/test_decide.py and tests/test_examine.py.
+# The networks of these tests know nothing, and their data are few, and the library says so, of them and of their
+# samples. That is tested in tests/plan/test_decide.py, tests/test_examine.py and tests/test_calibration.py.
 DOUBT = re.compile(
-    r"^prescore: note: (at .* Gaussian model of the data|[\d.]+% of the samples' values are far|the samples have ).*\n",
+    r"^prescore: note: (at .* Gaussian model of the data|[\d.]+% of the samples' values are far|the samples have |"
+    r"\d+ samples are few: ).*\n",
     re.MULTILINE,
 )
 

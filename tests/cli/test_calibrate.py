@@ -186,14 +186,24 @@ def test_what_a_model_cannot_be_measured_on(
     tmp_path: Path, data: Path, small: Path, model: Path, refused: Callable[..., str]
 ) -> None:
     out = ("--out", tmp_path / "s")
-    assert "makes samples (1, 8, 8), the data are (1, 9, 8)" in refused("calibrate", data, *out, "--model", model)
+    said = refused("calibrate", data, *out, "--model", model)
+    assert "makes samples (1, 8, 8), the data are (1, 9, 8); --fit 8 scales them, --crop 8 or --pad 8 do not" in said
+    np.savez(tmp_path / "colour.npz", images=np.zeros((20, 8, 8, 3), np.uint8))
+    said = refused("calibrate", tmp_path / "colour.npz", *out, "--model", model)
+    assert said.endswith("makes samples (1, 8, 8), the data are (3, 8, 8)\n")
     assert "no such file" in refused("calibrate", small, *out, "--model", tmp_path / "none")
     for option in ("--levels", "--batch-size"):
         assert f"{option}: does nothing without --model" in refused("calibrate", small, *out, option, 3)
     for given in (["--device", "cpu"], ["--raw"], ["--config", "x.yml"]):
         assert f"{given[0]}: does nothing without --model or --encode" in refused("calibrate", small, *out, *given)
-    assert "n: 1 noise levels" in refused("calibrate", small, *out, "--model", model, "--levels", 1)
-    assert "--batch-size: 0" in refused("calibrate", small, *out, "--model", model, "--batch-size", 0)
+    for option, least in {"--levels": 2, "--batch-size": 1}.items():
+        said = f"{option}: {least - 1} is not a whole number, at least {least}"
+        assert said in refused("calibrate", small, *out, "--model", model, option, least - 1)
+        assert said in refused("calibrate", "--from-model", model, *out, option, least - 1)
+        assert f"{option}: {10**30} given; at most 1" in refused(
+            "calibrate", "--from-model", model, *out, option, 10**40
+        )
+    assert "--seed: -1 given; a whole number from 0" in refused("calibrate", "--from-model", model, *out, "--seed", -1)
     assert not (tmp_path / "s").exists()
 
 

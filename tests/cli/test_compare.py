@@ -179,11 +179,21 @@ def test_without_a_reference_spectra_stand_beside_the_model_s_own(
     assert by_name["pds"]["alpha_chosen"]
     assert "statistics" in by_name["p-ode-2m"]
     assert "statistics" not in by_name["pc"]  # which would be preconditioned by them
-    # A model without statistics still has pictures and seconds.
-    assert cli(*arguments(model, tmp_path / "none", "dpmpp-2m", "4")).code == 0
+    alone = "of the data only the power spectrum is known: true samples, --reference DATA, add distances to them"
+    assert alone in found["notes"]
+    # A model without statistics still has pictures and seconds, and the report says what is missing for quality.
+    code, printed, _ = cli(*arguments(model, tmp_path / "none", "dpmpp-2m", "4"))
+    assert code == 0
     (run,) = results(tmp_path / "none")["runs"]
     assert run["metrics"] == {}
-    assert len(page_of(tmp_path / "none").all("img")) == N
+    page = page_of(tmp_path / "none")
+    assert len(page.all("img")) == N
+    note = (
+        "no column says how near to the data samples are: nothing says what the data are like; give true ones, "
+        "--reference DATA, or for their power spectrum alone --statistics FILE"
+    )
+    assert f"note: {note}\n" in printed
+    assert ("li", note) in page.texts
 
 
 def test_calls_are_at_most_what_was_asked_for(cli: Cli, model: Path, out: Path) -> None:
@@ -707,6 +717,28 @@ def test_options_of_each_sampler(cli, shipped, tmp_path):
     assert [settings["pds[alpha=4,snr=0.075]"][key] for key in ("alpha", "snr")] == [4.0, 0.075]
     assert settings["pds[radial=0.2:1.6]"]["radial"] == [0.2, 1.6]
     assert settings["edm-heun[alpha=0.5]@karras"]["alpha"] == 0.5
+
+
+def test_starts_of_all_and_of_one(cli, refused, shipped, model, tmp_path):
+    out = tmp_path / "c"
+    words = ("--samplers", "p-ode-2m,p-ode-2m[start=noise],unipc", "--calls", 4, "--n", 2, "--out", out)
+    assert cli("compare", shipped, *words, "--start", "gaussian").code == 0
+    runs = json.loads((out / "results.json").read_text())["runs"]
+    assert [run["settings"]["start"] for run in runs] == ["gaussian", "noise", "gaussian"]
+    first, second = (np.load(out / "runs" / f"p-ode-2m{own}-4.npz")["images"] for own in ("", "[start=noise]"))
+    assert not (first == second).all()
+    assert "holds samples drawn with start = gaussian, now it is noise" in refused(
+        "compare", shipped, *words, "--start", "noise"
+    )
+    assert "--start: unknown value 'nose'" in refused("compare", shipped, *words, "--start", "nose")
+    assert "--start: tiny comes without statistics" in refused(
+        "compare", model, "--samplers", "unipc", "--calls", 4, "--out", tmp_path / "d", "--start", "gaussian"
+    )
+    films = [tmp_path / f"{start}.png" for start in ("noise", "gaussian")]
+    for film in films:
+        traced = ("trace", shipped, "--samplers", "unipc", "--calls", 4, "--n", 1, "--start", film.stem)
+        assert cli(*traced, "--out", film).code == 0
+    assert films[0].read_bytes() != films[1].read_bytes()
 
 
 @pytest.mark.parametrize(

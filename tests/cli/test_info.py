@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import prescore
 from prescore.checkpoints.python import open_python
-from prescore.cli.info import describe_extras, describe_statistics
+from prescore.cli.info import _deviation, describe_extras, describe_statistics
 from prescore.cli.plots import _map
 from prescore.gaussian import error_share
 from prescore.statistics import ModelStatistics
@@ -140,11 +140,19 @@ def test_components_and_the_score_are_shown_where_they_are(
     assert "on 50 samples\n" in out
     table, _, doubt = out[out.index("deviation of x0") :].partition("warning: at no noise level")
     assert "the network know more than the Gaussian model of the data" in doubt
-    rows = [line.split() for line in table.splitlines()[1:]]
+    rows = [line.split() for line in table.splitlines()[1:] if not line.startswith("by the score 0")]
     score = stats.model.score
     assert [row[0] for row in rows] == [f"{sigma:.4g}" for sigma in score.levels.tolist()]
     by_residual = (score.levels**2 * score.residual_square.clamp(max=1)).sqrt().tolist()
     assert [float(row[2]) for row in rows] == pytest.approx(by_residual, rel=1e-3)
+    exact, chance = score.levels**2 * (1 - score.score_square), score.chance(64)
+    shown = torch.tensor([float(row[1]) for row in rows], dtype=torch.float64)
+    assert (shown == 0).tolist() == (exact <= chance).tolist()
+    told = shown > 0
+    # Half of the last place that is shown, which is at most the standard error, or that of three digits.
+    near = 0.5 * torch.maximum(chance / (2 * exact.clamp(min=0).sqrt()), 0.01 * shown)
+    assert ((shown - exact.clamp(min=0).sqrt()).abs() <= near)[told].all()
+    assert ("\nby the score 0: no more than chance" in out) == (not told.all())
     shares = error_share(stats).shares.tolist()
     assert [float(row[3].removesuffix("%")) for row in rows] == pytest.approx([100 * s for s in shares], abs=0.051)
     guided = replace(stats, model=replace(stats.model, guidance=2.5))
@@ -160,6 +168,11 @@ def test_components_and_the_score_are_shown_where_they_are(
     assert "largest weight" in out
     assert "principal" not in out
     assert "noise level" not in out
+
+
+def test_what_chance_leaves_of_a_deviation() -> None:
+    assert [_deviation(0.1537**2, 2 * 0.1537 * error) for error in (0.004, 0.02, 0.0)] == [0.154, 0.15, 0.154]
+    assert [_deviation(variance, 0.01) for variance in (0.009, -1.0, 1e-12)] == [0, 0, 0]
 
 
 def test_a_model(cli: Callable[..., Any], model: Path) -> None:

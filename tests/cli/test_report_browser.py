@@ -14,6 +14,16 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 # Runs in the page: clicks on headers, and tells the page around it, whose frame has the width of a window.
 PROBE = """
 <script>
+// How many rules are for paper, and the width of the table over that of its box, on a page of 10 inches.
+const printed = (runs) => {
+  const rules = Array.from(document.styleSheets[0].cssRules).filter((rule) => rule.media?.mediaText === "print");
+  for (const rule of rules) rule.media.mediaText = "all";
+  document.body.style.width = "10in";
+  const width = runs.getBoundingClientRect().width / runs.parentElement.getBoundingClientRect().width;
+  for (const rule of rules) rule.media.mediaText = "print";
+  document.body.style.width = "";
+  return [rules.length, width];
+};
 addEventListener("load", () => {
   const runs = document.querySelector("table.runs"), box = runs.closest(".scroll");
   const column = (k) => Array.from(runs.tBodies[0].rows, (row) => row.cells[k].dataset.value);
@@ -27,6 +37,7 @@ addEventListener("load", () => {
   parent.postMessage({
     page: document.documentElement.scrollWidth, window: innerWidth, box: box.scrollWidth > box.clientWidth, sorted,
     last: last.right - frame.right, first: first.left - frame.left, covered: first.right - last.left,
+    shades: getComputedStyle(box).backgroundAttachment, printed: printed(runs),
     colours: [getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color],
   }, "*");
 });
@@ -79,6 +90,8 @@ def test_the_page_fits_its_window_and_its_table_sorts(report: Path) -> None:
         assert found["last"] <= 1  # to its last column,
         assert abs(found["first"]) <= 1  # while the first one stays
         assert found["covered"] <= 0  # and does not hide the last
+        assert found["shades"] == "local, scroll"  # a shade at the edge, which the content covers at its end
+        assert found["printed"] == [1, 1]  # on paper nothing is cut off
         up, down, names = found["sorted"]
         assert [float(value) for value in up] == sorted(map(float, up))
         assert down == up[::-1]

@@ -96,6 +96,16 @@ def test_a_condition_of_one_row_is_for_all(own):
     assert found.runs[0].metrics == {}
 
 
+def test_a_start_is_that_of_all_that_do_not_say_their_own():
+    model = Denoiser(lambda x, sigma: x / (1 + sigma**2), (3,), 0.01, 3.0)
+    known = prescore.calibrate(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) + 5)
+    names = ["ddim", "ddim[start=gaussian]"]
+    plain, moved = prescore.compare(model, names, 4, n=4, statistics=known, start="noise").runs
+    expected = prescore.draw(model, 4, sampler="ddim", calls=4, statistics=known, start="gaussian", progress=False)
+    torch.testing.assert_close(moved.samples.double(), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(plain.samples, moved.samples)
+
+
 def test_what_fails_is_said():
     model = Denoiser(lambda x, sigma: x * float("nan"), (3,), 0.01, 30.0)
     (run,) = prescore.compare(model, "ddim", 5, n=4).runs

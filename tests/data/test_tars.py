@@ -166,11 +166,34 @@ def test_tars_of_others(tmp_path: Path) -> None:
         assert load_images(path).shape == (2, 3, 2, 2)
 
 
+def test_a_sample_counts_once_and_what_belongs_to_none_is_named(tmp_path: Path) -> None:
+    picture = b"not opened"
+    path = tar(tmp_path / "x.tar", *((tarfile.TarInfo(name), picture) for name in ("d/0.png", "d/1.png", "d/1.jpg")))
+    with pytest.raises(PrescoreError, match=r"x\.tar: d/1\.jpg and d/1\.png are of one sample"):
+        open_images([path])
+    array = numbers(np.zeros((4, 4, 1), np.float32))
+    path = tar(tmp_path / "y.tar", *((tarfile.TarInfo(name), array) for name in ("0.npy", "0.cls", "1.txt", "2.npy")))
+    with pytest.warns(DataWarning, match=r"y\.tar: left out, being of none of its samples: 1\.txt$"):
+        assert load_images(path, layout="NHWC").shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize("cut", [0, 700, 3000])
+def test_a_damaged_tar_is_named_in_its_folder(tmp_path: Path, cut: int) -> None:
+    for dtype in (torch.uint8, torch.float32):
+        folder = tmp_path / str(dtype)
+        fill(folder, list(range(8)), (3, 8, 8), dtype)
+        second = folder / "000000004-000000007.tar"
+        second.write_bytes(second.read_bytes()[:cut])
+        with pytest.raises(PrescoreError, match=r"000000004-000000007\.tar: (is empty|cannot be read|.* are there)"):
+            load_images(folder)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ([("0.png", b"x"), ("1.npy", None)], r"pictures \(0.png\) beside .npy files"),
         ([("0.npy", None), ("0.npy", None)], "0.npy is in it more than once"),
+        ([("0.a.npy", None), ("1.npy", None), ("0.b.npy", None)], "0.a.npy and 0.b.npy are of one sample"),
         (
             [("0.npy", None), ("0.json", b'{"layout": "NHWC"}'), ("1.npy", None), ("1.json", b'{"layout": "NWHC"}')],
             "its layout is 'NWHC', that of the first of the tar 'NHWC'",

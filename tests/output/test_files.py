@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import prescore
 from prescore import Denoiser
 from prescore.cli.compare.folder import RunFolder
 from prescore.errors import PrescoreError
-from prescore.output.files import Folder
+from prescore.output.files import Folder, refuse_other_settings
 
 PICTURE = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
 
@@ -85,3 +86,13 @@ def test_where_the_batch_decides_samples_another_is_refused(tmp_path: Path) -> N
     Folder(tmp_path, [0], {"batch_size": 2}).add([0], PICTURE)
     with pytest.raises(PrescoreError, match="drawn with batch_size = 2, now it is 3"):
         Folder(tmp_path, [1], {"batch_size": 3})
+
+
+def test_other_settings_are_named_and_reasons_are_none(tmp_path: Path) -> None:
+    before = {"sampler": "unipc", "start_chosen": "nearer", "start": "noise"}
+    check = partial(refuse_other_settings, tmp_path, before)
+    check({"sampler": "unipc", "start": "noise"})  # the same, asked for
+    with pytest.raises(PrescoreError, match="drawn with start = noise, now it is gaussian;"):
+        check({"sampler": "unipc", "start": "gaussian"})
+    with pytest.raises(PrescoreError, match="drawn with start = noise, now it is not given;"):
+        check({"sampler": "unipc"})

@@ -131,3 +131,27 @@ def test_readers_hold_shards_against_the_index(tmp_path: Path) -> None:
     (tmp_path / INDEX).unlink()
     with pytest.warns(DataWarning, match=r"has no index\.json, so the run that fills it is not at its end"):
         assert len(load_images(tmp_path)) == 4
+
+
+def test_an_empty_shard_is_drawn_again_and_not_read(tmp_path: Path) -> None:
+    fill(tmp_path, [*range(8)])
+    whole = content(tmp_path)
+    (tmp_path / "000000004-000000007.npz").write_bytes(b"")
+    with pytest.raises(PrescoreError, match=r"000000004-000000007\.npz: is empty; the command that made the folder"):
+        open_images([tmp_path])
+    assert fill(tmp_path, [0, 1, 2, 3]) == []  # whose shard it is not
+    assert fill(tmp_path, [*range(8)]) == [[4, 5, 6], [7]]
+    assert content(tmp_path) == whole
+
+
+def test_two_shards_for_the_same_seeds_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, [*range(8)])
+    (tmp_path / INDEX).unlink()
+    for name in ("000000004-000000007.tar", "000000002-000000005.npz"):
+        (tmp_path / name).write_bytes((tmp_path / "000000004-000000007.npz").read_bytes())
+        with pytest.raises(PrescoreError, match=f"0+-0+3.npz and {name} are for|7.npz and {name} are for the same"):
+            open_images([tmp_path])
+        with pytest.raises(PrescoreError, match="are for the same seeds; keep one of them"):
+            Shards(tmp_path, [0], {"model": "a"}, 4)
+        (tmp_path / name).unlink()
+    assert len(load_images(tmp_path)) == 8

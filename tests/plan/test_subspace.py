@@ -1,6 +1,7 @@
 """Subspace diffusion in a plan and from the command line: two models, one of the means of blocks of pixels."""
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -69,6 +70,7 @@ def test_a_plan_draws_what_the_denoiser_of_both_draws(name):
     both = subspace_denoiser(MODEL, orthonormal(MEANS, BLOCKS), switch, variance=variance, mean=mean)
     expected = sample(replace(both, sigma_max=20.0), decided.sampler, seeds=range(3), progress=False)
     assert torch.equal(decided.sample(range(3), progress=False), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(decided)).sample(range(3), progress=False), expected)
     plain = plan(MODEL, sampler=name, steps=8).sample(range(3), progress=False)
     assert not torch.allclose(plain, expected)
 

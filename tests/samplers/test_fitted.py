@@ -247,6 +247,17 @@ def test_a_plan_takes_the_least_measured_error_and_says_so():
     assert plan(denoiser, calls=STEPS, statistics=calibrated(), basis="frequency").name != "p-fit"
 
 
+def test_a_fit_that_names_an_unknown_solver_is_one_line(tmp_path):
+    """As of a damaged file, or one of a newer version; whether the solver is the best or not."""
+    for error in (0.0, 100.0):
+        named = replace(fit(), errors={**fit().errors, "nosuch": error})
+        file = tmp_path / "a.statistics.safetensors"
+        save_statistics(replace(calibrated(), tuning=Tuning(fits={STEPS: named})), file)
+        for sampler in ("auto", "p-fit"):
+            with pytest.raises(PrescoreError, match=rf"{file.name}: damaged.* fit of {STEPS} steps .* 'nosuch'"):
+                plan(mixture()[0], sampler=sampler, calls=STEPS, statistics=file)
+
+
 def test_what_was_not_fitted_is_refused():
     denoiser = mixture()[0]
     for asked in ({"calls": 7}, {"calls": STEPS, "sigma_max": 20.0}, {"grid": [50.0, 5.0, 0.5, 0.1, 0.05, 0.0]}):
@@ -283,7 +294,8 @@ def test_weights_that_were_measured_under_other_guidance_are_not_chosen():
     assert plan(plain, calls=STEPS).name == "p-fit"
     assert plan(replace(strong, statistics=alike), calls=STEPS).name == "p-fit"
     assert plan(plain, calls=STEPS).warnings == plan(replace(strong, statistics=alike), calls=STEPS).warnings == ()
-    words = "levels follow from the network without guidance, the run is with guidance 3: measure it so by `.*ance 3`"
+    words = "levels follow from the network without guidance, the run is with guidance 3: measure it so by `.*ance 3 "
+    words += "--class K`, K the class of the data, or --labels the array"
     with pytest.warns(ModelWarning, match=words):
         chosen = plan(strong, calls=STEPS)
     assert chosen.name != "p-fit"

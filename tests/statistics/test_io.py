@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -153,11 +154,24 @@ def test_metadata_that_are_not_finite(path, name, number):
 
 @pytest.mark.parametrize(
     "metadata",
-    [{"axes": "4"}, {"data_range": "[1, 0]"}, {"minimum": "0.9", "maximum": "0.1"}],
+    [
+        {"axes": "4"},
+        {"data_range": "[1, 0]"},
+        {"minimum": "0.9", "maximum": "0.1"},
+        {"data_range": "[0, 1e-300]"},  # of values that are far apart
+        {"data_range": "[1, 1.0000000000000002]"},
+    ],
 )
 def test_contradictory_metadata(path, metadata):
     rewrite(path, **metadata)
     with pytest.raises(PrescoreError, match="its metadata contradict each other"):
+        load_statistics(path)
+
+
+@pytest.mark.parametrize("width", [1e-300, 5e-324, 1e101, 1e308])
+def test_a_data_range_whose_square_is_no_number(path, width):
+    rewrite(path, data_range=f"[0, {width!r}]", minimum="0.0", maximum="0.0")
+    with pytest.raises(PrescoreError, match=re.escape(f"damaged statistics file, its data_range is {width:g} wide")):
         load_statistics(path)
 
 

@@ -61,6 +61,15 @@ def test_both_estimate_the_posterior_variance():
     assert (score.abs() < error * (1 + 2 * LEVELS / 0.13)).all()
 
 
+def test_chance_is_the_spread_over_noises():
+    """At high noise, where the error of the prediction is small beside the noise, within 4 standard errors."""
+    levels = [100.0, 1.0]
+    drawn = [score_statistics(model(), data(20), levels, seed=1000 * k) for k in range(60)]
+    found = torch.stack([s.levels.square() * (1 - s.score_square) for s in drawn]).std(0)
+    expected = torch.stack([s.chance(80) for s in drawn]).square().mean(0).sqrt()
+    torch.testing.assert_close(found, expected, rtol=4 / math.sqrt(2 * 60), atol=0)
+
+
 def test_the_ratio_keeps_digits_where_the_mean_loses_them():
     """At sigma = 10, c = 0.0175: the mean of |eps|^2 alone would be wrong by far more than 1 - Gamma itself."""
     levels = torch.tensor([10.0, 9.0], dtype=torch.float64)

@@ -89,7 +89,13 @@ class Evil:
 
 def test_wrong_labels(tmp_path):
     path = tmp_path / "d.npz"
-    np.savez(path, labels=np.arange(3), words=np.array(["a"]), large=np.zeros(20_000, np.int64), real=np.zeros(3))
+    arrays = {
+        "labels": np.arange(3),
+        "words": np.array(["a"]),
+        "large": np.zeros(20_000, np.int64),
+        "real": np.zeros(3),
+    }
+    np.savez(path, **arrays, rows=np.eye(4)[:3], ones=np.eye(4, dtype=np.int64)[:3])
     with zipfile.ZipFile(path, "a") as archive:
         pickled = io.BytesIO()
         np.save(pickled, np.array([Evil()], dtype=object), allow_pickle=True)
@@ -102,8 +108,10 @@ def test_wrong_labels(tmp_path):
         ("label", 3, "has no array 'label'; it has labels, words"),
         ("labels", 4, r"labels: shape \(3,\); one whole number for each of the 4"),
         ("words", 3, "<U1 values; whole numbers"),
-        ("real", 3, "float64 values; whole numbers"),
+        ("real", 3, r"float64 values; whole numbers are needed, labels.astype\(int\)"),
         ("large", 3, "is larger than one number"),
+        ("rows", 3, r"rows\]: rows of 4 numbers, as of one-hot labels; one whole .*, labels.argmax\(1\)"),
+        ("ones", 3, r"ones\]: rows of 4 numbers, as of one-hot labels"),
         ("evil", 3, "object values; whole numbers"),
         ("cut", 3, "cannot be read"),
         ("huge", 3, r"huge\]: damaged, its header promises 8000000000000 bytes and 24 are there"),

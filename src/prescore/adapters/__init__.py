@@ -7,6 +7,7 @@ from torch import Tensor
 
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
+from prescore.noise import NoiseSource
 from prescore.plan import Plan, plan
 from prescore.samplers.table import find_sampler
 
@@ -26,10 +27,8 @@ def plan_on(levels: Tensor, denoiser: Denoiser, name: str, **planned: Any) -> Pl
         denoiser, planned: as `prescore.plan` takes them.
 
     Raises:
-        PrescoreError: as `prescore.plan`; or for a start, since the caller gives the state.
+        PrescoreError: as `prescore.plan`.
     """
-    if planned.get("start") is not None:
-        raise PrescoreError("start: does nothing here, where the state is given by the caller")
     if len(levels) > 3 or name not in LOWER:
         return plan(denoiser, sampler=name, grid=levels, **planned)
     with suppress(PrescoreError):
@@ -37,3 +36,14 @@ def plan_on(levels: Tensor, denoiser: Denoiser, name: str, **planned: Any) -> Pl
     lower = LOWER[name]
     idle = set(find_sampler(name).options) - set(find_sampler(lower).options)
     return plan_on(levels, denoiser, lower, **{key: value for key, value in planned.items() if key not in idle})
+
+
+class Given(NoiseSource):
+    """Of one draw, the standard normal noise z (B, *event) that a caller gives."""
+
+    def __init__(self, z: Tensor) -> None:
+        self.z = z
+        self.event_shape, self.dtype, self.device = tuple(z.shape[1:]), z.dtype, z.device
+
+    def __call__(self) -> Tensor:
+        return self.z

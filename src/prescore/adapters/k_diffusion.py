@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prescore.adapters import plan_on
+from prescore.adapters import Given, plan_on
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError
 from prescore.samplers import Progress
@@ -41,7 +41,9 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
     Args:
         name: in `prescore.SAMPLERS`.
         statistics: of the model's data in its own coordinates, or the path of their file.
-        options: of the sampler, and others that `prescore.plan` takes, such as basis or alpha.
+        options: of the sampler, and others that `prescore.plan` takes, such as basis or alpha. With a `start` x is to
+            be pure noise, sigmas[0] n: "gaussian" then starts from noisy data of the Gaussian model, of the same n, and
+            "noise" from x itself, as it is without a `start`.
 
     Raises:
         PrescoreError: there is no sampler of this name; when the function is called, as `prescore.plan` and
@@ -94,11 +96,15 @@ def sampler(name: str, statistics: Statistics | str | Path | None = None, **opti
         shape, top = tuple(x.shape[1:]), levels[0].item()
         denoiser = Denoiser(denoise, shape, 0.0, top, dtype=x.dtype, device=x.device, **given)
         planned = plan_on(levels[at], denoiser, name, statistics=known, **options)
+        begin = x
+        if options.get("start") == "gaussian":
+            begin = planned.initial(Given(x.double() / planned.levels[0].to(x.device)))
+            before = begin.to(x)
         end = run(
             planned.denoiser,
             planned.sampler,
             seeds=range(seed, seed + len(x)),
-            initial=x,
+            initial=begin,
             callback=tell if callback else None,
             progress=not disable,
         )

@@ -171,7 +171,8 @@ def sample_posterior(
         posterior, x: as `denoiser_of` takes them.
         n, seed: number of samples, and the seed of the first; the next ones count up.
         calls: network calls of a sample.
-        sampler: in `prescore.SAMPLERS`; one without statistics has no use for a pilot, and draws none.
+        sampler: in `prescore.SAMPLERS`; one without statistics has no use for a pilot, and draws none, but to start
+            from (start="gaussian").
         statistics: of the posterior in the coordinates of `denoiser_of(posterior, x)`, as `posterior_statistics` or
             `calibrate_model` measures them; by default the former, with as many calls.
         reject: draw those again that lie outside the support of the prior.
@@ -279,7 +280,8 @@ def _planned(
     """The run: with the full covariance of a pilot where the sampler has a use for it."""
     from prescore.samplers.table import find_sampler
 
-    if statistics is None and find_sampler(sampler).takes("reference") and "reference" not in options:
+    has_use = find_sampler(sampler).takes("reference") or options.get("start") == "gaussian"
+    if statistics is None and has_use and "reference" not in options:
         statistics = posterior_statistics(denoiser, calls=calls, seed=seed, batch_size=batch_size)
     return plan(denoiser, sampler=sampler, calls=calls, statistics=statistics, **options)
 

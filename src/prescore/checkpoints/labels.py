@@ -63,6 +63,14 @@ class Classes:
         none = ", or of zeros for none," if self.optional else ""
         return f"rows of {self.count} numbers, a 1 for the class{none} (B, {self.count}), are needed"
 
+    def advice(self, labels: Tensor, batch: int) -> str:
+        """What makes labels of these, if they are those of the other kind."""
+        other = Classes(self.count, not self.one_hot, self.optional)
+        if not other.fit(labels, batch):
+            return ""
+        made = f"torch.nn.functional.one_hot(labels, {self.count})" if self.one_hot else "labels.argmax(1)"
+        return f"; {made} makes them of these"
+
     def fit(self, labels: Tensor, batch: int) -> bool:
         """Whether these are labels of a batch, one for each sample or one for all. Rows may mix classes."""
         if not self.one_hot:
@@ -107,6 +115,7 @@ class Condition:
         if labels is None and self.is_needed:
             raise PrescoreError(f"{ARGUMENT}: is missing; the model {self.model} draws samples of a class, {needed}")
         if labels is not None and self.classes and not self.classes.fit(labels, len(x)):
+            needed += self.classes.advice(labels, len(x))
             raise PrescoreError(f"{ARGUMENT}: {_described(labels)} given for {len(x)} samples; {needed}")
         if augmentation is not None and not _are_rows(augmentation, self.augmentations, len(x)):
             needed = f"(B, {self.augmentations}) is needed"

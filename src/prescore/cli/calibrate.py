@@ -152,7 +152,8 @@ def calibrate(
     from prescore.data.sets import flag_of
     from prescore.files import check_writable
     from prescore.samplers.fitting import MOST_CALLS, USUAL_FITTED
-    from prescore.statistics import save_statistics
+    from prescore.statistics import Statistics, measure_moments, save_statistics
+    from prescore.statistics.batches import USUAL
     from prescore.training.data import load_labels
 
     check_writable(out)
@@ -174,8 +175,9 @@ def calibrate(
         return open_model(name, config=config, weights=which_weights(raw), device=device, guidance=guidance)
 
     def finish(statistics: "Statistics") -> None:
+        text = "\n\n".join((describe_statistics(statistics), *describe_extras(statistics)))  # refuses what is of no use
         save_statistics(statistics, out)
-        print("\n\n".join((describe_statistics(statistics), *describe_extras(statistics))))
+        print(text)
         print(f"\nwritten to {show(out)}")
 
     if from_model is not None:
@@ -212,7 +214,11 @@ def calibrate(
 
     def check(shape: tuple[int, ...]) -> None:
         if network is not None and encode is None and shape[1:] != network.event_shape:
-            raise PrescoreError(f"model: {model} makes samples {network.event_shape}, the data are {shape[1:]}")
+            needed, found = network.event_shape, shape[1:]
+            is_size = len(found) == len(needed) == 3 and found[0] == needed[0]
+            size = str(needed[-1]) if needed[-1] == needed[-2] else f"{needed[-2]}x{needed[-1]}"
+            how = f"; --fit {size} scales them, --crop {size} or --pad {size} do not" if is_size else ""
+            raise PrescoreError(f"model: {model} makes samples {needed}, the data are {found}{how}")
 
     images = load_images(data, key=key, n=USUAL_N if n is None else n, seed=seed, check=check, **look)
     if n is not None and len(images) < n:
@@ -220,9 +226,9 @@ def calibrate(
     value_range = look["data_range"]
     if encode is not None:
         images, value_range = _encoded(images, value_range or (0.0, 1.0), encode, opened(encode).denoiser)
-    statistics = measure(images, data_range=value_range, components=None if model else components)
-    describe_statistics(statistics)  # refuses data that no preconditioner can be built from
+    measured: dict[str, Any] = {}
     if known is not None:
+        describe_statistics(Statistics(moments=measure_moments(images, data_range=value_range or USUAL)))  # refuses
         if calls and fitted != 0 and trajectories != 0:
             wanted, count = len(given["calls"]), USUAL_FITTED if fitted is None else fitted
             cost = f"at most {wanted * MOST_CALLS} network calls on each of {count} samples"
@@ -231,16 +237,8 @@ def calibrate(
         if classes is not None:
             classes = classes[subset(len(classes), USUAL_N if n is None else n, seed)]
         condition = condition_of(known.description, class_, classes, len(images))
-        statistics = measure(
-            images,
-            data_range=value_range,
-            components=components,
-            model=network,
-            condition=condition,
-            progress=True,
-            **given,
-        )
-    finish(statistics)
+        measured = {"model": network, "condition": condition, "progress": True, **given}
+    finish(measure(images, data_range=value_range, components=components, **measured))
 
 
 def _encoded(

@@ -1,5 +1,6 @@
 """`prescore info`."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -222,11 +223,12 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         }
         texts.append(facts(values))
     if score is not None:
-        spread = {name: score.posterior_variance(score.levels, name).sqrt() for name in ("score", "residual")}
+        by_score, by_residual = (score.posterior_variance(score.levels, name) for name in ("score", "residual"))
+        chance = score.chance(moments.mean.numel())
+        spread = [_deviation(V, error) for V, error in zip(by_score.tolist(), chance.tolist(), strict=True)]
         shares = [f"{share:.1%}" for share in error_share(statistics).shares.tolist()]
         rows = [
-            [sigma, *(spread[name][i].item() for name in spread), shares[i]]
-            for i, sigma in enumerate(score.levels.tolist())
+            [sigma, spread[i], by_residual[i].sqrt().item(), shares[i]] for i, sigma in enumerate(score.levels.tolist())
         ]
         heads = [
             "noise level",
@@ -239,6 +241,8 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         guided = "" if statistics.model.guidance == 1 else f", with guidance {statistics.model.guidance:g}"
         title = f"score of {show(score.model or UNNAMED)} on {score.count} samples{own}{guided}"
         texts.append(f"{title}\n{table(heads, rows)}")
+        if 0.0 in spread:
+            texts[-1] += "\nby the score 0: no more than chance, or the score is larger there than an exact one can be"
         texts[-1] += f"\nwarning: {doubt}" if doubt else ""
     if steps is not None:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
@@ -261,6 +265,15 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         title = f"error of the state, {about}, p-fit on such as were held out"
         texts.append(f"{title}\n" + table(["steps", *names, "its levels"], rows))
     return texts
+
+
+def _deviation(variance: float, error: float) -> float:
+    """The root of a variance in those of three digits that its standard error leaves; 0 if it is no larger."""
+    if variance <= error:
+        return 0.0
+    deviation = variance**0.5
+    digits = -math.floor(math.log10(error / (2 * deviation))) if error else 16
+    return float(f"{round(deviation, digits):.3g}")
 
 
 def _rounded(levels: "Tensor") -> list[float]:

@@ -16,6 +16,7 @@ from prescore.cli.shared import (
     Guidance,
     Model,
     Raw,
+    Start,
     StatisticsFile,
     which_weights,
 )
@@ -176,14 +177,7 @@ def sample(
             help="Bring the model's predictions into the range of the data: cut off, or by dynamic thresholding.",
         ),
     ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            metavar="noise|gaussian",
-            help="Start from noise alone, or from noisy data of the Gaussian model.",
-            show_default="as the sampler does; of auto the better one, if it was measured",
-        ),
-    ] = None,
+    start: Start = None,
     class_: Class = None,
     guidance: Guidance = None,
     as_numbers: Annotated[

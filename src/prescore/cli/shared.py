@@ -58,6 +58,14 @@ Guidance = Annotated[
         show_default="none, which is 1",
     ),
 ]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        metavar="noise|gaussian",
+        help="Start from noise alone, or from noisy data of the Gaussian model.",
+        show_default="as the sampler does; of auto the better one, if it was measured",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the first sample; the next ones count up.")]
 BatchSize = Annotated[int, typer.Option(help="Samples in one network call.")]
 READING = "How images are read"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from prescore.cli.shared import Class, Config, Device, Guidance, Model, Raw, Seed, StatisticsFile, which_weights
+from prescore.cli.shared import Class, Config, Device, Guidance, Model, Raw, Seed, Start, StatisticsFile, which_weights
 from prescore.errors import PrescoreError
 
 
@@ -19,6 +19,7 @@ def trace(
     n: Annotated[int, typer.Option("--n", "--samples", help="Number of samples.")] = 4,
     seed: Seed = 0,
     statistics: StatisticsFile = None,
+    start: Start = None,
     class_: Class = None,
     guidance: Guidance = None,
     config: Config = None,
@@ -42,7 +43,7 @@ def trace(
     opened = open_model(model, config=config, weights=which_weights(raw), device=device, guidance=guidance)
     chosen = choose_classes(opened.description, class_, guidance)
     films = {}
-    runs = plan_runs(opened.denoiser, names, [calls], statistics)
+    runs = plan_runs(opened.denoiser, names, [calls], statistics, start=start)
     for run in tqdm(runs, unit="sampler", disable=None, leave=False):
         name = run.plan.name if run.name == "auto" else run.name
         condition = chosen.condition(seeds) if chosen else None

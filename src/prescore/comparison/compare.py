@@ -124,6 +124,7 @@ def compare(
     seed: int = 0,
     batch_size: int = 64,
     statistics: Statistics | str | Path | None = None,
+    start: str | None = None,
     condition: Mapping[str, Tensor] | None = None,
     progress: bool = False,
 ) -> Compared:
@@ -144,6 +145,8 @@ def compare(
         n, seed: samples of each run, and the seed of the first.
         batch_size: samples in one network call.
         statistics: of the model's data, or the path of their file; by default those that the model brings.
+        start: where samples start, "noise" or "gaussian", as `prescore.plan` takes it, of all samplers that do not say
+            their own, as "auto[start=noise]" does.
         condition: named tensors of n rows, or of one for all, passed to the model as keyword arguments.
         progress: show a bar on a terminal.
 
@@ -165,7 +168,7 @@ def compare(
     seeds = check_seeds(range(seed, seed + n))
     rows = condition_rows(condition, n)
     statistics = str(statistics) if isinstance(statistics, Path) else statistics
-    runs = plan_runs(model, names, numbers, statistics)
+    runs = plan_runs(model, names, numbers, statistics, start=start)
     given = Path(reference) if isinstance(reference, str) else reference
     given = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
     reading = Reading(features, None if metrics is None else list(metrics), reference_n, {"data_range": data_range})

@@ -156,6 +156,7 @@ class Reference:
         measure: measures it, which may take long.
         pictures: true images, uint8, if they are there.
         value_range: of the samples that will come, from which they are mapped to [0, 1]; None leaves them.
+        lacking: what cannot be said of them so, why, and what would be needed, in one line; empty if nothing lacks.
     """
 
     text: str
@@ -164,6 +165,7 @@ class Reference:
     measure: Callable[[], SampleMeasure]
     pictures: Tensor | None = None
     value_range: tuple[float, float] | None = None
+    lacking: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,18 +233,29 @@ def _of_model(denoiser: Denoiser, statistics: Statistics | str | None) -> Refere
         known = denoiser.statistics
     own = value_range(denoiser, None)
     found = load_statistics(known) if isinstance(known, str | Path) else known
-    if not isinstance(found, Statistics) or isinstance(denoiser, LatentDenoiser) or denoiser.data_mean_removed:
-        return Reference("none", "", {"reference": "none"}, SampleMeasure, value_range=own)
+
+    def none(why: str, instead: str = "") -> Reference:
+        lacking = f"no column says how near to the data samples are: {why}; give true ones, --reference DATA{instead}"
+        return Reference("none", "", {"reference": "none"}, SampleMeasure, value_range=own, lacking=lacking)
+
+    if isinstance(denoiser, LatentDenoiser):
+        return none("statistics are of the latents, and not of what they stand for")
+    if denoiser.data_mean_removed:
+        return none("statistics are of the data, whose mean the model's samples have not")
+    if not isinstance(found, Statistics):
+        instead = "" if len(shape) == 1 else ", or for their power spectrum alone --statistics FILE"
+        return none("nothing says what the data are like", instead)
     measured = found.moments.in_range(None if own is None else (0.0, 1.0))
     name = found.source or "given"
     if measured.event_shape != shape or (len(shape) > 1 and measured.axes != spectrum_axes(shape)):
         sizes = [" x ".join(map(str, size)) for size in (measured.event_shape, shape)]
         raise PrescoreError(f"--statistics: {name} is of samples {sizes[0]}, the model's are {sizes[1]}")
     if len(shape) == 1:
-        return Reference("none", "", {"reference": "none"}, SampleMeasure, value_range=own)
+        return none("statistics of vectors have no power spectrum")
     text = f"the power spectrum of the {measured.count} images in the statistics {name}"
     measure = partial(SpectrumMeasure, measured.power, shape)
-    return Reference(text, "", {"reference": found.digest}, measure, value_range=own)
+    lacking = "of the data only the power spectrum is known: true samples, --reference DATA, add distances to them"
+    return Reference(text, "", {"reference": found.digest}, measure, value_range=own, lacking=lacking)
 
 
 def _of_statistics(

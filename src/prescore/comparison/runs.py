@@ -33,6 +33,7 @@ PARTS: Mapping[str, Option] = {
         _part("skew", str),
         _part("omega", float),
         _part("basis", str),
+        _part("start", str),
     )
 }
 
@@ -123,6 +124,7 @@ def plan_runs(
     allowed: Sequence[int],
     statistics: Statistics | str | None = None,
     settings: Mapping[str, object] | None = None,
+    start: str | None = None,
 ) -> list[Run]:
     """All runs, by number of calls and then by sampler.
 
@@ -133,18 +135,19 @@ def plan_runs(
         statistics: for the samplers that need statistics, or their file, or a mask for those that precondition; by
             default those that the model brings.
         settings: what of the model decides a sample, JSON values.
+        start: of all that do not say their own, as `prescore.plan` takes it.
 
     Raises:
         PrescoreError: a sampler cannot run on this model, with so few calls, or makes as many as it likes.
     """
     mask = load_mask(statistics) if isinstance(statistics, str | Path) and is_mask(statistics) else None
     known = statistics if statistics is not None and mask is None else denoiser.statistics
-    if known is not None and any(map(uses_statistics, names)):  # read once for all
+    if known is not None and any(uses_statistics(name, start) for name in names):  # read once for all
         denoiser = replace(denoiser, statistics=load_statistics(known) if isinstance(known, str) else known)
     runs = []
     for calls in allowed:
         for text in names:
-            asked = parse_run(text)
+            asked = {"start": start, **parse_run(text)}
             asked |= {"statistics": mask} if mask is not None and preconditions(asked) else {}
             decided = plan(denoiser, calls=calls, **asked)
             runs.append(Run(text, calls, decided, {**(settings or {}), **decided.settings}))
@@ -192,9 +195,15 @@ def preconditions(asked: Mapping[str, Any]) -> bool:
     return name != AUTO and ("preconditioner" in find_sampler(name).needs or "alpha" in asked)
 
 
-def uses_statistics(text: str) -> bool:
-    """Whether statistics have a part in a run."""
-    asked = parse_run(text)
+def uses_statistics(text: str, start: str | None = None) -> bool:
+    """Whether statistics have a part in a run.
+
+    Args:
+        start: of runs that do not say their own.
+    """
+    asked = {"start": start, **parse_run(text)}
+    if asked["start"] == "gaussian":
+        return True
     if AUTO in (name := asked["sampler"], asked.get("grid")):
         return True
     entry = find_sampler(name)

@@ -42,6 +42,7 @@ class StoredArray:
         shape, dtype, is_fortran: what the file says of it.
         file: stands at its first value.
         layout: of its axes (`prescore.data.layout`) where the file says it, else None.
+        left_out: files that are passed over.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StoredArray:
     is_fortran: bool
     file: IO[bytes]
     layout: str | None = None
+    left_out: Sequence[str] = ()
 
     @property
     def size(self) -> int:
@@ -106,11 +108,12 @@ class TarArray(StoredArray):
             )
         if tar.again:
             raise PrescoreError(f"{tar.name}: {shown(tar.again[0])} is in it more than once")
+        tar.check_single(names)
         with tar.open(names[0]) as file:
             first = npy_header(f"{tar.name}/{shown(names[0])}", file, tar.size(names[0]))
             layout = tar.known_of(names[0]).get("layout")
             known = None if layout is None else check_layout(layout)
-            found = cls(tar.name, (len(names), *first.shape), first.dtype, False, file, known)
+            found = cls(tar.name, (len(names), *first.shape), first.dtype, False, file, known, tar.beside(names))
         vars(found).update(tar=tar, names=names, said=layout)
         return found
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from prescore.data.guards import DAMAGE, Notes, check_total, gibibytes, in_one_line, open_regular, reading, shown, some
 from prescore.data.sizes import Look
-from prescore.data.tars import SUFFIX, key_of, open_tar
+from prescore.data.tars import SUFFIX, open_tar
 from prescore.errors import PrescoreError
 
 # The formats that Pillow decodes from the file alone, and their endings. Not EPS, for which it runs another program,
@@ -108,8 +108,9 @@ def open_pictures(path: Path) -> Iterator[Pictures]:
     if path.suffix.lower() == SUFFIX:
         with open_tar(path) as tar:
             names, left_out = _sorted_out(tar.files)
-            keys = {key_of(name) for name in names}
-            left_out = [name for name in left_out if key_of(name) not in keys]  # others say something of a picture
+            tar.check_single(names)
+            beside = set(tar.beside(names))
+            left_out = [name for name in left_out if name in beside]  # others say something of a picture
             yield Pictures(shown(path), names, left_out + sorted(tar.again), tar.size, tar.open)
         return
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:

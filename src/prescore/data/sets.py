@@ -195,10 +195,15 @@ def open_images(paths: Sequence[str | Path], **how: Unpack[ReadingOptions]) -> I
                 raise PrescoreError(f"key: {key!r} given, but {shown(path)} is not an .npz file")
             own: list[Arrays | PictureFiles] = []
             for file in shards or [path]:
-                if is_collection(file):
-                    own.append(PictureFiles(file, look, overshoot))
-                else:
-                    own.append(_array(file, key, layout, look, overshoot, data_range is not None))
+                with reading(file):
+                    if shards and not file.stat().st_size:
+                        raise PrescoreError(
+                            f"{shown(file)}: is empty; the command that made the folder draws its samples again"
+                        )
+                    if is_collection(file):
+                        own.append(PictureFiles(file, look, overshoot))
+                    else:
+                        own.append(_array(file, key, layout, look, overshoot, data_range is not None))
             sources += own
             said += _held_against_index(path, own) if shards else []
     count = sum(source.count for source in sources)
@@ -232,11 +237,23 @@ def is_collection(path: Path) -> bool:
 
 
 def shards_of(folder: Path) -> list[Path]:
-    """The shards in a folder, by their seeds; none where it is not one of shards. Raises OSError."""
+    """The shards in a folder, by their seeds; none where it is not one of shards.
+
+    Raises:
+        PrescoreError: two are for the same seeds.
+        OSError: the folder cannot be read.
+    """
     if not folder.is_dir():
         return []
     found = filter(None, (SHARD.fullmatch(file.name) for file in folder.iterdir()))
-    return [folder / match[0] for match in sorted(found, key=lambda match: int(match[1]))]
+    shards = sorted(found, key=lambda match: (int(match[1]), match[0]))
+    for one, other in pairwise(shards):
+        if int(other[1]) <= int(one[2]):
+            raise PrescoreError(
+                f"{shown(folder)}: {one[0]} and {other[0]} are for the same seeds; keep one of them, or the other in "
+                "another folder"
+            )
+    return [folder / match[0] for match in shards]
 
 
 def _held_against_index(folder: Path, shards: Sequence["Arrays | PictureFiles"]) -> list[str]:
@@ -282,7 +299,7 @@ class Arrays:
         width: bytes of a number, when it is read.
         look, overshoot: how they are brought into form.
         is_bounded: whether values that are no pictures have to lie in the range too.
-        note: what is to be said of it, if anything.
+        notes: what is to be said of it, one line each.
     """
 
     path: Path
@@ -294,7 +311,7 @@ class Arrays:
     look: Look
     overshoot: float
     is_bounded: bool
-    note: str = ""
+    notes: Sequence[str] = ()
 
     @property
     def count(self) -> int:
@@ -302,8 +319,8 @@ class Arrays:
 
     def batches(self, rows: Sequence[int], size: int, notes: Notes) -> Iterator[np.ndarray]:
         with reading(self.path), open_array(self.path, self.key) as array:
-            if self.note:
-                notes.say(self.note)
+            for note in self.notes:
+                notes.say(note)
             whole = len(rows) == array.shape[0] <= size
             for values in [array.read()] if whole else array.chunks(rows, size):
                 images = values[:, None] if self.axis is None else np.moveaxis(values, self.axis, 1)
@@ -393,12 +410,14 @@ def _array(path: Path, key: str | None, layout: str | None, look: Look, overshoo
         others = np.delete(array.shape, [0, axis]).tolist() if axis is not None else []
         item = (1, *array.shape[1:]) if axis is None else (array.shape[axis], *others)
         width = 1 if array.dtype == np.uint8 else max(4, array.dtype.itemsize)
-        is_doubtful = layout is None and known == "NHW" and array.dtype != np.uint8
-        note = f"{array.name}: shape {array.shape} is read as grey pictures; signals would be layout NCL or NLC"
+        notes = []
+        if layout is None and known == "NHW" and array.dtype != np.uint8:
+            said = f"shape {array.shape} is read as grey pictures; signals would be layout NCL or NLC"
+            notes.append(f"{array.name}: {said}")
+        if array.left_out:
+            notes.append(f"{array.name}: left out, being of none of its samples: {some(array.left_out)}")
         shape = (array.shape[0], *look.shape(item))
-        return Arrays(
-            path, key, array.name, shape, axis, width, look, overshoot, is_bounded, note if is_doubtful else ""
-        )
+        return Arrays(path, key, array.name, shape, axis, width, look, overshoot, is_bounded, notes)
 
 
 def bounded(name: str, a: np.ndarray, look: Look, overshoot: float, notes: Notes) -> np.ndarray:

@@ -71,6 +71,21 @@ class Tar:
         """Of the files with this ending, sorted."""
         return sorted(name for name in self.files if name.lower().endswith(ending))
 
+    def check_single(self, names: Sequence[str]) -> None:
+        """Raise PrescoreError if two of these files belong to one sample, which would count twice."""
+        by_key: dict[str, str] = {}
+        for name in names:
+            if (other := by_key.setdefault(key_of(name), name)) != name:
+                raise PrescoreError(
+                    f"{self.name}: {shown(other)} and {shown(name)} are of one sample, which is to have one picture or "
+                    "array; leave one kind out"
+                )
+
+    def beside(self, names: Sequence[str]) -> list[str]:
+        """The files that belong to no sample of these, sorted."""
+        keys = {key_of(name) for name in names}
+        return sorted(name for name in self.files if key_of(name) not in keys)
+
     def known_of(self, name: str) -> dict[str, Any]:
         """What the JSON beside a file says; nothing if there is none. Raises PrescoreError, ValueError."""
         beside = f"{key_of(name)}.json"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from prescore.errors import SamplingError
+from prescore.errors import PrescoreError, SamplingError
 
 Denoise = Callable[..., Tensor]
 NOTE = "raised by the model"
@@ -70,7 +70,8 @@ class Evaluator:
         except SamplingError as error:
             raise SamplingError(f"{error} {self.where}") from None
         except Exception as error:
-            if not self.calls and isinstance(error, SHAPED) and SHAPES.search(text := str(error)):
+            is_own = isinstance(error, PrescoreError)  # which says what is wrong
+            if not self.calls and not is_own and isinstance(error, SHAPED) and SHAPES.search(text := str(error)):
                 shape, kind = tuple(x.shape[1:]), type(error).__name__
                 raise SamplingError(
                     f"event_shape: the model does not take samples of shape {shape}, and failed {self.where} ({kind}: "

@@ -6,7 +6,7 @@ eq. 6.
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import overload
 
 import torch
@@ -47,21 +47,45 @@ def guided(denoise: Denoise, weight: float, unconditional: Mapping[str, Tensor] 
     if not math.isfinite(weight):
         raise PrescoreError(f"weight: {weight} is not a finite number; 1 is the model without guidance")
 
-    def denoise_guided(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        none = {name: row.expand(len(x), *row.shape[1:]) for name, row in (unconditional or {}).items()}
-        # Of its own copies: a model may write into what it is given, and return one tensor again and again.
-        without = denoise(x.clone(), sigma.clone(), **none).clone()
-        return torch.lerp(without, denoise(x, sigma, **condition), weight)
-
-    if given_dtype(denoise, torch.float16) == torch.float32:
-        denoise_guided.converts = True  # type: ignore[attr-defined]
-    for end in ("sigma_min", "sigma_max"):  # of the schedule inside
-        setattr(denoise_guided, end, getattr(denoise, end, None))
-    total = float(weight) * getattr(denoise, "guidance", 1.0)
-    denoise_guided.guidance = total  # type: ignore[attr-defined]
+    function = Guided(
+        denoise,
+        float(weight),
+        dict(unconditional or {}),
+        sigma_min=getattr(denoise, "sigma_min", None),
+        sigma_max=getattr(denoise, "sigma_max", None),
+        guidance=float(weight) * getattr(denoise, "guidance", 1.0),
+        converts=given_dtype(denoise, torch.float16) == torch.float32,
+    )
     if isinstance(denoise, Denoiser):
-        return replace(denoise, function=denoise_guided, network_calls=2 * denoise.network_calls, guidance=total)
-    return denoise_guided
+        calls = 2 * denoise.network_calls
+        return replace(denoise, function=function, network_calls=calls, guidance=function.guidance)
+    return function
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """What `guided` makes of a function.
+
+    Args:
+        model, weight, unconditional: as `guided` takes them.
+        sigma_min, sigma_max: noise levels that the model knows, if it says so.
+        guidance: the weight, times that of the model.
+        converts: whether the model computes in single precision by itself.
+    """
+
+    model: Denoise
+    weight: float
+    unconditional: Mapping[str, Tensor]
+    sigma_min: float | None
+    sigma_max: float | None
+    guidance: float
+    converts: bool
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        none = {name: row.expand(len(x), *row.shape[1:]) for name, row in self.unconditional.items()}
+        # Of its own copies: a model may write into what it is given, and return one tensor again and again.
+        without = self.model(x.clone(), sigma.clone(), **none).clone()
+        return torch.lerp(without, self.model(x, sigma, **condition), self.weight)
 
 
 def clipped(model: Denoiser, how: str = "range") -> Denoiser:
@@ -78,15 +102,23 @@ def clipped(model: Denoiser, how: str = "range") -> Denoiser:
     check_choice("clip", how, CLIPS)
     if model.data_range is None or model.data_mean_removed:
         raise PrescoreError("clip: the model does not say the range of its data in its own coordinates")
-    low, high = model.data_range
-    middle, half = (low + high) / 2, (high - low) / 2
+    return replace(model, function=Clipped(model.function, how, *model.data_range))
 
-    def predict(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        x0 = model.function(x, sigma, **condition)
-        if how == "range":
-            return x0.clamp(low, high) + 0 * x0  # which leaves what is not finite to be refused
+
+@dataclass(frozen=True, eq=False)
+class Clipped:
+    """What `clipped` makes of the function of a model of data between low and high."""
+
+    model: Denoise
+    how: str
+    low: float
+    high: float
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        x0 = self.model(x, sigma, **condition)
+        if self.how == "range":
+            return x0.clamp(self.low, self.high) + 0 * x0  # which leaves what is not finite to be refused
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
         size = (x0 - middle).abs().flatten(1).float().quantile(QUANTILE, dim=1).clamp(min=half).to(x0.dtype)
         size = size.reshape(-1, *(1,) * (x0.ndim - 1))
         return middle + (x0 - middle).clamp(-size, size) * (half / size) + 0 * x0
-
-    return replace(model, function=predict)

@@ -4,6 +4,7 @@ that know noise by a time, an index or a label of their own."""
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -65,8 +66,11 @@ class Conversion:
 
 def from_score(score: Denoise) -> Denoise:
     """Denoiser of a model `score(x, sigma, **condition)`, sigma (B,), that returns grad log p of unscaled x."""
-    inputs = lambda x, sigma: (x.clone(), per_sample(sigma, x).to(x.dtype, copy=True))  # noqa: E731
-    return Conversion(score, inputs, denoised_from_score)
+    return Conversion(score, _unscaled_inputs, denoised_from_score)
+
+
+def _unscaled_inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    return x.clone(), per_sample(sigma, x).to(x.dtype, copy=True)
 
 
 def from_noise_prediction(
@@ -77,8 +81,10 @@ def from_noise_prediction(
     Args:
         model: it is called with x_t = s(t) x, (B, *event), and a time for each sample, (B,).
         schedule: hides the time: t = schedule.t(sigma).
-        time_scale: time = time_scale t; 999 for the VP models of score_sde and EDM, 1 for a `Tabulated` index.
-        integer_time: round the time to the nearest integer (dtype int64), for models with a table of embeddings.
+        time_scale: time = time_scale t: the unit in which the model was given its time in training. 999 for the VP
+            models of score_sde and EDM, where t is from 0 to 1; 1 for an index into the table of a `Tabulated`.
+        integer_time: round the time to the nearest whole number (dtype int64), for a model that looks it up in a table
+            of embeddings; else it has fractions between the entries of a table.
 
     Returns:
         A function that knows the noise levels of the schedule, as its `sigma_min` and `sigma_max`.
@@ -107,7 +113,11 @@ def from_x0(model: Denoise, schedule: Schedule, *, time_scale: float = 1.0, inte
     Raises:
         PrescoreError: the schedule is none.
     """
-    return _from_native(model, schedule, lambda x0, x, sigma: x0, time_scale, integer_time)
+    return _from_native(model, schedule, _as_it_is, time_scale, integer_time)
+
+
+def _as_it_is(x0: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    return x0
 
 
 def from_flow(model: Denoise, *, time_scale: float = 1000.0, data_first: bool = False) -> Denoise:
@@ -132,15 +142,21 @@ def from_flow(model: Denoise, *, time_scale: float = 1000.0, data_first: bool = 
     if isinstance(time_scale, bool) or not isinstance(time_scale, int | float) or not 0 < time_scale < math.inf:
         raise PrescoreError(f"time_scale: {time_scale!r} is not a positive number")
 
-    def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        level = per_sample(sigma, x)
-        time = 1 / (1 + level) if data_first else schedule.t(level)
-        return expand(schedule.scale(level), x) * x, (time_scale * time).to(x.dtype)
-
-    def output(velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        return denoised_from_flow(-velocity if data_first else velocity, x, sigma)
-
+    inputs = partial(_flow_inputs, schedule, time_scale, data_first)
+    output = _denoised_from_data_first if data_first else denoised_from_flow
     return Conversion(model, inputs, output, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max)
+
+
+def _flow_inputs(
+    schedule: RectifiedFlow, time_scale: float, data_first: bool, x: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor]:
+    level = per_sample(sigma, x)
+    time = 1 / (1 + level) if data_first else schedule.t(level)
+    return expand(schedule.scale(level), x) * x, (time_scale * time).to(x.dtype)
+
+
+def _denoised_from_data_first(velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    return denoised_from_flow(-velocity, x, sigma)
 
 
 def from_table(
@@ -164,30 +180,40 @@ def from_table(
     check_choice("predicts", predicts, ("score", "noise", "x0"))
     levels = float64(sigmas)
     is_falling = levels.ndim == 1 and len(levels) > 1 and bool(levels[0] > levels[-1])
-    schedule = TabulatedVE(levels.flip(0) if is_falling else levels)
+    table = _Table(TabulatedVE(levels.flip(0) if is_falling else levels), is_falling, predicts, integer_time)
+    low, high = table.schedule.sigma_min, table.schedule.sigma_max
+    return Conversion(model, table.inputs, table.output, sigma_min=low, sigma_max=high)
 
-    def place(sigma: Tensor) -> Tensor:
-        t = schedule.t(sigma)
-        return t.round() if integer_time else t
 
-    def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        t = place(per_sample(sigma, x))
-        j = schedule.t_max - t if is_falling else t
-        return x.clone(), j.long() if integer_time else j.to(x.dtype)
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """How a model of `from_table` is called; its levels rise in the schedule."""
 
-    def output(raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    schedule: TabulatedVE
+    is_falling: bool
+    predicts: str
+    integer_time: bool
+
+    def place(self, sigma: Tensor) -> Tensor:
+        t = self.schedule.t(sigma)
+        return t.round() if self.integer_time else t
+
+    def inputs(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        t = self.place(per_sample(sigma, x))
+        j = self.schedule.t_max - t if self.is_falling else t
+        return x.clone(), j.long() if self.integer_time else j.to(x.dtype)
+
+    def output(self, raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         level = per_sample(sigma, x)
-        if predicts == "score":
-            return x + expand(level * schedule.sigma(place(level)), x) * raw
-        return raw if predicts == "x0" else denoised_from_noise(raw, x, sigma)
-
-    return Conversion(model, inputs, output, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max)
+        if self.predicts == "score":
+            return x + expand(level * self.schedule.sigma(self.place(level)), x) * raw
+        return raw if self.predicts == "x0" else denoised_from_noise(raw, x, sigma)
 
 
 def from_edm(model: Denoise, sigma_data: float = 0.5) -> Denoise:
     """Denoiser of a raw EDM network `model(c_in x, c_noise, **condition)`; c_noise is (B,)."""
 
-    return _from_coefficients(model, lambda sigma: edm_coefficients(sigma, sigma_data))
+    return _from_coefficients(model, partial(edm_coefficients, sigma_data=sigma_data))
 
 
 def from_ve(model: Denoise) -> Denoise:
@@ -198,15 +224,16 @@ def from_ve(model: Denoise) -> Denoise:
 
 def _from_coefficients(model: Denoise, coefficients: Callable[[Tensor], Coefficients]) -> Denoise:
     """D = c_skip x + c_out F(c_in x, c_noise), c_noise one for each sample."""
+    return Conversion(model, partial(_edm_inputs, coefficients), partial(_edm_output, coefficients))
 
-    def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return coefficients(expand(sigma, x)).c_in * x, coefficients(per_sample(sigma, x)).c_noise.to(x.dtype)
 
-    def output(raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        c = coefficients(expand(sigma, x))
-        return c.c_skip * x + c.c_out * raw
+def _edm_inputs(coefficients: Callable[[Tensor], Coefficients], x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    return coefficients(expand(sigma, x)).c_in * x, coefficients(per_sample(sigma, x)).c_noise.to(x.dtype)
 
-    return Conversion(model, inputs, output)
+
+def _edm_output(coefficients: Callable[[Tensor], Coefficients], raw: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    c = coefficients(expand(sigma, x))
+    return c.c_skip * x + c.c_out * raw
 
 
 def _from_native(
@@ -220,13 +247,16 @@ def _from_native(
     check_number("time_scale", time_scale)
     if not isinstance(integer_time, bool):
         raise PrescoreError(f"integer_time: {integer_time!r} given; True or False is needed")
-
-    def inputs(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        level = per_sample(sigma, x)
-        time = time_scale * schedule.t(level)
-        return expand(schedule.scale(level), x) * x, time.round().long() if integer_time else time.to(x.dtype)
-
+    inputs = partial(_native_inputs, schedule, time_scale, integer_time)
     return Conversion(model, inputs, output, sigma_min=schedule.sigma_min, sigma_max=schedule.sigma_max)
+
+
+def _native_inputs(
+    schedule: Schedule, time_scale: float, integer_time: bool, x: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor]:
+    level = per_sample(sigma, x)
+    time = time_scale * schedule.t(level)
+    return expand(schedule.scale(level), x) * x, time.round().long() if integer_time else time.to(x.dtype)
 
 
 def _check_schedule(schedule: object, preserves_variance: bool = False) -> None:

@@ -17,6 +17,7 @@ from prescore.data.layout import PICTURES, stored_layout
 from prescore.errors import PrescoreError
 from prescore.files import check_writable, sweep, write_once, writing
 from prescore.images import save_grid, save_npz, save_png
+from prescore.plan.record import REASON
 from prescore.processes import Processes
 
 HELD = (".png", ".npz", ".tar")  # endings of what a folder of samples holds
@@ -62,9 +63,10 @@ def refuse_other_settings(folder: Path, before: Settings, settings: Settings) ->
     """Raise PrescoreError if what the folder holds was drawn with other settings.
 
     The size of its batches counts where it is among the settings, because it decides more than how samples are rounded.
+    Reasons do not: what was chosen is among the settings itself.
     """
     ignored = {BATCH} - settings.keys()
-    for name in (name for name in {**before, **settings} if name not in ignored):
+    for name in (name for name in {**before, **settings} if name not in ignored and not name.endswith(REASON)):
         old, new = before.get(name, "not given"), settings.get(name, "not given")
         if old != new:
             raise PrescoreError(

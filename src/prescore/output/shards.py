@@ -70,6 +70,12 @@ class Shards(Folder):
             {**settings, "shard_size": size, "float": as_numbers} | ({} if kind == "npz" else {"shard_format": kind}),
         )
 
+    def check(self) -> None:
+        """As `Folder.check`; and PrescoreError if two shards are for the same seeds."""
+        super().check()
+        with reading(self.path):
+            shards_of(self.path)
+
     def present(self) -> set[int]:
         there, present = names_in(self.path), set[int]()
         for file, seeds in self.blocks.items():
@@ -95,7 +101,9 @@ class Shards(Folder):
         """Write the index, if nothing is missing of what all processes draw."""
         processes.wait()
         if processes.is_first and len(self.present()) == len(self.seeds):
-            shards = {file.name: len(self.known.get(file) or self._seeds_of(file)) for file in shards_of(self.path)}
+            there = names_in(self.path)
+            files = [file for file in shards_of(self.path) if file.name in there]
+            shards = {file.name: len(self.known.get(file) or self._seeds_of(file)) for file in files}
             index = {"samples": sum(shards.values()), "shard_size": self.size, "shards": shards}
             write_atomically(self.path / INDEX, (json.dumps(index, indent=1) + "\n").encode())
 
@@ -103,7 +111,7 @@ class Shards(Folder):
         """Write the samples that were taken, with those that the shard has, which another run may just have written."""
         with in_turn(self.path):
             parts = list(self.taken)
-            if file.exists():
+            if file.name in names_in(self.path):
                 had = self._seeds_of(file)
                 parts = [(seeds, images) for seeds, images in parts if not had.issuperset(seeds)]
                 parts = [_without(part, had) for part in parts] + [self.kind.read(file)]

@@ -21,7 +21,7 @@ from prescore.plan.model import denoiser_of, through_subspace
 from prescore.plan.options import check_taken, options_of, own_defaults, wanted_of
 from prescore.plan.preconditioning import check_alone, check_mask, disc, related, scaled, strength_of, with_skew
 from prescore.plan.preset import by_preset
-from prescore.plan.record import Plan
+from prescore.plan.record import REASON, Plan
 from prescore.precondition import Preconditioner, PublishedMask
 from prescore.samplers import Fitted, Sampler, choose_sampler, find_sampler
 from prescore.samplers import make_sampler as make
@@ -296,7 +296,7 @@ def plan(
         "sigma_min": denoiser.sigma_min,
         "sigma_max": denoiser.sigma_max,
         **options_of(method, (*entry.fixed, *entry.options), options),
-        **{f"{name}_chosen": reason for name, reason in reasons.items()},
+        **{f"{name}{REASON}": reason for name, reason in reasons.items()},
         **facts,
     }
     each = method.total_calls(len(levels) - 1, final_zero=levels[-1].item() == 0)

@@ -13,6 +13,7 @@ from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, check_choice
 from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian, trusted_level
 from prescore.precondition import PublishedMask, is_mask, load_mask
+from prescore.samplers import SAMPLERS
 from prescore.samplers.starting import STARTS, better_start
 from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
 from prescore.tuned import HIDING, SMALL, WIDE
@@ -174,8 +175,18 @@ class Known:
         return errors is not None and errors.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max)
 
     def fit(self, steps: int) -> FittedWeights | None:
-        """What was fitted for so many steps in the model's noise range."""
+        """What was fitted for so many steps in the model's noise range.
+
+        Raises:
+            PrescoreError: it names a solver beside it that there is not.
+        """
         fit = None if self.statistics is None else self.statistics.tuning.fits.get(steps)
+        if unknown := [name for name in (fit.errors if fit is not None else ()) if name not in SAMPLERS]:
+            raise PrescoreError(
+                f"{self.needed.source or 'statistics'}: damaged, or of a newer version of prescore: its fit of {steps} "
+                f"steps names the solver {unknown[0]!r}, which there is not; fit the weights again with "
+                "`prescore calibrate`"
+            )
         return fit if fit is not None and fit.is_for(self.denoiser.sigma_min, self.denoiser.sigma_max) else None
 
     @property
@@ -187,10 +198,12 @@ class Known:
         """That what is used of the measurements is for other guidance than that of the run, and what to do."""
         weights = self.needed.model.guidance, self.denoiser.guidance
         measured, own = ("without guidance" if w == 1 else f"with guidance {w:g}" for w in weights)
-        option = "" if weights[1] == 1 else f" --guidance {weights[1]:g}"
+        option = "" if weights[1] == 1 else f" --guidance {weights[1]:g} --class K"
         return (
             f"the {' and '.join(used)} follow from the network {measured}, the run is {own}: measure it so by "
-            f"`prescore calibrate DATA --model MODEL{option}` (guidance of prescore.load)"
+            f"`prescore calibrate DATA --model MODEL{option}`"
+            + (", K the class of the data, or --labels the array of theirs" if option else "")
+            + " (guidance of prescore.load, condition of prescore.calibrate)"
         )
 
     def unfitted(self, steps: int) -> str:

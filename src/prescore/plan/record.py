@@ -14,6 +14,7 @@ from prescore.samplers import Sampler
 from prescore.samplers import sample as run
 from prescore.statistics import Statistics
 
+REASON = "_chosen"  # ends the names under which settings keep the reasons, which decide no sample
 ELSE = {"grid": "usual", "statistics": "unused"}  # what stands for settings that were not made
 SHOWN = 22  # levels that a plan shows
 
@@ -28,7 +29,8 @@ class Plan:
         sampler: ready to run.
         levels: its noise levels, (T + 1,), decreasing, float64.
         calls: network calls of a sample; None if the sampler makes as many as its tolerance needs.
-        settings: everything that decides a sample beside its seed and the model's weights, as JSON values.
+        settings: everything that decides a sample beside its seed and the model's weights, as JSON values; and the
+            reasons, under names that end in REASON.
         reasons: why "sampler", "grid", "alpha" and "weights" are what they are, for those that were chosen, and why
             "statistics" are not used, if they were given and are not.
         warnings: what is doubtful about the run, and what to do.
@@ -60,12 +62,17 @@ class Plan:
     def steps(self) -> int:
         return len(self.levels) - 1
 
+    def initial(self, noise: NoiseSource) -> Tensor:
+        """Where samples start, at the highest level, by the next draws of their noise."""
+        sigma = self.levels[0]
+        return self.sampler.initial(noise, sigma) if self.start is None else self.start.noisy(noise(), sigma)
+
     def sample(self, seeds: Iterable[int], **how: Any) -> Tensor:
         """One sample for each seed in the model's own coordinates; `how` and errors are those of `prescore.sample`."""
         if self.start is not None and how.get("initial") is None:
             numbers = check_seeds(seeds)
             noise = NoiseSource(numbers, self.denoiser.event_shape, draw=how.get("draw", 0))
-            seeds, how = numbers, {**how, "initial": self.start.noisy(noise(), self.levels[0]), "draw": noise.draw}
+            seeds, how = numbers, {**how, "initial": self.initial(noise), "draw": noise.draw}
         return run(self.denoiser, self.sampler, seeds=seeds, **how)
 
     def __repr__(self) -> str:
@@ -82,7 +89,7 @@ class Plan:
         others = (
             f"{name} {value}"
             for name, value in self.settings.items()
-            if name.removesuffix("_chosen") not in said and value is not None
+            if name.removesuffix(REASON) not in said and value is not None
         )
         lines += [f"settings: {', '.join(others)}", *(f"warning: {text}" for text in self.warnings)]
         return "\n  ".join(lines)

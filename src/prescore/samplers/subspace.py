@@ -127,17 +127,24 @@ class BlockMeans:
 def orthonormal(denoiser: Denoiser, blocks: BlockMeans) -> Denoiser:
     """Denoiser of y = sqrt(b) m from one that was trained on the block means m themselves."""
     scale = math.sqrt(blocks.size)
-
-    def denoise(y: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        return scale * denoiser(y / scale, sigma / scale, **condition)
-
     return replace(
         denoiser,
-        function=denoise,
+        function=Scaled(denoiser, scale),
         sigma_min=scale * denoiser.sigma_min,
         sigma_max=scale * denoiser.sigma_max,
         data_range=denoiser.data_range and (scale * denoiser.data_range[0], scale * denoiser.data_range[1]),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """The denoiser of `scale` times what `model` is one of."""
+
+    model: Denoiser
+    scale: float
+
+    def __call__(self, y: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        return self.scale * self.model(y / self.scale, sigma / self.scale, **condition)
 
 
 def subspace_denoiser(
@@ -160,25 +167,36 @@ def subspace_denoiser(
     """
     blocks = BlockMeans(tuple(fine.event_shape), tuple(coarse.event_shape))
     _check_switch(switch, variance, coarse, fine)
+    return replace(fine, function=Joined(fine, coarse, blocks, switch, variance, mean), sigma_max=coarse.sigma_max)
 
-    def embedded(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        y = blocks.project(x).to(coarse.device, coarse.dtype)
-        y0 = blocks.embed(coarse(y, sigma.to(y), **condition).to(x))
-        mu = torch.as_tensor(mean).to(x)
-        return y0 + blocks.detail(mu + variance / (variance + expand(sigma, x) ** 2) * (x - mu))
 
-    def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
-        above = per_sample(sigma, x) > switch
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """The function of `subspace_denoiser`, whose arguments these are."""
+
+    fine: Denoiser
+    coarse: Denoiser
+    blocks: BlockMeans
+    switch: float
+    variance: float
+    mean: Tensor | float
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        above = per_sample(sigma, x) > self.switch
         if not above.any():
-            return fine(x, sigma, **condition)
+            return self.fine(x, sigma, **condition)
         if above.all():
-            return embedded(x, sigma, **condition)
+            return self._embedded(x, sigma, **condition)
         out = torch.empty_like(x)
-        for rows, function in ((above, embedded), (~above, fine)):
+        for rows, function in ((above, self._embedded), (~above, self.fine)):
             out[rows] = function(x[rows], sigma[rows], **{name: value[rows] for name, value in condition.items()})
         return out
 
-    return replace(fine, function=denoise, sigma_max=coarse.sigma_max)
+    def _embedded(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        y = self.blocks.project(x).to(self.coarse.device, self.coarse.dtype)
+        y0 = self.blocks.embed(self.coarse(y, sigma.to(y), **condition).to(x))
+        mu = torch.as_tensor(self.mean).to(x)
+        return y0 + self.blocks.detail(mu + self.variance / (self.variance + expand(sigma, x) ** 2) * (x - mu))
 
 
 @dataclass(frozen=True, eq=False)

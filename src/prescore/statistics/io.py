@@ -28,7 +28,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from prescore.assets import STATISTICS_SUFFIX, find
-from prescore.errors import PrescoreError
+from prescore.errors import PrescoreError, has_width
 from prescore.files import named_in_text, write_atomically
 from prescore.statistics.fit import POINTS, FittedWeights
 from prescore.statistics.moments import Moments
@@ -38,6 +38,7 @@ from prescore.statistics.steps import PREDICTIONS, Rule, SolverErrors, StepError
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
 DIGITS = 16  # of a digest
+FARTHEST = 2.0  # widths of the data range between the values of data, which lie in it but for rounding
 TENSORS = ("mean", "mean_square", "power", "power_centred")
 COSINE, SCALES = "cosine_variance", "scales"
 COMPONENTS = ("components", "component_variances")
@@ -170,9 +171,13 @@ def _fields(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     shape: tuple[int, ...] = fields["event_shape"]
     if not all(map(isfinite, (low, high, high - low, fields["minimum"], fields["maximum"]))):
         _refuse(path, "its metadata have numbers that are not finite")
-    in_order = low < high and fields["minimum"] <= fields["maximum"]
+    spread = fields["maximum"] - fields["minimum"]
+    is_bounded = known is not None and not values.get("samples_of")  # which may leave the range
+    in_order = low < high and 0 <= spread <= (FARTHEST * (high - low) if is_bounded else inf)
     if not in_order or not fields["axes"] <= min(3, len(shape)):
         _refuse(path, "its metadata contradict each other")
+    if not has_width(low, high):
+        _refuse(path, f"its data_range is {high - low:g} wide")
     return fields
 
 

@@ -63,6 +63,13 @@ class ScoreStatistics:
         logit = torch.logit(explained, eps=1e-12)
         return sigma**2 * torch.sigmoid(-interpolate(sigma.log(), self.levels.log().flip(0), logit.flip(0)))
 
+    def chance(self, numbers: int) -> Tensor:
+        """Standard error of the posterior variance by the score at the levels, of samples of so many numbers, (L,).
+
+        With e = n - eps, 1 - Gamma is the mean of 2 n e - e^2, whose variance is 4 R where e is small beside n.
+        """
+        return 2 * self.levels.square() * (self.residual_square / (self.count * numbers)).sqrt()
+
     def scaled(self, a: float) -> "ScoreStatistics":
         """Those for data that are multiplied by a, and so their noise."""
         return replace(self, levels=a * self.levels)

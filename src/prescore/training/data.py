@@ -108,7 +108,14 @@ def load_labels(path: str | Path, key: str, count: int | None = None) -> Tensor:
         if size > 8 * most + 65_536:  # before memory is taken for it
             raise PrescoreError(f"{name} is larger than one number for each of {most} examples")
         with archive.open(f"{key}.npy") as member:
-            array = read_npy(name, member, size, "iu", "whole numbers are needed")
+            array = read_npy(name, member, size, "fiu", "whole numbers are needed")
+    if array.ndim == 2 and array.shape[1] > 1:
+        raise PrescoreError(
+            f"{name}: rows of {array.shape[1]} numbers, as of one-hot labels; one whole number for each is needed, "
+            "labels.argmax(1)"
+        )
+    if array.dtype.kind == "f":
+        raise PrescoreError(f"{name}: {array.dtype} values; whole numbers are needed, labels.astype(int)")
     labels = torch.from_numpy(array.reshape(-1).astype(np.int64) if array.ndim == 2 else array.astype(np.int64))
     _check_labels(labels, len(labels) if count is None else count)
     return labels

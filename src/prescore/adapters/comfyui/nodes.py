@@ -57,14 +57,21 @@ class SamplerNode(io.ComfyNode):
             inputs=[
                 io.Combo.Input("sampler_name", options=list(NAMES)),
                 io.Combo.Input("statistics", options=_listed(), tooltip="Measured by prescore Calibrate."),
+                io.Combo.Input(
+                    "start",
+                    options=["noise", "gaussian"],
+                    default="noise",
+                    optional=True,
+                    tooltip="gaussian: noisy latents, as the statistics have them; for empty latents, all SIGMAS.",
+                ),
             ],
             outputs=[io.Sampler.Output()],
         )
 
     @classmethod
-    def execute(cls, sampler_name: str, statistics: str) -> Any:
+    def execute(cls, sampler_name: str, statistics: str, start: str = "noise") -> Any:
         known = _read(statistics)
-        _check_needs(sampler_name, known)
+        _check_needs(sampler_name, known, start)
 
         def sample(
             model: Any,
@@ -76,7 +83,7 @@ class SamplerNode(io.ComfyNode):
         ) -> Tensor:
             if getattr(x, "is_nested", False):
                 raise PrescoreError("latent: it is nested, of several tensors, which prescore's samplers do not know")
-            solve = sampler(sampler_name, known)
+            solve = sampler(sampler_name, known, start=start)
             solve = as_flow(solve) if _is_flow(model.inner_model.inner_model.model_sampling) else solve
             return solve(
                 model, x, sigmas, extra_args, callback, disable, seed=(extra_args or {}).get("seed", 0) % 2**63
@@ -229,8 +236,7 @@ def _read(name: str) -> Statistics | None:
     return None if name == NONE else load_statistics(folder_paths.get_full_path_or_raise(FOLDER, name))
 
 
-def _check_needs(sampler_name: str, known: Statistics | None) -> None:
-    if known is None and sampler_name.startswith("p-"):
-        raise PrescoreError(
-            f"statistics: {sampler_name} needs those of the latents; measure them by prescore Calibrate"
-        )
+def _check_needs(sampler_name: str, known: Statistics | None, start: str = "noise") -> None:
+    needing = sampler_name if sampler_name.startswith("p-") else None if start == "noise" else f"start {start}"
+    if known is None and needing is not None:
+        raise PrescoreError(f"statistics: {needing} needs those of the latents; measure them by prescore Calibrate")

@@ -19,7 +19,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from prescore.adapters import plan_on
+from prescore.adapters import Given, plan_on
 from prescore.checkpoints.diffusers_schedulers import FLOW, TABULATED, scheduler_meaning
 from prescore.denoiser import (
     Denoiser,
@@ -60,7 +60,7 @@ def scheduler(
         sampler: a name in `prescore.SAMPLERS` that calls the network once a step.
         statistics: of the latents, or of the pictures where there are no latents; or the path of their file.
         calls: number of steps, whatever number the pipeline asks for; by default that number.
-        options: of the sampler.
+        options: of the sampler, and others that `prescore.plan` takes, such as basis, alpha or start.
 
     Raises:
         PrescoreError: what the network predicts is not known, the statistics cannot be read, or the sampler is unknown
@@ -205,7 +205,8 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
             raise PrescoreError("timesteps, sigmas: positive noise levels that decrease are needed")
         self._levels = torch.cat([levels, levels.new_zeros(1)])
         wide = Denoiser(model.function, shape, 0.0, levels[0].item(), **given)
-        self._sampler = plan_on(self._levels, wide, name, **planned).sampler
+        self._plan = plan_on(self._levels, wide, name, **planned)
+        self._sampler = self._plan.sampler
         if self._sampler.total_calls(len(levels)) != len(levels):
             raise PrescoreError(f"sampler: {name!r} calls the network more than once a step; p-ode-3m does not")
         times = scale * (levels / (1 + levels) if is_flow else schedule.t(levels))
@@ -317,10 +318,9 @@ class PrescoreScheduler(SchedulerMixin, ConfigMixin):
 
         Pipelines start from n, which is sigma s n but for the data's share of x_t.
         """
-        sigma, noise = self._levels[0], _Draws(sample, None)
-        noise.given = sample.double()
-        own = self._sampler.initial(noise, sigma)
-        is_plain = torch.equal(own, sigma * noise.given)
+        sigma, z = self._levels[0], sample.double()
+        own = self._plan.initial(Given(z))
+        is_plain = torch.equal(own, sigma * z)
         return sample if is_plain else (own * self.schedule_scale(sigma)).to(sample.dtype)
 
 
@@ -329,15 +329,12 @@ def _same(a: Tensor | None, b: Tensor) -> bool:
 
 
 class _Draws(NoiseSource):
-    """Normal draws of the pipeline's generators, like a sample; or one that is given."""
+    """Normal draws of the pipeline's generators, like a sample."""
 
     def __init__(self, like: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> None:
         self.like, self.generator = like, generator
-        self.given: Tensor | None = None
         self.event_shape, self.dtype, self.device = tuple(like.shape[1:]), torch.float64, like.device
 
     def __call__(self) -> Tensor:
-        if self.given is not None:
-            return self.given
         generator: Any = list(self.generator) if isinstance(self.generator, Sequence) else self.generator
         return randn_tensor(self.like.shape, generator=generator, device=self.device).double()

@@ -21,6 +21,7 @@ from prescore.cli.shared import (
     Raw,
     ReferenceKey,
     Seed,
+    Start,
     StatisticsFile,
     reads_images,
     which_weights,
@@ -96,6 +97,7 @@ def compare(
     seed: Seed = 0,
     batch_size: BatchSize = 64,
     statistics: StatisticsFile = None,
+    start: Start = None,
     class_: Class = None,
     guidance: Guidance = None,
     config: Config = None,
@@ -127,7 +129,7 @@ def compare(
     seeds = count_seeds(seed, n)
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not positive")
-    if statistics is not None and reference is not None and not any(uses_statistics(name) for name in names):
+    if statistics is not None and reference is not None and not any(uses_statistics(name, start) for name in names):
         raise PrescoreError("--statistics: none of the samplers has a use for statistics")
     with processes_on(device or "cpu", PATIENCE) as processes:
         how: dict[str, Any] = {"weights": which_weights(raw), "dtype": dtype, "guidance": guidance}
@@ -135,7 +137,7 @@ def compare(
         opened = open_model(model, config=config, **how)
         denoiser, chosen = opened.denoiser, choose_classes(opened.description, class_, guidance)
         check_size("n", n, NUMBERS * math.prod(denoiser.picture_shape))
-        runs = plan_runs(denoiser, names, numbers, statistics, opened_settings(opened, chosen))
+        runs = plan_runs(denoiser, names, numbers, statistics, opened_settings(opened, chosen), start)
         look = look | {"key": reference_key}
         reading = Reading(features, asked, reference_n, look)
         beside = open_reference(reference, reading, denoiser, statistics, n, seed)
@@ -224,6 +226,7 @@ def make_report(
         seeds=seeds[:row],
         pictures=pictures,
         settings=store.settings,
+        lacking=beside.lacking,
     )
 
 

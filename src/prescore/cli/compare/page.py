@@ -53,6 +53,7 @@ class Report:
         seeds: of the first samples, those with pictures.
         pictures: uint8 (k, C, H, W), by key of the run; of these seeds, or fewer true images under the key "".
         settings: what all runs have in common, JSON values.
+        lacking: what the reference cannot say, or nothing.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Report:
     seeds: Sequence[int]
     pictures: Mapping[str, Tensor]
     settings: Mapping[str, object]
+    lacking: str = ""
 
     @property
     def samplers(self) -> dict[str, int]:
@@ -127,6 +129,7 @@ class Report:
         lines = [note if len(of) == len(finished) else f"{', '.join(of)}: {note}" for note, of in runs.items()]
         other = [run for run, _ in self.runs if run.calls != run.allowed]
         parts = [f"{run.name} {run.calls} of {run.allowed}" for run in other]
+        lines += [self.lacking] if self.lacking else []
         return choices + lines + ([f"calls that cannot be hit exactly: {', '.join(parts)}"] if parts else [])
 
 
