@@ -41,6 +41,7 @@ from prescore.statistics import FittedWeights, StepErrors, Tuning
 from prescore.statistics.fit import POINTS, cross_fit, group_edges, groups_of
 
 GROUPS, FOLDS = 24, 6
+POWER = 1.5  # of the errors of trajectories, between their mean and the mean of their squares
 NUMBERS = 64  # coordinates of all trajectories in a group, on average, for at most POINTS + 1 weights
 USUAL_FITTED = 48  # trajectories on which levels are searched
 ENOUGH = 192  # to which the weights are fitted, if the calls suffice
@@ -53,9 +54,10 @@ SHIFT, TURN = 0.3, -0.6  # of the distance to its neighbour, by which a level is
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A run with cross-fitted weights: the weights from all trajectories, the ends X, and their error, root mean square
-    over trajectories and coordinates. By it levels are compared: those on which fewer trajectories part from the known
-    ones serve other samples better, in the mean too."""
+    """A run with cross-fitted weights: the weights from all trajectories, the ends X, and their error, by which levels
+    are compared: the mean over trajectories of the power POWER of the root mean square over coordinates, and its root.
+    Levels on which fewer trajectories part from the known ones serve other samples better, in the mean too; but squares
+    would leave the choice to the few that part."""
 
     levels: Tensor
     weights: Tensor
@@ -134,12 +136,15 @@ class Fitting:
             padded[:, : len(past)], padded[:, -1] = full[:, :-1], full[:, -1]
             weights.append(padded)
             X = U
-        return Fit(levels, torch.stack(weights), X[:, kept], self._distances(X[:, kept]).square().mean().sqrt().item())
+        return Fit(levels, torch.stack(weights), X[:, kept], self._compared(X[:, kept]))
 
     def error(self, X: Tensor) -> float:
         """Of ends (K, m): the mean over trajectories of the root mean square over coordinates."""
         # Not the mean square: one trajectory that parts from the known one would outweigh all others.
         return self._distances(X).mean().item()
+
+    def _compared(self, X: Tensor) -> float:
+        return self._distances(X).pow(POWER).mean().pow(1 / POWER).item()
 
     def _distances(self, X: Tensor) -> Tensor:
         return (X - self.followed.X[-1]).square().mean(1).sqrt()
