@@ -161,8 +161,6 @@ def distributions(
         noises = (NoiseSource(part, problem.event_shape) for part in described)
         return measure(torch.cat([method.run(problem, levels, problem.denoise, noise, None) for noise in noises]))
 
-    fine = GRIDS["log-snr"](FLOW_STEPS, problem.sigma_min, problem.sigma_max)
-    kept("flow", f"{n}", lambda: drawn(Ours("the flow", "p-ode-3m"), fine))
     for calls in numbers:
         rows = [
             (CHOSEN.label, "usual"),
@@ -178,6 +176,8 @@ def distributions(
                 return drawn(method, levels)
 
             kept("samples", f"{label}, {calls}, {grid}", compute)
+    fine = GRIDS["log-snr"](FLOW_STEPS, problem.sigma_min, problem.sigma_max)
+    kept("flow", f"{n}", lambda: drawn(Ours("the flow", "p-ode-3m"), fine))
 
 
 def tables(found: dict[str, Content]) -> str:
