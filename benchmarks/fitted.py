@@ -26,7 +26,7 @@ from prescore.grid import geometric
 from prescore.plan import seen_by
 from prescore.samplers import auto_grid, fit_weights, make_sampler, measure_steps, sample
 from prescore.samplers.calibrated import FINE, Runs, follow
-from prescore.samplers.fitting import RIVALS, USUAL_FITTED
+from prescore.samplers.fitting import RIVALS, USUAL_FITTED, USUAL_POWER
 from prescore.samplers.starting import START_STEPS, measure_start
 from prescore.statistics import FittedWeights, Statistics, Tuning, save_statistics
 
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model")
     parser.add_argument("--calls", type=int, nargs="+", default=[5, 6, 8, 10])
     parser.add_argument("--fitted", type=int, default=USUAL_FITTED, help="samples that the weights are fitted to")
+    parser.add_argument("--power", type=float, default=USUAL_POWER, help="of the mean of errors, to compare levels by")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--save", type=Path, help="statistics file to write")
     options = parser.parse_args(arguments)
@@ -87,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps, tuning = measure_steps(model, reference, **how)
     levels = steps.levels_by(tuning.rule("p-ode-3m", START_STEPS) or "gaussian", START_STEPS)
     starts = measure_start(model, reference, levels, **how)
-    fits = fit_weights(model, reference, steps, tuning, options.calls, trajectories=options.fitted, **how)
+    fits = fit_weights(
+        model, reference, steps, tuning, options.calls, trajectories=options.fitted, power=options.power, **how
+    )
     tuning = replace(tuning, starts=starts, fits=fits)
     statistics = replace(statistics, model=replace(statistics.model, steps=steps), tuning=tuning)
     if options.save is not None:

@@ -9,7 +9,7 @@ their own usual ones. Then, with --data, the distribution of n samples of `presc
 the PEERS methods of the least errors, on their best levels: the Frechet distance of features, projected on the
 COMPONENTS directions in which those of true images vary most, and the error of the power spectrum.
 
-Beside them stand the samples of the flow itself, of which FLOW_STEPS steps of `p-ode-3m` leave little undone: who is
+With --flow the samples of the flow itself stand beside them, of which FLOW_STEPS steps of `p-ode-3m` leave little undone: who is
 nearer to the data than these owes it to errors that happen to help.
 
 A number behind +- is the deviation that a jackknife over BLOCKS blocks of seeds gives: of the value, or of the
@@ -138,7 +138,7 @@ class Measure:
 
 
 def distributions(
-    problem: Sampled, name: str, data: Path, features: str, n: int, numbers: Sequence[int], kept: Kept
+    problem: Sampled, name: str, data: Path, features: str, n: int, numbers: Sequence[int], flow: bool, kept: Kept
 ) -> None:
     model = prescore.load(name)
     limits = model.data_range
@@ -176,8 +176,9 @@ def distributions(
                 return drawn(method, levels)
 
             kept("samples", f"{label}, {calls}, {grid}", compute)
-    fine = GRIDS["log-snr"](FLOW_STEPS, problem.sigma_min, problem.sigma_max)
-    kept("flow", f"{n}", lambda: drawn(Ours("the flow", "p-ode-3m"), fine))
+    if flow:
+        fine = GRIDS["log-snr"](FLOW_STEPS, problem.sigma_min, problem.sigma_max)
+        kept("flow", f"{n}", lambda: drawn(Ours("the flow", "p-ode-3m"), fine))
 
 
 def tables(found: dict[str, Content]) -> str:
@@ -226,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--features", default="means-2x2", help="a named extractor, or a classifier's file")
     parser.add_argument("--n", type=int, default=N, help="samples")
     parser.add_argument("--calls", type=int, nargs="+", choices=CALLS, default=CALLS, help="of which samples are drawn")
+    parser.add_argument("--flow", action="store_true", help="draw the samples of the flow itself too")
     labels = [method.label for method in PUBLISHED]
     parser.add_argument("--methods", nargs="+", choices=labels, metavar="NAME", help=f"by default {', '.join(labels)}")
     parser.add_argument("--grids", nargs="+", choices=ALL_GRIDS, default=ALL_GRIDS, help="by default all")
@@ -241,7 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kept = Kept(options.out / f"frontier-{options.model}.json")
         errors_of_states(problem, kept, options.methods, options.grids)
         if options.data is not None:
-            distributions(problem, options.model, options.data, options.features, options.n, options.calls, kept)
+            asked = (options.data, options.features, options.n, options.calls, options.flow)
+            distributions(problem, options.model, *asked, kept)
     if options.table:
         files = {name: options.out / f"frontier-{name}.json" for name in MODELS}
         print(tables({name: json.loads(path.read_text()) for name, path in files.items() if path.is_file()}))

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from prescore.data import DataWarning
 from prescore.denoiser import Denoiser, check_condition
 from prescore.errors import ModelWarning, PrescoreError, check_interval, is_whole
-from prescore.gaussian import doubt_of
+from prescore.gaussian import doubt_of, measure_shrinkage, trusted_level
 from prescore.grid import geometric
 from prescore.limits import MOST_LEVELS, MOST_SAMPLES, check_count, check_size
 from prescore.plan import plan, reference_of, seen_by
@@ -86,8 +86,8 @@ def calibrate(
         DataWarning: the data are fewer than ENOUGH.
         ModelWarning: the model errs more than the Gaussian model of the data.
 
-    Cost: that of `measure_moments`; with a model, for each batch, `levels` network calls, and those of `measure_steps`
-    and `fit_weights`.
+    Cost: that of `measure_moments`; with a model, for each batch, `levels` network calls, as many again if it errs more
+    than the Gaussian model at high noise, and those of `measure_steps` and `fit_weights`.
     """
     data = _as_samples(data)
     if data_range is not None:
@@ -287,7 +287,7 @@ class _Measurement:
         def batched(count: int) -> int:
             return math.ceil(count / self.batch_size)
 
-        each, total = self.model.network_calls, batched(n) * self.levels
+        each, total = self.model.network_calls, 2 * batched(n) * self.levels  # the second time to shrink a bad network
         if self.trajectories:
             total += batched(self.trajectories) * FINE + len(STARTS) * batched(self.starts) * START_STEPS
             unipc = make_sampler("unipc")
@@ -320,9 +320,21 @@ class _Measurement:
         measured = replace(statistics, model=ModelStatistics(score=score, guidance=model.guidance))
         if doubt := doubt_of(measured):
             warnings.warn(doubt, ModelWarning, stacklevel=3)
+        reference = reference_of(seen_by(model, measured))
+        if trusted_level(measured) is not None:
+            shrinkage = measure_shrinkage(
+                model,
+                reference,
+                seen,
+                score.levels,
+                limits=limits,
+                condition=self.condition,
+                batch_size=self.batch_size,
+                progress=self.progress,
+            )
+            measured = replace(measured, model=replace(measured.model, shrinkage=shrinkage))
         if self.trajectories == 0:
             return measured
-        reference = reference_of(seen_by(model, measured))
         # What `auto` leaves to the Gaussian model, or starts below, needs no levels.
         known = Known(replace(model, statistics=measured), measured)
         if (level := known.serving) is not None:

@@ -7,7 +7,8 @@ docs/design.md says how they were found, and on which data.
 NEAR_GAUSSIAN = 0.2  # share of the Gaussian model's error that a network leaves, from which on the data are near it
 WORSE = 1.25  # the same share, from which on a network is worse than the model: good ones reach 1.07 at high noise
 FEW_CALLS = 4  # up to which p-ode-2m serves better than p-ode-3m, which takes a call to start
-TRUSTED = 0.9  # the same share, below which such a network is used
+TRUSTED = 0.9  # the same share, below which such a network is used as it is
+LEAST_WEIGHT = 0.1  # of a network that is shrunk towards that model, from which on it is used (docs/design.md)
 FITTED_TRUST = 1.15  # what the error of fitted weights counts, which is measured somewhat too small (docs/design.md)
 MANY_CALLS = 40  # from which on churn serves better than exponential steps with noise
 

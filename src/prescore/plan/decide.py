@@ -162,6 +162,8 @@ def plan(
         reasons["sigma_max"] = "from here on up the Gaussian model of the data, with which it starts, errs less"
         begin = reference_of(known.needed)
         denoiser, known = known.limited(trusted)
+        if known.is_shrunk:
+            reasons["sigma_max"] += "; below it the network is shrunk towards that model where it errs more"
     is_measured = is_automatic or find_sampler(sampler).cls is Fitted
     is_measured = is_measured and (grid is None or (isinstance(grid, str) and grid == AUTO))
     if sigma_max is None and is_measured and (level := known.measured_from) is not None:
@@ -199,6 +201,7 @@ def plan(
         reasons["sigma_max"] = f"it hides the data (the model knows noise up to {denoiser.sigma_max:g})"
         denoiser, known = known.limited(hiding)
     entry, facts = find_sampler(sampler), dict[str, object](spaces)
+    facts |= {"shrinkage": "measured"} if known.is_shrunk else {}
     if alpha is not None and "alpha" in entry.options:
         options, alpha = {**options, "alpha": alpha}, None
     made: dict[str, Any] = {name: value for name, value in objects.items() if value is not None}

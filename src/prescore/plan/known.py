@@ -11,12 +11,14 @@ from torch import Tensor
 
 from prescore.denoiser import Denoiser
 from prescore.errors import PrescoreError, check_choice
-from prescore.gaussian import GAUSSIANS, Gaussian, doubt_of, gaussian, trusted_level
+from prescore.gaussian import GAUSSIANS, Gaussian, Shrunk, doubt_of, gaussian, shrunk, trusted_level
 from prescore.precondition import PublishedMask, is_mask, load_mask
 from prescore.samplers import SAMPLERS
 from prescore.samplers.starting import STARTS, better_start
-from prescore.statistics import FittedWeights, Statistics, in_range, load_statistics
+from prescore.statistics import FittedWeights, Shrinkage, Statistics, in_range, load_statistics
 from prescore.tuned import HIDING, SMALL, WIDE
+
+ALIKE = 1e-3  # relative, between noise levels that are called the same
 
 
 def statistics_or_mask(
@@ -111,17 +113,30 @@ class Known:
 
     @property
     def trusted(self) -> float | None:
-        """The level from which on the network serves, if it does not at the highest ones."""
-        statistics = self.statistics
-        level = trusted_level(statistics) if statistics is not None and self.is_scored else None
-        return level if level is not None and level > self.denoiser.sigma_min else None
+        """The level from which on the network serves, or serves shrunk, if it does not at the highest ones."""
+        level: float | None = None
+        if self.shrinkage is not None:
+            level = min(self.shrinkage.levels[0].item(), self.denoiser.sigma_max)
+        elif self.is_scored:
+            level = trusted_level(self.needed)
+        return level if level is not None and self.denoiser.sigma_min < level <= self.denoiser.sigma_max else None
+
+    @property
+    def shrinkage(self) -> Shrinkage | None:
+        """How much of the network to use, if that was measured, with the guidance of the run."""
+        is_known = self.statistics is not None and self.is_measured_alike
+        return self.needed.model.shrinkage if is_known else None
+
+    @property
+    def is_shrunk(self) -> bool:
+        return isinstance(self.denoiser.function, Shrunk)
 
     def better_start(self, levels: Tensor) -> tuple[str, str] | None:
         """The start that serves the model better, and why, for a run from the level where it was measured."""
         if self.statistics is None or not (starts := self.statistics.tuning.starts):
             return None
         steps = self.statistics.model.steps
-        if steps is None or not isclose(levels[0].item(), steps.levels[0].item(), rel_tol=1e-3):
+        if steps is None or not isclose(levels[0].item(), steps.levels[0].item(), rel_tol=ALIKE):
             return None
         text = ", ".join(f"{starts[start]:.3g} ({start})" for start in STARTS)
         text = f"the squared distance of samples from the data is {text}, the difference within {starts['error']:.2g}"
@@ -143,9 +158,11 @@ class Known:
         return level if is_lower else None
 
     def limited(self, sigma_max: float) -> tuple[Denoiser, "Known"]:
-        """The model limited to less noise, and the same of it."""
+        """The model limited to less noise, and the same of it; shrunk, where that was measured for so much noise."""
         own: dict[str, Any] = {"statistics": self.read} if self.given is None else {}
         denoiser = replace(self.denoiser, sigma_max=sigma_max, **own)
+        if not self.is_shrunk and (shrinkage := self.shrinkage) and sigma_max <= shrinkage.levels[0] * (1 + ALIKE):
+            denoiser = shrunk(denoiser, reference_of(self.needed), shrinkage)
         return denoiser, Known(denoiser, self.given, self.mask)
 
     @property
@@ -230,7 +247,10 @@ class Known:
     def doubts(self) -> tuple[str, ...]:
         """What was measured of the model that makes its samples doubtful."""
         statistics = self.__dict__.get("statistics")  # those that the run has read
-        doubt = statistics and statistics.model.score and doubt_of(statistics, self.denoiser.sigma_max)
+        if statistics is None or statistics.model.score is None:
+            return ()
+        used = self.denoiser.sigma_max
+        doubt = doubt_of(statistics, min(used, trusted_level(statistics) or used) if self.is_shrunk else used)
         return (doubt,) if doubt else ()
 
     @property

@@ -41,7 +41,7 @@ from prescore.statistics import FittedWeights, StepErrors, Tuning
 from prescore.statistics.fit import POINTS, cross_fit, group_edges, groups_of
 
 GROUPS, FOLDS = 24, 6
-POWER = 1.5  # of the errors of trajectories, between their mean and the mean of their squares
+USUAL_POWER = 2.0  # of the errors of trajectories: the few that part from the known ones tell good levels from bad
 NUMBERS = 64  # coordinates of all trajectories in a group, on average, for at most POINTS + 1 weights
 USUAL_FITTED = 48  # trajectories on which levels are searched
 ENOUGH = 192  # to which the weights are fitted, if the calls suffice
@@ -55,9 +55,7 @@ SHIFT, TURN = 0.3, -0.6  # of the distance to its neighbour, by which a level is
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A run with cross-fitted weights: the weights from all trajectories, the ends X, and their error, by which levels
-    are compared: the mean over trajectories of the power POWER of the root mean square over coordinates, and its root.
-    Levels on which fewer trajectories part from the known ones serve other samples better, in the mean too; but squares
-    would leave the choice to the few that part."""
+    are compared: a power mean over trajectories of the root mean square over coordinates."""
 
     levels: Tensor
     weights: Tensor
@@ -72,10 +70,12 @@ class Fitting:
     Args:
         runs: how the model is run on them.
         followed: their states.
+        power: of the mean by which levels are compared.
     """
 
     runs: Runs
     followed: Trajectories
+    power: float = USUAL_POWER
 
     @cached_property
     def C(self) -> Tensor:
@@ -144,7 +144,7 @@ class Fitting:
         return self._distances(X).mean().item()
 
     def _compared(self, X: Tensor) -> float:
-        return self._distances(X).pow(POWER).mean().pow(1 / POWER).item()
+        return self._distances(X).pow(self.power).mean().pow(1 / self.power).item()
 
     def _distances(self, X: Tensor) -> Tensor:
         return (X - self.followed.X[-1]).square().mean(1).sqrt()
@@ -219,6 +219,7 @@ def fit_weights(
     calls: Sequence[int],
     *,
     trajectories: int = USUAL_FITTED,
+    power: float = USUAL_POWER,
     condition: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -232,6 +233,8 @@ def fit_weights(
         calls: numbers of network calls, of at least 3 steps each.
         trajectories: number of those on which levels are searched, at least 2. If they are fewer than ENOUGH, half of
             the calls that are left by what has to be done goes to further ones, so that weights are fitted to as many.
+        power: levels are compared by the power mean of the errors of trajectories: by 2 those few decide that part from
+            the known ones, by 1 all count alike.
 
     Returns:
         By number of steps what was fitted; numbers of calls that allow fewer than 3, for which MOST_CALLS
@@ -249,7 +252,7 @@ def fit_weights(
     seeds = check_seeds(range(seed, seed + trajectories + more))
     every = Runs(denoiser, reference, seeds, condition or {}, batch_size, progress)
     searched = replace(every, seeds=seeds[:trajectories])
-    fitting, best = Fitting(searched, follow(searched, fine)), dict[int, Fit]()
+    fitting, best = Fitting(searched, follow(searched, fine), power), dict[int, Fit]()
     for T in (T for T in numbers if T >= FEWEST):
         rules = dict.fromkeys((tuning.rule("p-ode-3m", T) or "gaussian", *UNIFORM))
         starts = [*(errors.levels_by(rule, T) for rule in rules), shortest_levels(fitting.followed, T)]

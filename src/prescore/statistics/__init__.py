@@ -5,6 +5,7 @@ from prescore.statistics.io import load_statistics, save_statistics
 from prescore.statistics.moments import Moments, measure_moments, merge_moments
 from prescore.statistics.record import ModelStatistics, Statistics, in_range, merge
 from prescore.statistics.score import ScoreStatistics, score_statistics
+from prescore.statistics.shrinkage import Shrinkage
 from prescore.statistics.steps import StepErrors, Tuning
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "ModelStatistics",
     "Moments",
     "ScoreStatistics",
+    "Shrinkage",
     "Statistics",
     "StepErrors",
     "Tuning",

@@ -6,7 +6,8 @@ Metadata, each value JSON except the first:
 format = prescore-statistics, format_version, library_version, count, event_shape, axes, data_range (null if none
 is known), minimum, maximum; and samples_of, where samples of a model were measured in the place of data, its name.
 With principal components the tensors `components`, `component_variances`; with the score of a model the tensors
-`score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model. With the errors of steps
+`score_levels`, `score_square`, `residual_square` and the metadata score_count, score_model; with a shrinkage the
+tensors `shrinkage_levels`, `shrinkage_edges`, `shrinkage_weights`. With the errors of steps
 the tensors `step_levels`, `step_widths`, `step_variances`, `step_shares`, `step_errors_data`, `step_errors_gaussian`
 (rows first, last, inner) and the metadata step_count, step_model and, where levels were tried, step_tried: by solver
 and number of steps a rule, a name or a number. With a model that was measured under classifier-free guidance the
@@ -34,6 +35,7 @@ from prescore.statistics.fit import POINTS, FittedWeights
 from prescore.statistics.moments import Moments
 from prescore.statistics.record import ModelStatistics, Statistics
 from prescore.statistics.score import ScoreStatistics
+from prescore.statistics.shrinkage import Shrinkage
 from prescore.statistics.steps import PREDICTIONS, Rule, SolverErrors, StepErrors, Tuning, is_rule
 
 FORMAT, FORMAT_VERSION = "prescore-statistics", 1
@@ -43,6 +45,7 @@ TENSORS = ("mean", "mean_square", "power", "power_centred")
 COSINE, SCALES = "cosine_variance", "scales"
 COMPONENTS = ("components", "component_variances")
 SCORE = ("score_levels", "score_square", "residual_square")
+SHRINKAGE = ("levels", "edges", "weights")
 STEPS = ("step_levels", "step_widths", "step_variances", "step_shares")
 FIT = ("levels", "edges", "weights", "gains")
 STEP_ERRORS = {prediction: f"step_errors_{prediction}" for prediction in PREDICTIONS}
@@ -74,6 +77,8 @@ def save_statistics(statistics: Statistics, path: str | Path) -> None:
     if score is not None:
         tensors |= dict(zip(SCORE, (score.levels, score.score_square, score.residual_square), strict=True))
         metadata |= {"score_count": json.dumps(score.count), "score_model": json.dumps(score.model)}
+    if (shrinkage := statistics.model.shrinkage) is not None:
+        tensors |= {f"shrinkage_{name}": getattr(shrinkage, name) for name in SHRINKAGE}
     if steps is not None:
         tensors |= dict(zip(STEPS, (steps.levels, steps.widths, steps.variances, steps.shares), strict=True))
         tensors |= {name: steps.solvers[prediction].rows for prediction, name in STEP_ERRORS.items()}
@@ -116,6 +121,7 @@ def load_statistics(path: str | Path) -> Statistics:
         moments=Moments(**fields, **{name: tensors[name] for name in kept}),
         model=ModelStatistics(
             score=_score(path, values, tensors) if SCORE[0] in tensors else None,
+            shrinkage=_shrinkage(path, tensors) if "shrinkage_levels" in tensors else None,
             steps=_steps(path, values, tensors) if STEPS[0] in tensors else None,
             guidance=_guidance(path, values),
         ),
@@ -190,6 +196,26 @@ def _score(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> Sc
     )
 
 
+def _shrinkage(path: Path, tensors: dict[str, Tensor]) -> Shrinkage:
+    levels = tensors["shrinkage_levels"]
+    G = tensors.get("shrinkage_edges", levels).numel() + 1
+    shapes = {"levels": (levels.numel(),), "edges": (G - 1,), "weights": (levels.numel(), G)}
+    read = {name: _tensor(path, tensors, f"shrinkage_{name}", shape) for name, shape in shapes.items()}
+    _check_levels(path, "shrinkage_levels", levels)
+    edges, weights = read["edges"], read["weights"]
+    if not (edges.diff() < 0).all() or (weights < 0).any() or (weights > 1).any():
+        _refuse(path, "the edges of its shrinkage do not decrease, or a weight is not from 0 to 1")
+    return Shrinkage(**read)
+
+
+def _tensor(path: Path, tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """One of them, whose shape was checked nowhere else."""
+    tensor = tensors.get(name)
+    if tensor is None or tuple(tensor.shape) != shape or tensor.dtype != torch.float64 or not tensor.isfinite().all():
+        _refuse(path, f"tensor {name} is not float64 {shape}, all finite")
+    return tensor
+
+
 def _steps(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> StepErrors:
     count, model = _source(path, values, "step")
     levels, widths, variances, shares = (tensors[name] for name in STEPS)
@@ -248,9 +274,7 @@ def _fit(path: Path, T: int, facts: dict[str, Any], tensors: dict[str, Tensor]) 
     G = max(gains.numel(), 1)
     shapes = {"levels": (T + 1,), "edges": (G - 1,), "weights": (T, G, POINTS + 1), "gains": (G,)}
     for name, shape in shapes.items():
-        tensor = tensors[f"fit_{T}_{name}"]
-        if tuple(tensor.shape) != shape or tensor.dtype != torch.float64 or not tensor.isfinite().all():
-            _refuse(path, f"tensor fit_{T}_{name} is not float64 {shape}, all finite")
+        _tensor(path, tensors, f"fit_{T}_{name}", shape)
     if not (levels.diff() < 0).all() or levels[-1] != 0 or not (edges.diff() < 0).all() or (gains <= 0).any():
         _refuse(path, f"the levels, edges or gains of its fit of {T} steps are not in order")
     errors = {str(name): float(error) for name, error in facts["errors"].items()}

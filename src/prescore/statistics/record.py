@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from prescore.errors import PrescoreError
 from prescore.statistics.moments import Moments, merge_moments
 from prescore.statistics.score import ScoreStatistics, merge_scores
+from prescore.statistics.shrinkage import Shrinkage
 from prescore.statistics.steps import StepErrors, Tuning
 from prescore.version import __version__
 
@@ -15,11 +16,13 @@ class ModelStatistics:
 
     Attributes:
         score: how large its score is on the data (`score_statistics`), or None.
-        steps: what the steps of solvers do wrong on it (`prescore.measure_steps`), or None.
+        shrinkage: how much of it to use, if it errs more than the Gaussian model at high noise, or None.
+        steps: what the steps of solvers do wrong on it (`prescore.measure_steps`), shrunk if it is to be, or None.
         guidance: weight of the classifier-free guidance with which all this, and what was tuned, was measured.
     """
 
     score: ScoreStatistics | None = None
+    shrinkage: Shrinkage | None = None
     steps: StepErrors | None = None
     guidance: float = 1.0
 
@@ -76,8 +79,8 @@ def in_range(statistics: Statistics, data_range: tuple[float, float] | None) -> 
         return replace(statistics, moments=replace(statistics.moments, data_range=data_range))
     (low, high), (new_low, new_high) = statistics.data_range, data_range
     a = (new_high - new_low) / (high - low)
-    score, steps = statistics.model.score, statistics.model.steps
-    model = replace(statistics.model, score=score and score.scaled(a), steps=steps and steps.scaled(a))
+    known = {name: getattr(statistics.model, name) for name in ("score", "shrinkage", "steps")}
+    model = replace(statistics.model, **{name: part and part.scaled(a) for name, part in known.items()})
     moments, tuning = statistics.moments.in_range(data_range), statistics.tuning.scaled(a)
     return replace(statistics, moments=moments, model=model, tuning=tuning)
 
@@ -85,8 +88,9 @@ def in_range(statistics: Statistics, data_range: tuple[float, float] | None) -> 
 def merge(a: Statistics, b: Statistics) -> Statistics:
     """The statistics of both data sets together.
 
-    Moments as `merge_moments` has them; the means of the score are weighted by count. The errors of steps and what was
-    tuned are left out: they belong to one Gaussian model of the data. `samples_of` is that of the first that has one.
+    Moments as `merge_moments` has them; the means of the score are weighted by count. The errors of steps, a shrinkage
+    and what was tuned are left out: they belong to one Gaussian model of the data. `samples_of` is that of the first
+    that has one.
 
     Raises:
         PrescoreError: they are of different event shapes, axes or data ranges, only one has components or a score,

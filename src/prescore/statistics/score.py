@@ -22,8 +22,9 @@ Sources: Bao et al., "Analytic-DPM", ICLR 2022, https://arxiv.org/abs/2201.06503
 optimal covariance with imperfect mean in diffusion probabilistic models", ICML 2022, https://arxiv.org/abs/2206.07309.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,9 +133,46 @@ def score_statistics(
     """
     grid = _levels(denoiser, levels)
     limits = getattr(denoiser, "data_range", None) if isinstance(data_range, str) else data_range
+    sums, count, numbers = torch.zeros(3, len(grid), dtype=torch.float64), 0, 0
+    how: dict[str, Any] = {
+        "limits": limits,
+        "condition": condition,
+        "seed": seed,
+        "batch_size": batch_size,
+        "progress": progress,
+    }
+    for i, sigma, x0, x, D in noised(denoiser, data, grid, **how):
+        n, eps = (x - x0) / sigma, (x - D) / sigma
+        sums[:, i] += torch.stack([y.square().sum() for y in (eps, (D - x0) / sigma, n)])
+        if i == 0:
+            count, numbers = count + len(x0), numbers + x0.numel()
+    return ScoreStatistics(
+        levels=grid,
+        score_square=sums[0] / sums[2],
+        residual_square=sums[1] / numbers,
+        count=count,
+        model=getattr(denoiser, "name", "") if model is None else model,
+    )
+
+
+def noised(
+    denoiser: Callable[..., Tensor],
+    data: Tensor | Iterable[Batch],
+    grid: Tensor,
+    *,
+    limits: tuple[float, float] | None,
+    condition: Mapping[str, Tensor] | None,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
+    """What a model makes of noisy data: i, sigma_i, x0, x = x0 + sigma_i n and D(x, sigma_i), batch by batch.
+
+    Arguments, errors and cost are those of `score_statistics`; `limits` are the ends of the data range.
+    """
     if batch_size < 1:
         raise PrescoreError(f"batch_size: {batch_size} is not a positive whole number")
-    sums, count, shape = torch.zeros(3, len(grid), dtype=torch.float64), 0, getattr(denoiser, "event_shape", None)
+    count, shape = 0, getattr(denoiser, "event_shape", None)
     with tqdm(unit="call", disable=None if progress else True, leave=False) as bar, torch.no_grad():
         evaluator = Evaluator(denoiser, on_call=lambda calls: bar.update())
         for batch in batches(data):
@@ -148,22 +186,13 @@ def score_statistics(
                 evaluator.condition = _rows(condition, count, len(x0), evaluator.device)
                 noise = NoiseSource(range(seed + count, seed + count + len(x0)), tuple(shape))
                 for i, sigma in enumerate(grid):
-                    n = noise()
+                    x = x0 + sigma * noise()
                     evaluator.where = f"at sigma = {sigma.item():.4g}"
-                    eps = n - (evaluator(x0 + sigma * n, sigma).cpu() - x0) / sigma
-                    sums[:, i] += torch.stack([y.square().sum() for y in (eps, n - eps, n)])
+                    yield i, sigma, x0, x, evaluator(x, sigma).cpu()
                 count += len(x0)
     if count == 0:
         raise PrescoreError("data: no samples given")
     _rows(condition, 0, count, torch.device("cpu"), exactly=True)
-    assert shape is not None
-    return ScoreStatistics(
-        levels=grid,
-        score_square=sums[0] / sums[2],
-        residual_square=sums[1] / (count * torch.Size(shape).numel()),
-        count=count,
-        model=getattr(denoiser, "name", "") if model is None else model,
-    )
 
 
 def _rows(
