@@ -9,8 +9,8 @@ their own usual ones. Then, with --data, the distribution of n samples of `presc
 the PEERS methods of the least errors, on their best levels: the Frechet distance of features, projected on the
 COMPONENTS directions in which those of true images vary most, and the error of the power spectrum.
 
-With --flow the samples of the flow itself stand beside them, of which FLOW_STEPS steps of `p-ode-3m` leave little undone: who is
-nearer to the data than these owes it to errors that happen to help.
+With --flow the samples of the flow itself stand beside them, of which FLOW_STEPS steps of `p-ode-3m` leave little
+undone: who is nearer to the data than these owes it to errors that happen to help.
 
 A number behind +- is the deviation that a jackknife over BLOCKS blocks of seeds gives: of the value, or of the
 difference to `prescore`, whose samples have the same seeds. True samples, as many and held out, show the floor.

@@ -200,11 +200,12 @@ def test_the_weights_are_those_of_further_trajectories_too(monkeypatch):
 
 
 def test_large_events_and_few_calls_allow_fewer_trajectories(monkeypatch):
-    assert fitting.further(48, (5, 6, 8, 10), 3072) > 100
-    assert fitting.further(48, (5,), 3072) < fitting.further(48, (5, 6), 3072)
-    assert fitting.further(48, (5, 6), 2**22) == fitting.further(192, (5, 6), 3072) == 0
+    assert fitting.further(48, (5, 6, 8, 10), 3072, 16) > 100
+    assert 0 < fitting.further(48, (5,), 3072, 16) < fitting.further(48, (5, 6), 3072, 16)
+    assert fitting.further(48, (5,), 3072, 64) == 0  # whose one batch would be more than half of the calls
+    assert fitting.further(48, (5, 6), 2**22, 16) == fitting.further(192, (5, 6), 3072, 16) == 0
     monkeypatch.setattr(fitting, "MOST_CALLS", FINE)
-    assert fitting.further(48, (5,), 3072) == 0
+    assert fitting.further(48, (5,), 3072, 16) == 0
 
 
 @pytest.mark.parametrize("one_is_left", [True, False])

@@ -16,6 +16,7 @@ from prescore.errors import PrescoreError
 from prescore.statistics import FittedWeights, ModelStatistics, Tuning, load_statistics, save_statistics
 from prescore.statistics.io import COMPONENTS, SCORE
 from prescore.statistics.score import ScoreStatistics
+from prescore.statistics.shrinkage import Shrinkage
 from prescore.statistics.steps import PREDICTIONS, SolverErrors, StepErrors
 
 
@@ -418,4 +419,39 @@ def test_unusable_fitted_weights(fitted, tensors, metadata):
     path = fitted[1]
     rewrite(path, tensors, **metadata)
     with pytest.raises(PrescoreError, match=r"damaged statistics file, .*fit"):
+        load_statistics(path)
+
+
+def with_shrinkage(statistics, path):
+    known = Shrinkage(
+        levels=torch.tensor([3.0, 1.0], dtype=torch.float64),
+        edges=torch.tensor([0.2, 0.1], dtype=torch.float64),
+        weights=torch.tensor([[0.0, 0.1, 0.0], [1.0, 0.5, 0.2]], dtype=torch.float64),
+    )
+    save_statistics(replace(statistics, model=ModelStatistics(shrinkage=known)), path)
+    return known
+
+
+def test_a_shrinkage_is_kept(statistics, path):
+    known = with_shrinkage(statistics, path)
+    loaded = load_statistics(path).model.shrinkage
+    for name in ("levels", "edges", "weights"):
+        assert torch.equal(getattr(loaded, name), getattr(known, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("levels", torch.tensor([1.0, 3.0], dtype=torch.float64), "not a row of decreasing noise levels"),
+        ("edges", torch.tensor([0.1, 0.2], dtype=torch.float64), "edges of its shrinkage do not decrease"),
+        ("edges", None, "shrinkage_edges is not float64"),
+        ("weights", torch.full((2, 3), 1.5, dtype=torch.float64), "a weight is not from 0 to 1"),
+        ("weights", torch.zeros(3, 3, dtype=torch.float64), r"shrinkage_weights is not float64 \(2, 3\)"),
+        ("weights", torch.full((2, 3), torch.nan, dtype=torch.float64), "all finite"),
+    ],
+)
+def test_a_damaged_shrinkage(statistics, path, name, value, message):
+    with_shrinkage(statistics, path)
+    rewrite(path, {f"shrinkage_{name}": value})
+    with pytest.raises(PrescoreError, match=message):
         load_statistics(path)

@@ -248,15 +248,16 @@ def fit_weights(
     """
     fine = geometric(FINE, denoiser.sigma_min, denoiser.sigma_max, final_zero=True)
     numbers = sorted({steps_for_calls(make_sampler("unipc"), n // denoiser.network_calls) for n in calls})
-    more = further(trajectories, numbers, math.prod(denoiser.event_shape))
+    more = further(trajectories, numbers, math.prod(denoiser.event_shape), batch_size)
     seeds = check_seeds(range(seed, seed + trajectories + more))
     every = Runs(denoiser, reference, seeds, condition or {}, batch_size, progress)
     searched = replace(every, seeds=seeds[:trajectories])
     fitting, best = Fitting(searched, follow(searched, fine), power), dict[int, Fit]()
+    share = max(more / trajectories, math.ceil(more / batch_size) / math.ceil(trajectories / batch_size))
     for T in (T for T in numbers if T >= FEWEST):
         rules = dict.fromkeys((tuning.rule("p-ode-3m", T) or "gaussian", *UNIFORM))
         starts = [*(errors.levels_by(rule, T) for rule in rules), shortest_levels(fitting.followed, T)]
-        taken = FINE + more / trajectories * (FINE + len(numbers) * T)
+        taken = FINE + share * (FINE + len(numbers) * T)
         most = (MOST_CALLS - math.ceil(taken / len(numbers))) // T - len(RIVALS) - bool(more)
         if most < 1:
             continue
@@ -265,12 +266,13 @@ def fit_weights(
             found = fitting.search(starts, most, bar)
         if math.isfinite(found.error):
             best[T] = found
-    whole = known_at(every, fitting.followed, fine, [fit.levels for fit in best.values()]) if more else fitting
+    whole = known_at(every, fitting.followed, fine, [fit.levels for fit in best.values()]) if more and best else None
     fits = {}
     for T, fit in best.items():
         own = fitting
-        with suppress(SamplingError):  # one of the further ones may diverge
-            fit, own = whole.run(fit.levels), whole
+        if whole is not None:
+            with suppress(SamplingError):  # one of the further ones may diverge
+                fit, own = whole.run(fit.levels), whole
         gains = own.gains(fit.X)
         ends = (fit.X * gains[own.groups[own.followed.kept]])[:trajectories]
         rivals = {name: rival_error(fitting, errors, tuning, name, T) for name in RIVALS}
@@ -286,12 +288,14 @@ def fit_weights(
     return fits
 
 
-def further(trajectories: int, numbers: Sequence[int], size: int) -> int:
+def further(trajectories: int, numbers: Sequence[int], size: int, batch_size: int) -> int:
     """How many trajectories to fit weights to beside those on which levels are searched, for these numbers of steps and
-    events of this size: half of the calls that are left goes to them, until there are ENOUGH."""
-    needed = FINE + (len(RIVALS) + 1) * sum(numbers)
-    left = trajectories * (MOST_CALLS * len(numbers) - needed) // 2
-    return max(0, min(min(ENOUGH, MOST_NUMBERS // size) - trajectories, left // (FINE + sum(numbers))))
+    events of this size: half of the calls that are left goes to them, of samples and of batches, until they are ENOUGH.
+    """
+    left = (MOST_CALLS * len(numbers) - FINE - (len(RIVALS) + 1) * sum(numbers)) / 2 / (FINE + sum(numbers))
+    batches = int(left * math.ceil(trajectories / batch_size))
+    enough = min(ENOUGH, MOST_NUMBERS // size) - trajectories
+    return max(0, min(enough, int(left * trajectories), batches * batch_size))
 
 
 def known_at(runs: Runs, first: Trajectories, fine: Tensor, grids: Sequence[Tensor]) -> Fitting:

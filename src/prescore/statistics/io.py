@@ -198,7 +198,7 @@ def _score(path: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> Sc
 
 def _shrinkage(path: Path, tensors: dict[str, Tensor]) -> Shrinkage:
     levels = tensors["shrinkage_levels"]
-    G = tensors.get("shrinkage_edges", levels).numel() + 1
+    G = tensors["shrinkage_edges"].numel() + 1 if "shrinkage_edges" in tensors else 1
     shapes = {"levels": (levels.numel(),), "edges": (G - 1,), "weights": (levels.numel(), G)}
     read = {name: _tensor(path, tensors, f"shrinkage_{name}", shape) for name, shape in shapes.items()}
     _check_levels(path, "shrinkage_levels", levels)
