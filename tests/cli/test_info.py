@@ -18,7 +18,7 @@ from prescore.checkpoints.python import open_python
 from prescore.cli.info import _deviation, describe_extras, describe_statistics
 from prescore.cli.plots import _map
 from prescore.gaussian import error_share
-from prescore.statistics import ModelStatistics
+from prescore.statistics import ModelStatistics, Shrinkage
 
 
 def value(out: str, name: str) -> str:
@@ -267,3 +267,16 @@ def test_pictures_of_a_model_without_a_range_are_scaled_by_what_was_found(
     assert cli("sample", name, "--sampler", "ddim", "--steps", 5, "--n", 2, "--out", "y.npz").code == 0
     with np.load("y.npz") as stored:
         assert (stored["images"].dtype, stored["images"].shape) == (np.float32, (2, 4, 4, 1))
+
+
+def test_how_a_bad_network_is_shrunk() -> None:
+    data = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    known = Shrinkage(
+        levels=torch.tensor([3.0, 1.0, 0.1], dtype=torch.float64),
+        edges=torch.tensor([0.2], dtype=torch.float64),
+        weights=torch.tensor([[0.25, 0.0], [1.0, 0.5], [1.0, 1.0]], dtype=torch.float64),
+    )
+    statistics = replace(prescore.calibrate(data), model=ModelStatistics(shrinkage=known))
+    (text,) = (text for text in describe_extras(statistics) if "uses of the network" in text)
+    assert text.startswith("what auto uses of the network, from noise 3 down")
+    assert [line.split()[-2:] for line in text.splitlines()[-2:]] == [["0.25", "0"], ["1", "0.5"]]

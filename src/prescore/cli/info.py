@@ -244,6 +244,20 @@ def describe_extras(statistics: "Statistics") -> list[str]:
         if 0.0 in spread:
             texts[-1] += "\nby the score 0: no more than chance, or the score is larger there than an exact one can be"
         texts[-1] += f"\nwarning: {doubt}" if doubt else ""
+    if (shrinkage := statistics.model.shrinkage) is not None:
+        rows = [
+            [sigma, " ".join(f"{w:.2g}" for w in row)]
+            for sigma, row in zip(shrinkage.levels.tolist(), shrinkage.weights.tolist(), strict=True)
+            if min(row) < 1
+        ]
+        heads = [
+            "noise level",
+            "weight of the network beside the Gaussian model, from the largest variances to the smallest",
+        ]
+        title = (
+            f"what auto uses of the network, from noise {shrinkage.levels[0]:.3g} down; all of it where none is shown"
+        )
+        texts.append(f"{title}\n" + table(heads, rows))
     if steps is not None:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
         title = f"steps of solvers on {steps.count} samples of {show(steps.model or UNNAMED)}, for --grid auto"
