@@ -120,7 +120,7 @@ def test_a_model_without_a_name_is_called_so() -> None:
     titles = [text.splitlines()[0] for text in texts]
     assert (
         titles[-1]
-        == "error of the state, weights fitted to 7 samples of a model without a name, p-fit on such as were held out"
+        == "error of the state, weights fitted to 2 samples of a model without a name, p-fit on such as were held out"
     )
     assert titles[:2] == [
         "score of a model without a name on 9 samples",

@@ -254,9 +254,7 @@ def describe_extras(statistics: "Statistics") -> list[str]:
             "noise level",
             "weight of the network beside the Gaussian model, from the largest variances to the smallest",
         ]
-        title = (
-            f"what auto uses of the network, from noise {shrinkage.levels[0]:.3g} down; all of it where none is shown"
-        )
+        title = f"what auto uses of the network, from noise {shrinkage.levels[0]:.3g} down; all where none is shown"
         texts.append(f"{title}\n" + table(heads, rows))
     if steps is not None:
         rows = [[n, *map(show, _recommended(steps, n))] for n in GRID_STEPS]
