@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prescore.denoiser import Denoise, Denoiser
+from prescore.denoiser import Denoise, Denoiser, per_sample
 from prescore.gaussian.model import Gaussian
 from prescore.statistics.batches import Batch
 from prescore.statistics.fit import group_edges, groups_of
@@ -99,10 +99,11 @@ class Shrunk:
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
         D = self.model(x, sigma, **condition)
-        D_G = self.reference(x.to(torch.promote_types(x.dtype, torch.float32)), sigma)
-        difference = self.reference.transform(D.to(D_G) - D_G)
-        levels = sigma.expand(len(x)) if sigma.ndim == 0 else sigma
+        single = torch.promote_types(x.dtype, torch.float32)
+        X, mixture = (self.reference.analyse(y.to(single)) for y in (x, D))
+        levels, C = per_sample(sigma, x), self.reference.variances
         for level in levels.unique():
-            w = self.shrinkage.at(level.item())[self.groups]
-            difference[levels == level] *= w.to(difference)
-        return (D_G + self.reference.synthesise(difference) - self.reference.mean.to(D_G)).to(D)
+            rows, w = levels == level, self.shrinkage.at(level.item())[self.groups]
+            D_G = (C / (C + level.item() ** 2)).to(X) * X[rows]
+            mixture[rows] = torch.lerp(D_G, mixture[rows], w.to(X))
+        return self.reference.synthesise(mixture).to(D)
