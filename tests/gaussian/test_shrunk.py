@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from prescore import calibrate, in_range, plan
-from prescore.denoiser import Denoiser, per_sample
+from prescore.denoiser import Denoiser, clipped, from_score, per_sample
+from prescore.denoiser.calling import given_dtype
 from prescore.errors import ModelWarning
 from prescore.gaussian import Gaussian, Shrunk, gaussian, measure_shrinkage, shrunk
 from prescore.grid import geometric
@@ -134,6 +135,20 @@ def test_auto_starts_higher_and_comes_nearer_than_from_where_the_network_serves_
     assert distance(decided) < distance(lower)
     assert sample(exact, decided.sampler, seeds=[1], progress=False).isfinite().all()
     assert pickle.loads(pickle.dumps(statistics.model.shrinkage)).edges.equal(statistics.model.shrinkage.edges)
+
+
+def test_a_network_in_half_precision_is_given_as_much_as_it_asks_for() -> None:
+    reference = gaussian(calibrate(oracle()[1], data_range=RANGE))
+    known = Shrinkage(
+        levels=torch.tensor([5.0, 0.5], dtype=torch.float64),
+        edges=torch.zeros(0, dtype=torch.float64),
+        weights=torch.ones(2, 1, dtype=torch.float64),
+    )
+    converted = from_score(lambda x, sigma: -x)
+    for function, given in ((converted, torch.float32), (lambda x, sigma: x, torch.float16)):
+        half = replace(model(), function=function, dtype=torch.float16)
+        for changed in (half, shrunk(half, reference, known), clipped(half)):
+            assert given_dtype(changed, torch.float16) == given
 
 
 def test_a_range_that_was_asked_for_gets_the_network_as_it_is() -> None:

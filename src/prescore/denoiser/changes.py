@@ -114,6 +114,11 @@ class Clipped:
     low: float
     high: float
 
+    @property
+    def converts(self) -> bool:
+        """Whether the model computes in single precision by itself."""
+        return given_dtype(self.model, torch.float16) == torch.float32
+
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
         x0 = self.model(x, sigma, **condition)
         if self.how == "range":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from prescore.denoiser import Denoise, Denoiser, per_sample
+from prescore.denoiser.calling import given_dtype
 from prescore.gaussian.model import Gaussian
 from prescore.statistics.batches import Batch
 from prescore.statistics.fit import group_edges, groups_of
@@ -91,6 +92,11 @@ class Shrunk:
     model: Denoise
     reference: Gaussian
     shrinkage: Shrinkage
+
+    @property
+    def converts(self) -> bool:
+        """Whether the model computes in single precision by itself."""
+        return given_dtype(self.model, torch.float16) == torch.float32
 
     @cached_property
     def groups(self) -> Tensor:
