@@ -27,7 +27,7 @@ from prescore.plan import seen_by
 from prescore.samplers import auto_grid, fit_weights, make_sampler, measure_steps, sample
 from prescore.samplers.calibrated import FINE, Runs, follow
 from prescore.samplers.fitting import RIVALS, USUAL_FITTED, USUAL_POWER
-from prescore.samplers.starting import START_STEPS, measure_start
+from prescore.samplers.starting import START_STEPS, USUAL_STARTS, measure_start
 from prescore.statistics import FittedWeights, Statistics, Tuning, save_statistics
 
 FIRST, HELD_OUT = 1000, 32  # seeds of the starts that are held out
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model")
     parser.add_argument("--calls", type=int, nargs="+", default=[5, 6, 8, 10])
     parser.add_argument("--fitted", type=int, default=USUAL_FITTED, help="samples that the weights are fitted to")
+    parser.add_argument("--starts", type=int, default=USUAL_STARTS, help="samples that are drawn from either start")
     parser.add_argument("--power", type=float, default=USUAL_POWER, help="of the mean of errors, to compare levels by")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--save", type=Path, help="statistics file to write")
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reference = gaussian(statistics)
     steps, tuning = measure_steps(model, reference, **how)
     levels = steps.levels_by(tuning.rule("p-ode-3m", START_STEPS) or "gaussian", START_STEPS)
-    starts = measure_start(model, reference, levels, **how)
+    starts = measure_start(model, reference, levels, samples=options.starts, **how)
     fits = fit_weights(
         model, reference, steps, tuning, options.calls, trajectories=options.fitted, power=options.power, **how
     )
