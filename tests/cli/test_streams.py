@@ -30,7 +30,7 @@ def shell(tmp_path: Path, words: str, **environment: str) -> subprocess.Complete
     ],
 )
 def test_the_work_is_done_and_kept(tmp_path: Path, redirection: str, code: int, said: str) -> None:
-    np.savez(tmp_path / "data.npz", images=np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8))
+    np.savez(tmp_path / "data.npz", images=np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8))
     result = shell(tmp_path, f"calibrate data.npz --out s.safetensors {redirection}", MPLBACKEND="unknown")
     assert (result.returncode, result.stderr) == (code, said)
     assert sorted(os.listdir(tmp_path)) == ["data.npz", "s.safetensors"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import prescore
-from prescore.adapters import plan_on
+from prescore.adapters import Given, plan_on
 from prescore.errors import PrescoreError
 from prescore.gaussian import Gaussian
 from prescore.grid import geometric
@@ -115,10 +115,11 @@ def test_starts_are_stored(tmp_path):
     }
 
 
-def test_a_pipeline_gives_its_own_state():
+def test_a_pipeline_may_say_where_it_starts():
     model = prescore.Denoiser(lambda x, sigma: x, (1, 2, 2), 0.01, 6.0)
-    with pytest.raises(PrescoreError, match="start: does nothing here"):
-        plan_on(torch.tensor([6.0, 1.0, 0.1, 0.0]), model, "unipc", start="noise")
+    found = plan_on(torch.tensor([6.0, 1.0, 0.1, 0.0]), model, "unipc", start="noise")
+    z = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(found.initial(Given(z)), 6.0 * z)
 
 
 def test_start_and_prior_say_the_same():
