@@ -9,8 +9,7 @@ end where new samples would, and their distance from X* is an honest error, for 
 By that error the noise levels are chosen: first among those that the errors of steps recommend, those that are uniform
 in the time of VP schedules, and those on which the errors of first-order steps from exact values have the least sum, by
 dynamic programming (as GITS does for Euler's method); then one after the other is moved in lam, and stays where the
-error fell. Weights are fitted anew each time, and at last on more trajectories: the levels hardly depend on which they
-are, the weights do.
+error fell. Weights are fitted anew each time, and at last to more trajectories, as many as the calls allow.
 
 Source of the dynamic programming: Chen et al., "On the trajectory regularity of ODE-based diffusion sampling", ICML
 2024, https://arxiv.org/abs/2405.11326. The solver is that of `prescore.samplers.fitted`.
